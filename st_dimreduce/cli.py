@@ -1,0 +1,84 @@
+"""``st-dimreduce``: a thin face on the package's functions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, ParamSpec
+
+import typer
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from st_dimreduce.atomic import check_target
+from st_dimreduce.demo import run_demo
+from st_dimreduce.portable import save_portable
+from st_dimreduce.recipe import reduce_and_compare
+from st_dimreduce.report import comparison_table
+from st_dimreduce.texts import read_texts
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    help="Shrink sentence embeddings: one fitted layer behind any Sentence Transformers model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Force = Annotated[bool, typer.Option("--force", help="Replace a model folder that is there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+def _one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what a user can mend into one line on standard error and exit status 2."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        transformers_logging.disable_progress_bar()
+        try:
+            command(*args, **kwargs)
+        except (ValueError, OSError, ModuleNotFoundError) as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as interrupt:
+            typer.echo("interrupted: nothing was written", err=True)
+            raise typer.Exit(130) from interrupt
+
+    return wrapped
+
+
+@app.command()
+@_one_line_errors
+def reduce(
+    model: Annotated[str, typer.Argument(help="Name or path of the base model.")],
+    texts: Annotated[str, typer.Argument(help="File with a text a line, .jsonl or .csv; - for standard input.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the reduced model to.")],
+    dim: Annotated[int, typer.Option("--dim", help="Dimensions of the reduced embeddings.")] = 128,
+    column: Annotated[str | None, typer.Option(help="Field of .jsonl or .csv that holds the text.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed: the same seed gives the same model.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Texts encoded at a time.")] = 32,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a smaller model on your texts, say what that cost, and write it for any consumer to load."""
+    console = Console(quiet=quiet)
+    check_target(output, force)
+    sentences = read_texts(texts, column)
+    reduced, comparison = reduce_and_compare(
+        model, sentences, dim, seed=seed, batch_size=batch_size, show_progress_bar=False if quiet else None
+    )
+    save_portable(reduced, output, figures=comparison.to_dict(), overwrite=force)
+    title = f"{comparison.documents:,} texts held out of {len(sentences):,}, each searching the others (percent)"
+    console.print(comparison_table(comparison, title))
+    console.print(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", highlight=False)
+
+
+@app.command()
+@_one_line_errors
+def demo(
+    pairs: Annotated[int, typer.Option(help="How many docstrings to search.")] = 2500,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder to leave the reduced model in.")] = None,
+    force: Force = False,
+) -> None:
+    """Reduce all-MiniLM-L6-v2 on this machine's docstrings and show what it finds. Downloads nothing."""
+    run_demo(Console(), pairs, output, force)

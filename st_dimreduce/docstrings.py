@@ -1,0 +1,83 @@
+"""A retrieval corpus that needs no download: the docstrings of packages that are installed anyway.
+
+A docstring's first sentence is the query, the prose below it is the document to find. The pairs are made by hand
+by the people who wrote the libraries, there are thousands of them, and every machine that runs this package has them.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import random
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGES = ("numpy", "scipy", "sklearn", "torch", "networkx")
+
+# A section title over a rule (numpydoc), a bare "Args:" (Google style), a field list (":param x:") or a prompt
+# ends the prose: what follows are names and types, not sentences.
+_END_OF_PROSE = re.compile(r"^\s*(\S.*\n\s*[-=~]{3,}\s*$|[A-Z]\w*( \w+)?:\s*$|:\w+|>>>|\.\. \w+)", re.MULTILINE)
+_FIRST_SENTENCE = re.compile(r"(.+?(?:[.!?](?=\s|$)|\n\s*\n|$))(.*)", re.DOTALL)
+_MIN_WORDS_QUERY, _MIN_WORDS_DOCUMENT = 3, 8
+
+
+def docstring_pairs(count: int | None = None, seed: int = 0) -> list[tuple[str, str]]:
+    """Collect (query, document) pairs from the docstrings of numpy, scipy, scikit-learn, torch and networkx.
+
+    Source files are parsed, never imported. A sentence or text that occurs twice is left out, so that each query has
+    exactly one right answer.
+
+    Args:
+        count: How many pairs to draw; all of them, in random order, if None (the default).
+        seed: Seed of the draw and the order. Defaults to 0.
+
+    Returns:
+        A list of (first sentence, prose below it).
+
+    Raises:
+        ValueError: If ``count`` is less than 1, or more than there are.
+    """
+    pairs = list(dict.fromkeys(pair for name in PACKAGES for pair in _package_pairs(name)))
+    queries = Counter(query for query, _ in pairs)
+    documents = Counter(document for _, document in pairs)
+    pairs = sorted(p for p in pairs if queries[p[0]] == 1 and documents[p[1]] == 1)
+    if count is not None and not 1 <= count <= len(pairs):
+        raise ValueError(f"{count} docstring pairs were asked for, the installed packages have 1 to {len(pairs)}")
+    return random.Random(seed).sample(pairs, len(pairs) if count is None else count)  # noqa: S311, no secret
+
+
+def _package_pairs(name: str) -> Iterator[tuple[str, str]]:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return
+    root = Path(spec.submodule_search_locations[0])
+    for path in sorted(root.rglob("*.py")):
+        if "tests" in path.relative_to(root).parts:
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)
+                tree = ast.parse(path.read_bytes())
+        except SyntaxError:  # a package may ship a file written for a newer Python
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                pair = _split(ast.get_docstring(node) or "")
+                if pair:
+                    yield pair
+
+
+def _split(docstring: str) -> tuple[str, str] | None:
+    match = _FIRST_SENTENCE.match(docstring)
+    if match is None:
+        return None
+    query, rest = match.groups()
+    end = _END_OF_PROSE.search(rest)
+    document = rest[: end.start()] if end else rest
+    query, document = " ".join(query.split()), " ".join(document.split())
+    if len(query.split()) < _MIN_WORDS_QUERY or len(document.split()) < _MIN_WORDS_DOCUMENT:
+        return None
+    return query, document

@@ -1,0 +1,36 @@
+"""A comparison for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.table import Table
+
+from st_dimreduce.compare import Comparison, Row
+
+_COLUMNS: dict[str, Callable[[Row], str | None]] = {
+    "dimensions": lambda row: str(row.dimensions),
+    "stored as": lambda row: row.precision,
+    "bytes a vector": lambda row: f"{row.bytes_per_vector:,}",
+    "GB for 10 million": lambda row: f"{row.gigabytes:.2f}",
+    "nDCG@10": lambda row: _percent(row.ndcg),
+    "recall@10": lambda row: _percent(row.recall),
+    "overlap@10": lambda row: _percent(row.overlap),
+    "seconds": lambda row: None if row.seconds is None else f"{row.seconds:.1f}",
+}
+
+
+def comparison_table(comparison: Comparison, title: str) -> Table:
+    """Lay the figures out as a rich table, a row a model; figures that were not measured have no column."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    columns = {name: cell for name, cell in _COLUMNS.items() if any(cell(row) is not None for row in comparison.rows)}
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in comparison.rows:
+        table.add_row(row.name, *(cell(row) or "" for cell in columns.values()))
+    return table
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f}"
