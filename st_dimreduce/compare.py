@@ -225,7 +225,7 @@ def _labelled(
     )
     embedded: Any = {"query": queries, "document": documents}
     figures: Any = evaluator.compute_all_metrics(embedded)["cosine"]
-    return figures["ndcg@k"][TOP_K], figures["recall@k"][TOP_K]
+    return float(figures["ndcg@k"][TOP_K]), float(figures["recall@k"][TOP_K])
 
 
 def _check_relevant(

@@ -59,9 +59,9 @@ def run_demo(
     seconds = time.perf_counter() - start
     head, untrained = DimReduce.from_model(reduced), _untrained(full.documents.shape[1])
     rows = {
-        "untrained Tanh layer": (_apply(untrained, full), Precision.FLOAT32),
+        "untrained Tanh": (_apply(untrained, full), Precision.FLOAT32),
         "reduced": (_apply(head, full), Precision.FLOAT32),
-        "reduced, a byte a number": (_apply(head, full), Precision.INT8),
+        "reduced, int8": (_apply(head, full), Precision.INT8),
     }
     comparison = compare_embeddings(full, rows, relevant=range(pairs))
     console.print(comparison_table(comparison, f"{pairs:,} docstrings, found by their first sentences (percent)"))
@@ -74,7 +74,7 @@ def run_demo(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model") if output is None else Path(output)
         save_portable(reduced, path, figures=comparison.to_dict(), overwrite=overwrite)
-        _search(console, SentenceTransformer(str(path)), documents)
+        _search(console, SentenceTransformer(str(path)), head.reduce(full.documents), documents)
     if output is not None:
         console.print(f"\nThe model is in {output}: SentenceTransformer({str(output)!r}) loads it.")
 
@@ -93,12 +93,10 @@ def _apply(head: DimReduce, full: Embedded) -> Embedded:
     return Embedded(None if full.queries is None else head.reduce(full.queries), head.reduce(full.documents))
 
 
-def _search(console: Console, model: SentenceTransformer, documents: list[str]) -> None:
-    some = documents[:500]
-    scores = model.similarity(model.encode_query(_QUESTION), model.encode_document(some))[0].numpy()
-    console.print(f"SentenceTransformer(the saved folder) searches {len(some)} of them: [bold]{_QUESTION}[/bold]")
+def _search(console: Console, model: SentenceTransformer, stored: np.ndarray, documents: list[str]) -> None:
+    """Search the stored vectors, reduced without encoding them again, with a question the saved model encodes."""
+    console.print(f"The saved model, loaded by plain SentenceTransformer, is asked: [bold]{_QUESTION}[/bold]")
+    scores = model.similarity(model.encode_query(_QUESTION), stored)[0].numpy()
     for row in np.argsort(-scores)[:3]:
-        text = some[row]
-        console.print(
-            f"  {scores[row]:.2f}  {text[:100]}{'...' if len(text) > 100 else ''}", markup=False, highlight=False
-        )
+        text = documents[row][:110] + "..." * (len(documents[row]) > 110)
+        console.print(f"  {scores[row]:.2f}  {text}", markup=False, highlight=False)

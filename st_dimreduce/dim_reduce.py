@@ -19,14 +19,13 @@ class DimReduce(Dense):
     """Reduces an embedding to fewer dimensions: Dropout -> Linear -> Tanh, the form of a head that is trained.
 
     Stands behind Pooling or Normalize, or between Transformer and Pooling to reduce ``"token_embeddings"``.
+    Raises ``ValueError`` if a size, the dropout rate or the shape of an initial value is out of range.
 
     Args:
         in_features: Size of the input dimension.
         out_features: Size of the output dimension, at most ``in_features``.
         dropout: Share of the inputs zeroed while training, in [0, 1). Defaults to 0.1.
         bias, activation_function, init_weight, init_bias, module_input_name, module_output_name: As in ``Dense``.
-
-    Raises ``ValueError`` if a size, the dropout rate or the shape of an initial value is out of range.
     """
 
     config_keys = [*Dense.config_keys, "dropout"]  # noqa: RUF012, as in every module of Sentence Transformers

@@ -13,6 +13,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGES = ("numpy", "scipy", "sklearn", "torch", "networkx")
@@ -40,13 +41,18 @@ def docstring_pairs(count: int | None = None, seed: int = 0) -> list[tuple[str, 
     Raises:
         ValueError: If ``count`` is less than 1, or more than there are.
     """
-    pairs = list(dict.fromkeys(pair for name in PACKAGES for pair in _package_pairs(name)))
-    queries = Counter(query for query, _ in pairs)
-    documents = Counter(document for _, document in pairs)
-    pairs = sorted(p for p in pairs if queries[p[0]] == 1 and documents[p[1]] == 1)
+    pairs = _unambiguous_pairs()
     if count is not None and not 1 <= count <= len(pairs):
         raise ValueError(f"{count} docstring pairs were asked for, the installed packages have 1 to {len(pairs)}")
     return random.Random(seed).sample(pairs, len(pairs) if count is None else count)  # noqa: S311, no secret
+
+
+@cache
+def _unambiguous_pairs() -> list[tuple[str, str]]:
+    pairs = {pair for name in PACKAGES for pair in _package_pairs(name)}
+    queries = Counter(query for query, _ in pairs)
+    documents = Counter(document for _, document in pairs)
+    return sorted(pair for pair in pairs if queries[pair[0]] == 1 and documents[pair[1]] == 1)
 
 
 def _package_pairs(name: str) -> Iterator[tuple[str, str]]:

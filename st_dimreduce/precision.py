@@ -96,7 +96,9 @@ def dequantize(codes: np.ndarray, precision: Precision | str, out_features: int)
         )
     if whole:
         return _unit(codes.astype(np.float32))
-    return _unit(_bytes_to_levels(precision.bits)[codes].reshape(len(codes), -1)[:, :out_features])
+    return _unit(
+        _bytes_to_levels(precision.bits)[codes].reshape(len(codes), width * 8 // precision.bits)[:, :out_features]
+    )
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -107,7 +109,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 def _pack(values: np.ndarray, bits: int) -> np.ndarray:
     per_byte = 8 // bits
     values = np.pad(values, ((0, 0), (0, -values.shape[1] % per_byte)))
-    parts = values.reshape(len(values), -1, per_byte)
+    parts = values.reshape(len(values), values.shape[1] // per_byte, per_byte)
     packed = parts[..., 0]
     for part in range(1, per_byte):
         packed = (packed << bits) | parts[..., part]

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from st_dimreduce.compare import Comparison, Row
 
 _COLUMNS: dict[str, Callable[[Row], str | None]] = {
-    "dimensions": lambda row: str(row.dimensions),
-    "stored as": lambda row: row.precision,
-    "bytes a vector": lambda row: f"{row.bytes_per_vector:,}",
-    "GB for 10 million": lambda row: f"{row.gigabytes:.2f}",
-    "nDCG@10": lambda row: _percent(row.ndcg),
-    "recall@10": lambda row: _percent(row.recall),
-    "overlap@10": lambda row: _percent(row.overlap),
-    "seconds": lambda row: None if row.seconds is None else f"{row.seconds:.1f}",
+    "dims": lambda row: str(row.dimensions),
+    "stored\nas": lambda row: row.precision,
+    "bytes": lambda row: f"{row.bytes_per_vector:,}",
+    "GB for\n10M": lambda row: f"{row.gigabytes:.2f}",
+    "nDCG\n@10": lambda row: _percent(row.ndcg),
+    "recall\n@10": lambda row: _percent(row.recall),
+    "overlap\n@10": lambda row: _percent(row.overlap),
+    "encoding\nseconds": lambda row: None if row.seconds is None else f"{row.seconds:.1f}",
 }
 
 
 def comparison_table(comparison: Comparison, title: str) -> Table:
     """Lay the figures out as a rich table, a row a model; figures that were not measured have no column."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     columns = {name: cell for name, cell in _COLUMNS.items() if any(cell(row) is not None for row in comparison.rows)}
     for name in columns:

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from st_dimreduce.atomic import new_file
 
-_BLOCK = 8192  # rows whose Gram matrix is summed in float32 before it is added in float64
+_BLOCK = 4096  # rows whose Gram matrix is summed in float32 before it is added in float64
 _FORMAT = "st_dimreduce.summary.1"
 _ARRAYS = ("sum", "gram_sum", "rows", "keys")
 _SHORTEST, _LONGEST = 1e-30, 1e30  # lengths whose inverse float32 holds

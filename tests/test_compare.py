@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from st_dimreduce import Precision, compare, reduce_model
+from st_dimreduce.compare import Embedded, compare_embeddings
+from st_dimreduce.report import comparison_table
+from tests.conftest import SENTENCES
+
+RNG = np.random.default_rng(0)
+DOCUMENTS = RNG.standard_normal((300, 16)).astype(np.float32)
+QUERIES = RNG.standard_normal((40, 16)).astype(np.float32)
+FLOAT = Precision.FLOAT32
+
+
+def ndcg_by_hand(queries, documents, relevant):
+    def unit(x):
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    ranked = np.argsort(-(unit(queries) @ unit(documents).T), axis=1)[:, :10]
+    gains = [[row in answers for row in top] for top, answers in zip(ranked, relevant, strict=True)]
+    discounts = 1 / np.log2(np.arange(2, 12))
+    ideal = [discounts[: len(answers)].sum() for answers in relevant]
+    ndcg = np.mean([(np.array(gain) * discounts).sum() / best for gain, best in zip(gains, ideal, strict=True)])
+    recall = np.mean([sum(gain) / len(answers) for gain, answers in zip(gains, relevant, strict=True)])
+    return ndcg, recall
+
+
+def test_labelled_figures_match_the_definition():
+    relevant = [set(RNG.choice(300, 3, replace=False).tolist()) for _ in QUERIES]
+    queries = np.array([DOCUMENTS[list(rows)].mean(axis=0) for rows in relevant])
+    row = compare_embeddings(Embedded(queries, DOCUMENTS), {}, relevant).rows[0]
+    assert (row.ndcg, row.recall) == pytest.approx(ndcg_by_hand(queries, DOCUMENTS, relevant))
+    assert 0.5 < row.ndcg < 1
+
+
+def test_the_base_model_agrees_with_itself_and_noise_does_not():
+    noise = Embedded(RNG.standard_normal((40, 4)).astype(np.float32), RNG.standard_normal((300, 4)).astype(np.float32))
+    full = Embedded(QUERIES, DOCUMENTS)
+    base, same, other = compare_embeddings(full, {"same": (full, FLOAT), "noise": (noise, FLOAT)}).rows
+    assert base.overlap == same.overlap == 1
+    assert base.spearman == pytest.approx(1)
+    assert other.overlap < 0.2
+    assert abs(other.spearman) < 0.1
+    assert base.ndcg is None
+
+
+def test_documents_search_the_others_but_never_find_themselves():
+    twins = np.repeat(np.eye(12, dtype=np.float32), 2, axis=0)
+    shuffled = twins[::-1].copy()
+    rows = compare_embeddings(Embedded(None, twins), {"flipped": (Embedded(None, shuffled), FLOAT)}).rows
+    assert rows[1].overlap == 1
+
+
+def test_coarser_storage_is_smaller_and_less_faithful():
+    full = Embedded(QUERIES, DOCUMENTS)
+    rows = compare_embeddings(full, {p.value: (full, p) for p in Precision}).rows[1:]
+    assert [row.bytes_per_vector for row in rows] == [64, 16, 8, 4, 2]
+    overlaps = [row.overlap for row in rows]
+    assert overlaps == sorted(overlaps, reverse=True)
+    assert overlaps[1] > 0.95 > overlaps[-1]
+    assert rows[0].gigabytes == pytest.approx(0.64)
+
+
+def test_compare_models(tiny):
+    reduced = reduce_model(tiny, SENTENCES, 16)
+    comparison = compare(tiny, reduced, SENTENCES, SENTENCES[:20], range(20), precision="int8")
+    base, small = comparison.rows
+    assert (base.dimensions, small.dimensions, small.bytes_per_vector) == (32, 16, 16)
+    assert (comparison.documents, comparison.queries) == (len(SENTENCES), 20)
+    assert base.recall == pytest.approx(1)
+    assert base.seconds > 0
+    assert json.loads(json.dumps(comparison.to_dict()))["rows"][1]["precision"] == "int8"
+    table = comparison_table(comparison, "title")
+    assert table.row_count == 2
+    without_labels = comparison_table(compare(tiny, reduced, SENTENCES), "title")
+    assert len(table.columns) == len(without_labels.columns) + 2
+
+
+def test_several_relevant_documents_and_prompts(tiny):
+    tiny.prompts = {"query": "query : ", "document": "document : "}
+    comparison = compare(tiny, tiny, SENTENCES, SENTENCES[:4], [[0, 1], {2}, 3, (4, 5)])
+    assert comparison.rows[0].ndcg == comparison.rows[1].ndcg
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"documents": SENTENCES[:1]}, "1 documents to search: give at least 2"),
+        ({"queries": []}, "queries is empty"),
+        ({"relevant": [0]}, "relevant has 1 entries for no queries"),
+        ({"queries": SENTENCES[:2], "relevant": [0]}, "relevant has 1 entries for 2 queries"),
+        (
+            {"queries": SENTENCES[:2], "relevant": [0, 999]},
+            r"relevant names \[999\]: expected rows of documents, 0 to 127",
+        ),
+        ({"queries": SENTENCES[:2], "relevant": [[], []]}, "relevant names no rows"),
+        ({"precision": "int3"}, "unknown precision 'int3'"),
+    ],
+)
+def test_bad_input(tiny, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        compare(tiny, tiny, **{"documents": SENTENCES, **arguments})

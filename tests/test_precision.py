@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers.util.quantization import quantize_embeddings
+
+from st_dimreduce import Precision, dequantize, quantize
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((2000, 64)).astype(np.float32)
+ALL = [precision.value for precision in Precision]
+
+
+def cosine(one, other):
+    return (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+
+
+# For a Gaussian, the cosine after quantising to the best 2^b levels is the square root of 1 - distortion, and the
+# distortions are 0.3634 (1 bit), 0.1175 (2 bits) and 0.009497 (4 bits): Max 1960, table I.
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [("binary", 0.798), ("int2", 0.9394), ("int4", 0.99524), ("int8", 0.9998), ("float32", 1.0)],
+)
+def test_error_is_what_theory_says(precision, expected):
+    got = dequantize(quantize(X, precision), precision, 64)
+    assert cosine(got, X).mean() == pytest.approx(expected, abs=4e-3)
+    assert np.allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ALL)
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_takes_exactly_the_bytes_it_says(precision, size):
+    codes = quantize(X[:10, :size], precision)
+    assert codes.nbytes == 10 * Precision(precision).bytes_per_vector(size)
+    assert dequantize(codes, precision, size).shape == (10, size)
+    assert Precision("int4").bytes_per_vector(128) == 64
+    assert Precision("binary").bytes_per_vector(100) == 13
+
+
+@pytest.mark.parametrize("precision", ALL)
+@settings(max_examples=25, deadline=None)
+@given(rows=st.lists(st.integers(0, 1999), min_size=1, max_size=20), scale=st.floats(1e-20, 1e20))
+def test_a_code_depends_on_the_direction_of_its_row_alone(precision, rows, scale):
+    together = quantize(X, precision)[rows]
+    alone = quantize((X[rows].astype(np.float64) * scale).astype(np.float32), precision)
+    if precision == "float32":
+        assert np.allclose(alone, together, atol=1e-6)
+    else:
+        differ = (alone != together).mean()
+        assert differ < 0.01, "rounding at a threshold aside, codes are equal"
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "int2", "binary"])
+def test_codes_of_codes_are_the_same(precision):
+    codes = quantize(X, precision)
+    if precision in ("int8", "binary"):
+        assert np.mean(quantize(dequantize(codes, precision, 64), precision) != codes) < 0.01
+    again = dequantize(quantize(dequantize(codes, precision, 64), precision), precision, 64)
+    assert cosine(again, dequantize(codes, precision, 64)).min() > 0.97
+
+
+def test_binary_is_that_of_sentence_transformers():
+    assert np.array_equal(quantize(X, "binary"), quantize_embeddings(X, "ubinary"))
+
+
+def test_int4_and_int2_are_packed_first_dimension_highest():
+    row = np.array([[3, -3, 0.1, -0.1]], np.float32)
+    (byte,) = quantize(row, "int2")[0]
+    assert [byte >> 6, byte >> 4 & 3, byte >> 2 & 3, byte & 3] == [3, 0, 2, 1]
+    high, low = quantize(row, "int4")[0]
+    assert high >> 4 > 8 > high & 15
+    assert (low >> 4, low & 15) == (8, 7)
+
+
+@pytest.mark.parametrize("precision", ALL)
+def test_zero_nan_and_infinity(precision):
+    row = np.array([[0, 0, 0, 0], [1, np.nan, -1, 2], [np.inf, 1, -np.inf, 0]], np.float32)
+    codes = quantize(row, precision)
+    assert np.isfinite(dequantize(codes, precision, 4)).all()
+    assert np.array_equal(codes[1:2], quantize(np.array([[1, 0, -1, 2]], np.float32), precision))
+    if precision not in ("int2", "binary"):
+        assert np.sign(dequantize(codes, precision, 4)[2]).tolist()[::2] == [1, -1]
+
+
+def test_no_rows_at_all():
+    for precision in ALL:
+        assert dequantize(quantize(np.empty((0, 8), np.float32), precision), precision, 8).shape == (0, 8)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="unknown precision 'int3': choose from float32, int8, int4, int2, binary"):
+        quantize(X, "int3")
+    with pytest.raises(ValueError, match=r"shape \(64,\), expected \(n, out_features\)"):
+        quantize(X[0], "int8")
+    with pytest.raises(ValueError, match=r"shape \(2000, 32\), expected \(n, 64\) for 128 dimensions in int4"):
+        dequantize(quantize(X, "int4"), "int4", 128)
