@@ -17,7 +17,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
-WORDS = ["the", "a", "cat", "dog", "bird", "fish", "runs", "sleeps", "swims", "sings", "over", "under", "near", "far", "red", "blue", "green", "small", "large", "old"]
+WORDS = ["the", "a", "cat", "dog", "bird", "fish", "runs", "sleeps", "swims", "sings"]
+WORDS += ["over", "under", "near", "far", "red", "blue", "green", "small", "large", "old"]
 SENTENCES = [f"{a} {b} {c} {d}" for a in WORDS[:2] for b in WORDS[2:6] for c in WORDS[6:10] for d in WORDS[10:14]]
 
 

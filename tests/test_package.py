@@ -12,7 +12,8 @@ import pytest
 
 PACKAGE = Path("st_dimreduce")
 FLOORS = [
-    {"dim_reduce", "summary", "precision", "atomic", "docstrings", "texts"},
+    {"atomic", "docstrings", "texts"},
+    {"dim_reduce", "summary", "precision"},
     {"fitting", "portable", "compare"},
     {"recipe", "report"},
     {"demo"},
@@ -80,6 +81,7 @@ def test_examples_run(script, tiny, tiny_path, tmp_path):
         text=True,
         cwd=tmp_path,
         timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

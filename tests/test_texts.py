@@ -57,7 +57,7 @@ def test_bad_files(tmp_path, name, content, column, message):
 
 def test_missing_file_and_folder(tmp_path):
     for path in (tmp_path / "none.txt", tmp_path):
-        with pytest.raises(FileNotFoundError, match="no file .*: give a file of texts"):
+        with pytest.raises(FileNotFoundError, match=r"no file .*: give a file of texts"):
             read_texts(str(path))
 
 
