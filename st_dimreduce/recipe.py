@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence, Sized
@@ -87,6 +88,8 @@ def reduce_model(
     if not 1 <= out_features <= width:
         raise ValueError(f"out_features={out_features}: choose a size from 1 to {width}, what the base model gives")
 
+    if isinstance(sentences, Sized) and len(sentences) < out_features:
+        raise ValueError(f"{len(sentences)} texts cannot fit out_features={out_features}: give more, or choose fewer")
     if sentences is not None:
         summary = _summarize_texts(trunk, sentences, Summary(width, seed=seed), batch_size, show_progress_bar)
         norm = summary.mean_norm
@@ -103,7 +106,9 @@ def reduce_model(
     if base is model:
         body, tail = copy.deepcopy((body, tail))
     modules = [*body.values(), head if trainable else head.to_dense(), *tail]
-    return _assemble(base, OrderedDict((str(i), module) for i, module in enumerate(modules)))
+    reduced = _assemble(base, OrderedDict((str(i), module) for i, module in enumerate(modules)))
+    reduced.model_card_data.base_model = head.fitted["base_model"]
+    return reduced
 
 
 def reduce_and_compare(
@@ -136,8 +141,9 @@ def reduce_and_compare(
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
     texts = list(sentences)
     held_out = min(max(len(texts) // 10, 100), 1000, len(texts) // 3)
-    if held_out < 2:
-        raise ValueError(f"{len(texts)} texts: give at least 6, and more than the dimensions asked for")
+    if held_out < 2 or len(texts) - held_out < out_features:
+        asked = f"{len(texts)} texts, {held_out} of them held out to measure on, cannot fit out_features={out_features}"
+        raise ValueError(f"{asked}: give at least {max(6, math.ceil(out_features * 1.5))}, or choose fewer dimensions")
     order = np.random.default_rng(seed).permutation(len(texts))
     unseen, seen = ([texts[i] for i in rows] for rows in (order[:held_out], order[held_out:]))
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}

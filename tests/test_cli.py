@@ -64,8 +64,11 @@ def test_standard_input_columns_force_and_quiet(base_path, tmp_path):
         (("BASE", "TEXTS", "--column", "body"), "only .jsonl and .csv files have columns"),
         (("BASE", "TEXTS", "--dim", "0"), "out_features=0: choose a size from 1 to 32"),
         (("BASE", "TEXTS", "--dim", "99"), "out_features=99: choose a size from 1 to 32"),
-        (("BASE", "FEW", "--dim", "8"), "cannot fit out_features=8"),
-        (("BASE", "ONE", "--dim", "8"), "1 texts: give at least 6"),
+        (
+            ("BASE", "FEW", "--dim", "8"),
+            "9 texts, 3 of them held out to measure on, cannot fit out_features=8: give at least 12",
+        ),
+        (("BASE", "ONE", "--dim", "1"), "cannot fit out_features=1: give at least 6"),
         (("no/such-model", "TEXTS"), "no model could be loaded from 'no/such-model'"),
         (("BASE", "TEXTS", "--output", "TEXTS/out"), "cannot be written"),
         (("BASE", "TEXTS", "--output", "BASE"), "exists: choose another folder"),
