@@ -6,6 +6,7 @@ from st_dimreduce.fitting import fit_head
 from st_dimreduce.portable import save_portable
 from st_dimreduce.precision import Precision, dequantize, quantize
 from st_dimreduce.recipe import reduce_model
+from st_dimreduce.search import rescore, search
 from st_dimreduce.summary import Summary
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "fit_head",
     "quantize",
     "reduce_model",
+    "rescore",
     "save_portable",
+    "search",
 ]
 __version__ = "0.1.0"

@@ -14,7 +14,7 @@ PACKAGE = Path("st_dimreduce")
 FLOORS = [
     {"atomic", "docstrings", "texts"},
     {"dim_reduce", "summary", "precision"},
-    {"fitting", "portable", "compare"},
+    {"fitting", "portable", "compare", "search"},
     {"recipe", "report"},
     {"demo"},
     {"cli"},
