@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path("st_dimreduce")
 FLOORS = [
-    {"atomic", "docstrings", "texts"},
+    {"atomic", "docstrings", "pieces", "texts"},
     {"dim_reduce", "summary", "precision"},
     {"fitting", "portable", "compare", "search"},
     {"recipe", "report"},

@@ -1,0 +1,42 @@
+"""Questions that a corpus asks of itself: a sentence, and the rest of the text that it was taken from.
+
+Finding a text from one of its own sentences is a search task that needs no label (the inverse cloze task; Lee et al.,
+"Latent Retrieval for Weakly Supervised Open Domain Question Answering", ACL 2019). Here nothing is trained on it by
+default: it tells which directions of an embedding change while the subject stays, and which fit answers best.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n+")
+_SHORTEST_SENTENCE, _SHORTEST_REST = 15, 40  # bytes of UTF-8, which weigh scripts without spaces fairly
+
+
+def self_made_pairs(texts: Sequence[str], count: int = 600, seed: int = 0) -> list[tuple[str, str]]:
+    """Take a sentence out of each of some texts.
+
+    Args:
+        texts: Texts, of which only those of two sentences or more give a pair.
+        count: How many pairs to make at most, from texts drawn at random. Defaults to 600.
+        seed: Seed of the draw. Defaults to 0.
+
+    Returns:
+        Pairs of a sentence and its text without it; fewer than ``count``, or none, where texts are too short.
+    """
+    rng = random.Random(seed)  # noqa: S311, no secret
+    pairs: list[tuple[str, str]] = []
+    for row in rng.sample(range(len(texts)), len(texts)):
+        sentences = [part.strip() for part in _SENTENCE_END.split(texts[row]) if part.strip()]
+        long_enough = [i for i, sentence in enumerate(sentences) if len(sentence.encode()) >= _SHORTEST_SENTENCE]
+        if len(sentences) < 2 or not long_enough:
+            continue
+        taken = rng.choice(long_enough)
+        rest = " ".join(sentences[:taken] + sentences[taken + 1 :])
+        if len(rest.encode()) >= _SHORTEST_REST and sentences[taken] not in rest:
+            pairs.append((sentences[taken], rest))
+            if len(pairs) == count:
+                break
+    return pairs
