@@ -30,12 +30,13 @@ def self_made_pairs(texts: Sequence[str], count: int = 600, seed: int = 0) -> li
     pairs: list[tuple[str, str]] = []
     for row in rng.sample(range(len(texts)), len(texts)):
         sentences = [part.strip() for part in _SENTENCE_END.split(texts[row]) if part.strip()]
-        long_enough = [i for i, sentence in enumerate(sentences) if len(sentence.encode()) >= _SHORTEST_SENTENCE]
-        if len(sentences) < 2 or not long_enough:
+        sizes = [len(sentence.encode()) for sentence in sentences]
+        fit = [i for i, size in enumerate(sizes) if size >= _SHORTEST_SENTENCE and sum(sizes) - size >= _SHORTEST_REST]
+        if not fit:
             continue
-        taken = rng.choice(long_enough)
+        taken = rng.choice(fit)
         rest = " ".join(sentences[:taken] + sentences[taken + 1 :])
-        if len(rest.encode()) >= _SHORTEST_REST and sentences[taken] not in rest:
+        if sentences[taken] not in rest:
             pairs.append((sentences[taken], rest))
             if len(pairs) == count:
                 break
