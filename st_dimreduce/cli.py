@@ -12,9 +12,10 @@ from transformers.utils import logging as transformers_logging
 
 from st_dimreduce.atomic import check_target
 from st_dimreduce.demo import run_demo
+from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.portable import save_portable
 from st_dimreduce.recipe import reduce_and_compare
-from st_dimreduce.report import comparison_table
+from st_dimreduce.report import choice_table, comparison_table
 from st_dimreduce.texts import read_texts
 
 P = ParamSpec("P")
@@ -53,7 +54,14 @@ def reduce(
     model: Annotated[str, typer.Argument(help="Name or path of the base model.")],
     texts: Annotated[str, typer.Argument(help="File with a text a line, .jsonl or .csv; - for standard input.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the reduced model to.")],
-    dim: Annotated[int, typer.Option("--dim", help="Dimensions of the reduced embeddings.")] = 128,
+    dim: Annotated[
+        int | None, typer.Option("--dim", help="Dimensions of the reduced embeddings; 128 if no size is given.")
+    ] = None,
+    bytes_: Annotated[int | None, typer.Option("--bytes", help="Instead: bytes a stored vector may take.")] = None,
+    keep: Annotated[float | None, typer.Option(help="Instead: share to keep of what the base model finds.")] = None,
+    objective: Annotated[
+        str, typer.Option(help="quality: what people look for; fidelity: what the base model finds.")
+    ] = "quality",
     column: Annotated[str | None, typer.Option(help="Field of .jsonl or .csv that holds the text.")] = None,
     seed: Annotated[int, typer.Option(help="Seed: the same seed gives the same model.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Texts encoded at a time.")] = 32,
@@ -65,9 +73,20 @@ def reduce(
     check_target(output, force)
     sentences = read_texts(texts, column)
     reduced, comparison = reduce_and_compare(
-        model, sentences, dim, seed=seed, batch_size=batch_size, show_progress_bar=False if quiet else None
+        model,
+        sentences,
+        dim,
+        bytes_per_vector=bytes_,
+        keep=keep,
+        objective=objective,
+        seed=seed,
+        batch_size=batch_size,
+        show_progress_bar=False if quiet else None,
     )
     save_portable(reduced, output, figures=comparison.to_dict(), overwrite=force)
+    choice = DimReduce.from_model(reduced).fitted.get("choice")
+    if choice:
+        console.print(choice_table(choice))
     title = f"{comparison.documents:,} texts held out of {len(sentences):,}, each searching the others (percent)"
     console.print(comparison_table(comparison, title))
     console.print(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", highlight=False)

@@ -16,9 +16,10 @@ from st_dimreduce.atomic import check_target
 from st_dimreduce.compare import Embedded, compare_embeddings, embed
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.docstrings import docstring_pairs
+from st_dimreduce.encoding import load_model
 from st_dimreduce.portable import save_portable
 from st_dimreduce.precision import Precision
-from st_dimreduce.recipe import load_model, reduce_model
+from st_dimreduce.recipe import reduce_model
 from st_dimreduce.report import comparison_table
 
 _OUT_FEATURES = 128

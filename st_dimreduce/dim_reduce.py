@@ -22,13 +22,13 @@ class DimReduce(Dense):
     Raises ``ValueError`` if a size, the dropout rate or the shape of an initial value is out of range.
 
     Args:
-        in_features: Size of the input dimension.
-        out_features: Size of the output dimension, at most ``in_features``.
+        in_features, out_features: Sizes of the input and of the output, which is at most as large.
         dropout: Share of the inputs zeroed while training, in [0, 1). Defaults to 0.1.
         bias, activation_function, init_weight, init_bias, module_input_name, module_output_name: As in ``Dense``.
     """
 
     config_keys = [*Dense.config_keys, "dropout"]  # noqa: RUF012, as in every module of Sentence Transformers
+    precision = property(lambda self: self.fitted.get("precision", "float32"), doc="What the fit says to store in.")
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class DimReduce(Dense):
         for value, shape in ((init_weight, (out_features, in_features)), (init_bias, (out_features,))):
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"an initial value has shape {tuple(value.shape)}, expected {shape}")
-        init = (init_weight, init_bias, module_input_name, module_output_name)
-        super().__init__(in_features, out_features, bias, activation_function, *init)
+        rest = (activation_function, init_weight, init_bias, module_input_name, module_output_name)
+        super().__init__(in_features, out_features, bias, *rest)
         self.dropout = dropout
         self.fitted: dict[str, Any] = {}  # how the weights came about: what st_dimreduce.json says
 

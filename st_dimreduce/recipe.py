@@ -7,7 +7,6 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence, Sized
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,38 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
-from tqdm import tqdm
 
 from st_dimreduce.compare import Comparison, compare
-from st_dimreduce.fitting.subspace import DEFAULT_WHITENING, Rotation, fit_head
+from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.encoding import Encoder, load_model
+from st_dimreduce.fitting import Objective, Pairs, choose, contrast_head, distill_head, fit_head
+from st_dimreduce.fitting.budget import FEWEST_VECTORS
+from st_dimreduce.fitting.subspace import Rotation
+from st_dimreduce.pieces import self_made_pairs
+from st_dimreduce.precision import Precision
 from st_dimreduce.summary import Summary
 
 DEFAULT_POOLED_GAIN = 0.03
-_CHUNK = 2048  # texts encoded at a time: enough to sort by length, few enough that their vectors are soon forgotten
-# Texts of several lengths, to learn how long a model's vectors are before Normalize when no text was given.
-_PROBES = [
-    "weather",
-    "How do I reset my password?",
-    "The committee approved the new budget on Tuesday after a long debate about public transport.",
-    "A solution of salt in water conducts electricity because its ions move freely. The higher the concentration, "
-    "the better it conducts, up to a point at which the ions hinder one another.",
-]
+_MADE_PAIRS = 1000
+_BEFORE_TRAINING = 0.2  # whitening: more than a head keeps that is not trained, and better to train from
+
+DEFAULT_POOLED_GAIN = 0.03
+_MADE_PAIRS, _DRAWN = 1000, 4000
+_BEFORE_TRAINING = 0.2
 
 
 def reduce_model(
     model: SentenceTransformer | str | os.PathLike[str],
     sentences: Iterable[str] | None = None,
-    out_features: int = 128,
+    out_features: int | None = None,
     *,
+    bytes_per_vector: int | None = None,
+    keep: float | None = None,
+    objective: Objective | str = Objective.QUALITY,
+    pairs: Sequence[tuple[str, str]] | None = None,
     embeddings: np.ndarray | None = None,
     summary: Summary | None = None,
-    whitening: float = DEFAULT_WHITENING,
+    whitening: float | None = None,
     rotation: Rotation | None = "itq",
     gain: float = DEFAULT_POOLED_GAIN,
     seed: int = 0,
@@ -57,7 +62,15 @@ def reduce_model(
     Args:
         model: The base model: a name, a path, or a ``SentenceTransformer``, which is left unchanged.
         sentences: Texts to fit on, encoded with the base model's document prompt, if it has one.
-        out_features: Size k of the reduced embeddings. Defaults to 128.
+        out_features: Size k of the reduced embeddings. Defaults to 128, where no other size is asked for.
+        bytes_per_vector: What a stored vector may cost, in place of ``out_features``: the dimension and the precision,
+            ``DimReduce.from_model(model).precision``, that find most within it on held-out data.
+        keep: Share in (0, 1] of what the base model finds on held-out data, in place of ``out_features``: the smallest
+            dimension and precision that keep it.
+        objective: ``"quality"``, to find what people look for, or ``"fidelity"``, to find what the base model does.
+            Defaults to ``"quality"``.
+        pairs: Labelled pairs of a query and the document it should find, to train on. Without them, for quality, a
+            thousand sentences are taken out of their texts, and tell noise from meaning in their stead.
         embeddings: The base model's embeddings, array of shape (n, d), in place of ``sentences``.
         summary: A summary of the base model's embeddings, in place of ``sentences``.
         whitening: As in :func:`st_dimreduce.fit_head`.
@@ -78,31 +91,33 @@ def reduce_model(
         ValueError: If not exactly one of ``sentences``, ``embeddings`` and ``summary`` is given, it does not fit the
             model or is too little for ``out_features``, or the model cannot be loaded or gives no sentence embedding.
     """
-    if sum(source is not None for source in (sentences, embeddings, summary)) != 1:
-        raise ValueError("give exactly one of sentences, embeddings and summary to fit on")
+    _check_one(sentences=sentences, embeddings=embeddings, summary=summary)
+    if (out_features, bytes_per_vector, keep) == (None, None, None):
+        out_features = 128
+    _check_one(out_features=out_features, bytes_per_vector=bytes_per_vector, keep=keep)
+    objective = Objective(objective)
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
     body, tail = _split(base)
-    trunk = _assemble(base, body)
-    probes = _encode_probes(trunk)
-    width = probes.shape[1]
-    if not 1 <= out_features <= width:
-        raise ValueError(f"out_features={out_features}: choose a size from 1 to {width}, what the base model gives")
+    trunk = Encoder(_assemble(base, body), batch_size, show_progress_bar)
+    labelled = trunk.pairs(_check_pairs(pairs)) if pairs is not None else None
+    _check_size(out_features, trunk.width, sentences)
 
-    if isinstance(sentences, Sized) and len(sentences) < out_features:
-        raise ValueError(f"{len(sentences)} texts cannot fit out_features={out_features}: give more, or choose fewer")
+    made = None
     if sentences is not None:
-        summary = _summarize_texts(trunk, sentences, Summary(width, seed=seed), batch_size, show_progress_bar)
+        summary, drawn = trunk.summarize(sentences, seed)
         norm = summary.mean_norm
+        if objective is Objective.QUALITY and labelled is None:
+            made = trunk.pairs(self_made_pairs(drawn, _MADE_PAIRS, seed))
     else:
         summary = summary or Summary.of(np.asarray(embeddings), seed=seed)
-        if summary.width != width:
-            raise ValueError(f"vectors of {summary.width} dimensions were given, expected the model's {width}")
-        # Stored vectors are normalised as a rule: how long they are where the head stands, only the model can tell.
-        norm = float(np.linalg.norm(probes, axis=1).mean())
+        if summary.width != trunk.width:
+            raise ValueError(f"vectors of {summary.width} dimensions were given, expected the model's {trunk.width}")
+        norm = trunk.probe_norm  # stored vectors are normalised as a rule: only the model can tell how long they were
 
-    head = fit_head(summary, out_features, whitening=whitening, rotation=rotation, gain=gain, seed=seed)
+    settings: dict[str, Any] = {"whitening": whitening, "rotation": rotation, "gain": gain, "seed": seed}
+    head = _fit(summary, out_features, bytes_per_vector, keep, objective, made, labelled, **settings)
     head.linear.weight.data /= norm
-    head.fitted |= {"gain": gain, "mean_norm": norm, "base_model": _name(base)}
+    head.fitted |= {"mean_norm": norm, "base_model": _name(base)}
     if base is model:
         body, tail = copy.deepcopy((body, tail))
     modules = [*body.values(), head if trainable else head.to_dense(), *tail]
@@ -114,8 +129,11 @@ def reduce_model(
 def reduce_and_compare(
     model: SentenceTransformer | str | os.PathLike[str],
     sentences: Sequence[str],
-    out_features: int = 128,
+    out_features: int | None = None,
     *,
+    bytes_per_vector: int | None = None,
+    keep: float | None = None,
+    objective: Objective | str = Objective.QUALITY,
     seed: int = 0,
     batch_size: int = 32,
     show_progress_bar: bool | None = None,
@@ -128,6 +146,9 @@ def reduce_and_compare(
         model: As in :func:`reduce_model`.
         sentences: Texts to fit and measure on.
         out_features: As in :func:`reduce_model`.
+        bytes_per_vector: As in :func:`reduce_model`.
+        keep: As in :func:`reduce_model`.
+        objective: As in :func:`reduce_model`.
         seed: Seed of the split and the fit. Defaults to 0.
         batch_size: As in :func:`reduce_model`.
         show_progress_bar: As in :func:`reduce_model`.
@@ -141,27 +162,19 @@ def reduce_and_compare(
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
     texts = list(sentences)
     held_out = min(max(len(texts) // 10, 100), 1000, len(texts) // 3)
-    if held_out < 2 or len(texts) - held_out < out_features:
-        asked = f"{len(texts)} texts, {held_out} of them held out to measure on, cannot fit out_features={out_features}"
-        raise ValueError(f"{asked}: give at least {max(6, math.ceil(out_features * 1.5))}, or choose fewer dimensions")
+    fewest = (
+        FEWEST_VECTORS if (bytes_per_vector, keep) != (None, None) else 128 if out_features is None else out_features
+    )
+    if held_out < 2 or len(texts) - held_out < fewest:
+        asked = f"{len(texts)} texts, {held_out} of them held out to measure on, are too few to fit {fewest}"
+        raise ValueError(f"{asked}: give at least {max(6, math.ceil(fewest * 1.5))}, or choose fewer dimensions")
     order = np.random.default_rng(seed).permutation(len(texts))
     unseen, seen = ([texts[i] for i in rows] for rows in (order[:held_out], order[held_out:]))
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
-    reduced = reduce_model(base, seen, out_features, seed=seed, **options)
-    return reduced, compare(base, reduced, unseen, **options)
-
-
-def load_model(name_or_path: str | os.PathLike[str]) -> SentenceTransformer:
-    """Load a model by name or path.
-
-    Raises:
-        ValueError: If it cannot be loaded; says why in one line.
-    """
-    try:
-        return SentenceTransformer(os.fspath(name_or_path))
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"no model could be loaded from {os.fspath(name_or_path)!r}: {reason}") from error
+    size: dict[str, Any] = {"out_features": out_features, "bytes_per_vector": bytes_per_vector, "keep": keep}
+    reduced = reduce_model(base, seen, **size, objective=objective, seed=seed, **options)
+    precision = DimReduce.from_model(reduced).precision
+    return reduced, compare(base, reduced, unseen, precision=precision, **options)
 
 
 def _name(base: SentenceTransformer) -> str | None:
@@ -194,31 +207,55 @@ def _assemble(base: SentenceTransformer, modules: Any) -> SentenceTransformer:
     return model
 
 
-def _encode_probes(trunk: SentenceTransformer) -> np.ndarray:
-    try:
-        return trunk.encode_document(_PROBES, show_progress_bar=False)
-    except KeyError as error:
-        names = [type(module).__name__ for module in trunk]
-        raise ValueError(f"the base model {names} gives no sentence embedding: expected Pooling or the like") from error
-
-
-def _summarize_texts(
-    trunk: SentenceTransformer,
-    sentences: Iterable[str],
+def _fit(
     summary: Summary,
-    batch_size: int,
-    show_progress_bar: bool | None,
-) -> Summary:
-    if isinstance(sentences, str):
-        raise ValueError("sentences is one string: expected a list of them")
-    texts = iter(sentences)
-    total = len(sentences) if isinstance(sentences, Sized) else None
-    disable = None if show_progress_bar is None else not show_progress_bar
-    with tqdm(desc="Encoding", unit=" texts", total=total, disable=disable) as bar:
-        while chunk := list(islice(texts, _CHUNK)):
-            for row, text in enumerate(chunk, summary.count):
-                if not isinstance(text, str):
-                    raise ValueError(f"sentence {row} is of type {type(text).__name__}: expected a string")
-            summary.update(trunk.encode_document(chunk, batch_size=batch_size, show_progress_bar=False))
-            bar.update(len(chunk))
-    return summary
+    out_features: int | None,
+    bytes_per_vector: int | None,
+    keep: float | None,
+    objective: Objective,
+    made: Pairs | None,
+    labelled: Pairs | None,
+    whitening: float | None,
+    **settings: Any,
+) -> DimReduce:
+    """Choose a size where none was given, fit in closed form, and train where there is something to train on."""
+    seed, evidence = settings["seed"], labelled if labelled is not None else made
+    precision, record = Precision.FLOAT32, {}
+    if out_features is None:
+        options: dict[str, Any] = {"objective": objective, "pairs": evidence, "seed": seed}
+        choice = choose(summary, bytes_per_vector=bytes_per_vector, keep=keep, **options)
+        out_features, precision = choice.best.out_features, Precision(choice.best.precision)
+        record = {"choice": choice.to_dict()}
+    if labelled is not None and whitening is None:
+        whitening = _BEFORE_TRAINING
+    head = fit_head(summary, out_features, whitening=whitening, objective=objective, pairs=made, **settings)
+    if labelled is not None:
+        head = contrast_head(head, labelled, precision=precision, seed=seed)
+    elif objective is Objective.FIDELITY:
+        head = distill_head(head, summary, precision=precision, seed=seed)
+    head.fitted |= {"precision": precision.value, **record}
+    return head
+
+
+def _check_one(**arguments: object) -> None:
+    given = [name for name, value in arguments.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"{', '.join(given) or 'nothing'} was given: give exactly one of {', '.join(arguments)}")
+
+
+def _check_size(out_features: int | None, width: int, sentences: object) -> None:
+    if out_features is None:
+        return
+    if not 1 <= out_features <= width:
+        raise ValueError(f"out_features={out_features}: choose a size from 1 to {width}, what the base model gives")
+    if isinstance(sentences, Sized) and len(sentences) < out_features:
+        raise ValueError(f"{len(sentences)} texts cannot fit out_features={out_features}: give more, or choose fewer")
+
+
+def _check_pairs(pairs: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    if not len(pairs):
+        raise ValueError("pairs is empty: give pairs of a query and the document it should find, or None")
+    for row, pair in enumerate(pairs):
+        if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise ValueError(f"pair {row} is {pair!r:.80}: expected two strings, a query and its document")
+    return pairs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -30,6 +31,18 @@ def comparison_table(comparison: Comparison, title: str) -> Table:
         table.add_column(name, justify="right")
     for row in comparison.rows:
         table.add_row(row.name, *(cell(row) or "" for cell in columns.values()))
+    return table
+
+
+def choice_table(choice: dict[str, Any]) -> Table:
+    """Lay out what a budget was chosen by, the option chosen marked with a star."""
+    table = Table(title="Chosen on held-out data", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("bytes", "dims", "stored as", f"{choice['figure']} kept", ""):
+        table.add_column(name, justify="right")
+    for option in choice["measured"]:
+        star = "*" if option == choice["best"] else ""
+        size, kept = str(option["out_features"]), _percent(option["kept"])
+        table.add_row(str(option["bytes_per_vector"]), size, option["precision"], kept, star)
     return table
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from st_dimreduce import Summary, fit_head
+from st_dimreduce.fitting import Pairs
 
 RNG = np.random.default_rng(0)
 SPREAD = np.linspace(3, 0.2, 24)
@@ -23,14 +24,14 @@ def cosines(x):
 
 
 def test_all_dimensions_without_whitening_keep_every_cosine():
-    head = fit_head(SUMMARY, 24, whitening=0, gain=0.01)
+    head = fit_head(SUMMARY, 24, objective="fidelity", gain=0.01)
     unit = X[:200] / np.linalg.norm(X[:200], axis=1, keepdims=True)
     assert np.allclose(cosines(head.reduce(unit)), cosines(unit), atol=1e-3)
 
 
 @pytest.mark.parametrize("rotation", ["itq", "random", None])
 def test_spans_the_uncentred_subspace_whatever_the_rotation(rotation):
-    weight = fit_head(SUMMARY, 6, whitening=0, rotation=rotation).linear.weight.detach().numpy()
+    weight = fit_head(SUMMARY, 6, objective="fidelity", rotation=rotation).linear.weight.detach().numpy()
     _, directions = np.linalg.eigh(SUMMARY.gram)
     top = directions[:, -6:]
     inside = np.linalg.norm(weight @ top) / np.linalg.norm(weight)
@@ -39,7 +40,7 @@ def test_spans_the_uncentred_subspace_whatever_the_rotation(rotation):
 
 def test_whitening_divides_by_the_power_of_the_eigenvalue():
     values = np.linalg.eigvalsh(SUMMARY.gram)[::-1][:6]
-    weight = fit_head(SUMMARY, 6, whitening=0.25, rotation=None).linear.weight.detach().numpy()
+    weight = fit_head(SUMMARY, 6, whitening=0.25, rotation=None, objective="fidelity").linear.weight.detach().numpy()
     lengths = np.linalg.norm(weight, axis=1) * values**0.25
     assert np.allclose(lengths, lengths[0], rtol=1e-4)
 
@@ -93,6 +94,54 @@ def test_every_vector_alike():
     assert np.abs(reduced).sum() > 0
 
 
+def test_quality_drops_the_direction_that_all_vectors_share():
+    shared = X + np.float32(2)
+    summary = Summary.of(shared)
+    for objective, expected in (("quality", 0), ("fidelity", 1)):
+        weight = fit_head(summary, 8, objective=objective, rotation=None).linear.weight.detach().numpy()
+        seen = (
+            np.linalg.norm(weight @ summary.mean) / np.linalg.norm(weight, axis=1).max() / np.linalg.norm(summary.mean)
+        )
+        assert seen == pytest.approx(expected, abs=0.05)
+
+
+def test_pairs_damp_the_directions_in_which_they_differ():
+    # Subject in the first 12 dimensions, an equally loud but meaningless mood in the others.
+    subject, moods = RNG.standard_normal((600, 24)), RNG.standard_normal((2, 600, 24))
+    subject[:, 12:], moods[:, :, :12] = 0, 0
+    pairs = Pairs(*(subject + mood for mood in moods))
+    summary = Summary.of(np.concatenate([pairs.queries, pairs.documents]))
+
+    def found(**settings):
+        head = fit_head(summary, 12, **settings)
+        queries, documents = (head.reduce(rows, normalize_embeddings=True) for rows in (pairs.queries, pairs.documents))
+        return ((queries @ documents.T).argmax(axis=1) == np.arange(600)).mean()
+
+    assert found(pairs=pairs) > found() + 0.05
+    assert found(pairs=pairs, objective="fidelity") == found(objective="fidelity"), "fidelity knows no pairs"
+    few = Pairs(pairs.queries[:199], pairs.documents[:199])
+    assert found(pairs=few) == found(), "too few pairs to tell a covariance by"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((0, 4), (0, 4)), "expected two equal shapes"),
+        (((3, 4), (2, 4)), r"shapes \(3, 4\) and \(2, 4\)"),
+        (((4,), (4,)), "expected two equal shapes"),
+        (((3, 4), (3, 4)), "all 3 pairs are the same"),
+    ],
+)
+def test_pairs_that_are_none(shapes, message):
+    with pytest.raises(ValueError, match=message):
+        Pairs(*(np.ones(shape) for shape in shapes))
+
+
+def test_pairs_of_another_width():
+    with pytest.raises(ValueError, match="pairs of 4 dimensions for a summary of 24"):
+        fit_head(SUMMARY, 8, pairs=Pairs(np.eye(4), np.eye(4)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -102,6 +151,7 @@ def test_every_vector_alike():
         ({"whitening": 1.1}, "whitening=1.1: choose a power from 0"),
         ({"gain": 0}, "gain=0: choose a root mean square greater than 0"),
         ({"gain": float("nan")}, "gain=nan"),
+        ({"objective": "speed"}, "unknown objective 'speed': choose from quality, fidelity"),
         ({"rotation": "itk"}, "rotation='itk': choose 'itq', 'random' or None"),
     ],
 )

@@ -1,49 +1,73 @@
-"""The closed-form head: an uncentred subspace, partly whitened, rotated."""
+"""The closed-form head: a subspace, whitened by what the evidence says is noise, rotated."""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Literal
 
 import numpy as np
 import torch
 
 from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.summary import Summary
 
 Rotation = Literal["itq", "random"]
 
-DEFAULT_WHITENING = 0.1
+FEWEST_PAIRS = 200  # fewer say too little about a covariance of hundreds of dimensions
+_PAIR_POWER, _PAIR_RIDGE = 0.35, 0.5
 _ITQ_ROWS, _ITQ_STEPS = 8192, 40
 _RANK_FLOOR = 1e-7  # of the largest eigenvalue: below it float32 vectors hold rounding noise only
+
+
+class Objective(str, Enum):
+    """What a head is to keep: what people look for, or the base model's own neighbours."""
+
+    QUALITY = "quality"
+    FIDELITY = "fidelity"
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"unknown objective {value!r}: choose from {', '.join(o.value for o in cls)}")
+
+
+DEFAULT_WHITENING = {Objective.QUALITY: 0.1, Objective.FIDELITY: 0.0}
 
 
 def fit_head(
     summary: Summary,
     out_features: int = 128,
     *,
-    whitening: float = DEFAULT_WHITENING,
+    whitening: float | None = None,
     rotation: Rotation | None = "itq",
     gain: float = 0.1,
     seed: int = 0,
+    objective: Objective | str = Objective.QUALITY,
+    pairs: Pairs | None = None,
 ) -> DimReduce:
     """Fit a head in closed form: the best subspace for cosines, partly whitened, rotated, through a Tanh.
 
-    The subspace is that of the largest eigenvalues of the Gram matrix, *not* centred: centring discards the mean
-    direction, and with it cosines (PCA of 384 dimensions to 128 loses 5 to 14 points of neighbour overlap by it).
+    The subspace is that of the largest eigenvalues of the Gram matrix, *not* centred: centring subtracts the mean from
+    every vector before its cosine is taken, and loses 5 to 14 points of neighbour overlap by it. For quality the one
+    direction of the mean, which all vectors share, is projected out instead, and the others are whitened in part:
+    sentence embeddings crowd into few directions that say little about meaning. Where there are pairs, directions
+    in which the two texts of a pair differ are damped first (within-class whitening with a ridge; Fukunaga,
+    "Introduction to Statistical Pattern Recognition", 1990, chapter 10): they change while the subject stays.
     The rotation spreads the variance evenly over the outputs, so that one grid quantises all of them (ITQ; Gong et al.,
     "Iterative Quantization", CVPR 2011). With a small gain the Tanh is nearly linear and loses nothing.
 
     Args:
         summary: Summary of vectors of size d.
         out_features: Size k of the output, 1 to d and at most the number of vectors. Defaults to 128.
-        whitening: Power p in [0, 1] by which direction i is divided, (eigenvalue i)^p: 0 keeps the cosines of the base
-            model (fidelity), 1/2 whitens fully. Sentence embeddings crowd into few directions that say little about
-            meaning, and a little whitening finds more of what people look for (quality) at some cost in fidelity.
-            Defaults to 0.1, the most that never lost quality on any corpus it was measured on.
+        whitening: Power p in [0, 1] by which direction i is divided, (eigenvalue i)^p; 1/2 whitens fully. Defaults to
+            0.1 for quality, the most that never lost any on a corpus it was measured on, and to 0 for fidelity.
         rotation: ``"itq"``, ``"random"`` (nearly as good, faster), or None for the bare eigenvectors. Defaults to
             ``"itq"``.
         gain: Root mean square of the Tanh's input over the sample, greater than 0. Defaults to 0.1.
         seed: Seed of the rotation. Defaults to 0.
+        objective: ``"quality"`` for what people look for, or ``"fidelity"`` for the base model's own neighbours.
+            Defaults to ``"quality"``.
+        pairs: Embedded pairs, for quality only: labelled, or made of the corpus itself. Fewer than 200 are not used.
 
     Returns:
         A ``DimReduce(d, out_features, bias=False)`` for vectors of length 1.
@@ -51,6 +75,34 @@ def fit_head(
     Raises:
         ValueError: If an argument is out of range, or there are fewer vectors than ``out_features``.
     """
+    objective = Objective(objective)
+    whitening = DEFAULT_WHITENING[objective] if whitening is None else whitening
+    _check(summary, out_features, whitening, rotation, gain)
+    if pairs is not None and pairs.width != summary.width:
+        raise ValueError(f"pairs of {pairs.width} dimensions for a summary of {summary.width}: expected equal widths")
+    paired = usable_pairs(objective, pairs)
+    projection = directions(summary, objective, paired, whitening)[:, :out_features]
+    sample = summary.sample
+    if rotation is not None:
+        rows = sample[:_ITQ_ROWS] @ projection.astype(np.float32)
+        projection = projection @ rotate(rows, rotation, seed)
+    outputs = sample @ projection.astype(np.float32)
+    weight = projection.T * (gain / np.sqrt(np.mean(np.square(outputs, dtype=np.float64))))
+    head = DimReduce(summary.width, out_features, bias=False, init_weight=torch.from_numpy(weight.astype(np.float32)))
+    head.fitted = {
+        "method": "subspace",
+        "objective": objective.value,
+        "whitening": whitening,
+        "pairs": len(paired) if paired is not None else 0,
+        "rotation": rotation,
+        "gain": gain,
+        "seed": seed,
+        "vectors": summary.count,
+    }
+    return head
+
+
+def _check(summary: Summary, out_features: int, whitening: float, rotation: str | None, gain: float) -> None:
     if not 1 <= out_features <= summary.width:
         raise ValueError(f"out_features={out_features}: choose a size from 1 to in_features={summary.width}")
     if summary.count < out_features:
@@ -62,38 +114,45 @@ def fit_head(
     if rotation not in ("itq", "random", None):
         raise ValueError(f"rotation={rotation!r}: choose 'itq', 'random' or None")
 
-    projection = _subspace(summary.gram, out_features, whitening)
-    sample = summary.sample
-    if rotation is not None:
-        rows = sample[:_ITQ_ROWS] @ projection.astype(np.float32)
-        projection = projection @ _rotation(rows, rotation, np.random.default_rng(seed))
-    outputs = sample @ projection.astype(np.float32)
-    weight = projection.T * (gain / np.sqrt(np.mean(np.square(outputs, dtype=np.float64))))
-    head = DimReduce(summary.width, out_features, bias=False, init_weight=torch.from_numpy(weight.astype(np.float32)))
-    head.fitted = {
-        "method": "subspace",
-        "whitening": whitening,
-        "rotation": rotation,
-        "gain": gain,
-        "seed": seed,
-        "vectors": summary.count,
-    }
-    return head
+
+def _without_mean(summary: Summary) -> np.ndarray:
+    """Projector (d, d) that drops the direction of the mean, where that direction is more than one among many."""
+    square = float(summary.mean @ summary.mean)
+    if not 2 / summary.width < square < 1 - _RANK_FLOOR:
+        return np.eye(summary.width)
+    return np.eye(summary.width) - np.outer(summary.mean, summary.mean) / square
 
 
-def _subspace(gram: np.ndarray, out_features: int, whitening: float) -> np.ndarray:
-    """Directions of the largest eigenvalues, each divided by its eigenvalue^whitening: shape (d, k)."""
-    values, vectors = np.linalg.eigh(gram)
-    values, vectors = values[::-1][:out_features], vectors[:, ::-1][:, :out_features]
+def _damping(pairs: Pairs) -> np.ndarray:
+    """Symmetric (d, d) matrix that damps the directions in which the two texts of a pair differ."""
+    apart = (pairs.queries - pairs.documents).astype(np.float64)
+    within = apart.T @ apart / (2 * len(pairs))
+    size = len(within)
+    values, vectors = np.linalg.eigh(within + _PAIR_RIDGE * max(np.trace(within), _RANK_FLOOR) / size * np.eye(size))
+    return vectors * values**-_PAIR_POWER @ vectors.T
+
+
+def usable_pairs(objective: Objective, pairs: Pairs | None) -> Pairs | None:
+    """Return the pairs if the objective asks for them and they are enough to tell a covariance by."""
+    return pairs if objective is Objective.QUALITY and pairs is not None and len(pairs) >= FEWEST_PAIRS else None
+
+
+def directions(summary: Summary, objective: Objective, pairs: Pairs | None, whitening: float) -> np.ndarray:
+    """All d directions, the one to keep first in front, each divided by its eigenvalue^whitening: columns of (d, d)."""
+    metric = _without_mean(summary) if objective is Objective.QUALITY else np.eye(summary.width)
+    if pairs is not None:
+        metric = metric @ _damping(pairs)
+    values, vectors = np.linalg.eigh(metric.T @ summary.gram @ metric)
+    values, vectors = values[::-1], vectors[:, ::-1]
     # The sign of an eigenvector is arbitrary; fixed, the same summary gives the same head on every machine.
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(out_features)])
-    return vectors * np.maximum(values, _RANK_FLOOR * values[0]) ** -whitening
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(summary.width)])
+    return metric @ vectors * np.maximum(values, _RANK_FLOOR * values[0]) ** -whitening
 
 
-def _rotation(rows: np.ndarray, kind: Rotation, rng: np.random.Generator) -> np.ndarray:
-    """Orthogonal (k, k) matrix: random, or turned until the rows' signs say most about them."""
+def rotate(rows: np.ndarray, kind: Rotation, seed: int) -> np.ndarray:
+    """Orthogonal (k, k) matrix: random, or turned until the signs of the rows, shape (n, k), say most about them."""
     size = rows.shape[1]
-    rotation = np.linalg.qr(rng.standard_normal((size, size)))[0].astype(np.float32)
+    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0].astype(np.float32)
     if kind == "itq":
         centred = rows - rows.mean(axis=0)
         for _ in range(_ITQ_STEPS):

@@ -1,0 +1,91 @@
+"""What a base model says of texts, kept as no more than a fit needs."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable, Sequence, Sized
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from tqdm import tqdm
+
+from st_dimreduce.fitting import Pairs
+from st_dimreduce.summary import Summary
+
+_DRAWN = 4000  # texts kept to make pairs of
+_CHUNK = 2048  # texts encoded at a time: enough to sort by length, few enough that their vectors are soon forgotten
+# Texts of several lengths, to learn how long a model's vectors are before Normalize when no text was given.
+_PROBES = [
+    "weather",
+    "How do I reset my password?",
+    "The committee approved the new budget on Tuesday after a long debate about public transport.",
+    "A solution of salt in water conducts electricity because its ions move freely. The higher the concentration, "
+    "the better it conducts, up to a point at which the ions hinder one another.",
+]
+
+
+def load_model(name_or_path: str | os.PathLike[str]) -> SentenceTransformer:
+    """Load a model by name or path.
+
+    Raises:
+        ValueError: If it cannot be loaded; says why in one line.
+    """
+    try:
+        return SentenceTransformer(os.fspath(name_or_path))
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"no model could be loaded from {os.fspath(name_or_path)!r}: {reason}") from error
+
+
+class Encoder:
+    """What a base model says of texts, before any ``Normalize``: the vectors that the head will see."""
+
+    def __init__(self, trunk: SentenceTransformer, batch_size: int, show_progress_bar: bool | None) -> None:
+        self._trunk = trunk
+        self._options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
+        self._silent = None if show_progress_bar is None else not show_progress_bar
+        try:
+            probes = trunk.encode_document(_PROBES, **self._options)
+        except KeyError as error:
+            names = [type(module).__name__ for module in trunk]
+            raise ValueError(
+                f"the base model {names} gives no sentence embedding: expected one, as by Pooling"
+            ) from error
+        self.width = probes.shape[1]
+        self.probe_norm = float(np.linalg.norm(probes, axis=1).mean())
+
+    def summarize(self, sentences: Iterable[str], seed: int) -> tuple[Summary, list[str]]:
+        """Return a summary of the texts' vectors, and a uniform draw of the texts."""
+        if isinstance(sentences, str):
+            raise ValueError("sentences is one string: expected a list of them")
+        summary, drawn = Summary(self.width, seed=seed), list[str]()
+        rng = random.Random(seed)  # noqa: S311, no secret
+        texts = iter(sentences)
+        total = len(sentences) if isinstance(sentences, Sized) else None
+        with tqdm(desc="Encoding", unit=" texts", total=total, disable=self._silent) as bar:
+            while chunk := list(islice(texts, _CHUNK)):
+                for row, text in enumerate(chunk, summary.count):
+                    if not isinstance(text, str):
+                        raise ValueError(f"sentence {row} is of type {type(text).__name__}: expected a string")
+                    if len(drawn) < _DRAWN:
+                        drawn.append(text)
+                    elif (place := rng.randrange(row + 1)) < _DRAWN:
+                        drawn[place] = text
+                summary.update(self._trunk.encode_document(chunk, **self._options))
+                bar.update(len(chunk))
+        return summary, drawn
+
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> Pairs | None:
+        """Return the pairs embedded, each side with its own prompt; None where there are none."""
+        if not pairs:
+            return None
+        queries, documents = zip(*pairs, strict=True)
+        with tqdm(desc="Encoding pairs", unit=" texts", total=2 * len(pairs), disable=self._silent) as bar:
+            rows = self._trunk.encode_query(list(queries), **self._options)
+            bar.update(len(rows))
+            embedded = Pairs(rows, self._trunk.encode_document(list(documents), **self._options))
+            bar.update(len(rows))
+        return embedded

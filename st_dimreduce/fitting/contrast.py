@@ -1,0 +1,74 @@
+"""Labelled pairs: what should be found, pulled towards what it should be found by."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch.nn import functional as F  # noqa: N812, the name everybody gives it
+
+from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.fitting.pairs import Pairs
+from st_dimreduce.fitting.training import batches, stored, train
+from st_dimreduce.precision import Precision
+
+FEWEST_PAIRS = 32
+_BATCH, _TEMPERATURE, _HELD_OUT = 1024, 0.05, 1 / 8
+
+
+def contrast_head(
+    head: DimReduce,
+    pairs: Pairs,
+    *,
+    precision: Precision | str = Precision.FLOAT32,
+    steps: int = 200,
+    learning_rate: float = 5e-3,
+    seed: int = 0,
+) -> DimReduce:
+    """Train a head on labelled pairs of embeddings, every other document of a batch being a wrong answer.
+
+    The symmetric in-batch contrastive loss (InfoNCE; van den Oord et al., 2018) with temperature 0.05. An eighth of the
+    pairs is held out and the best step on them is kept: on a corpus of some thousand pairs training overfits within a
+    hundred steps.
+
+    Args:
+        head: The head to start from, as :func:`st_dimreduce.fit_head` returns it; left unchanged.
+        pairs: Embedded pairs, 32 or more.
+        precision: The precision that documents will be stored in. Defaults to ``"float32"``.
+        steps: Steps to take. Defaults to 200.
+        learning_rate: For a weight of root mean square 1. Defaults to 0.005.
+        seed: Seed of the batches and of what is held out. Defaults to 0.
+
+    Returns:
+        The best step's head; the one given, with a warning, where there are too few pairs to hold any out.
+
+    Raises:
+        ValueError: If the precision is unknown or the pairs are not of the head's width.
+    """
+    precision = Precision(precision)
+    if pairs.width != head.in_features:
+        raise ValueError(f"pairs of {pairs.width} dimensions for a head of {head.in_features}: expected the same")
+    if len(pairs) < FEWEST_PAIRS:
+        warnings.warn(
+            f"{len(pairs)} pairs are too few to train on, {FEWEST_PAIRS} are needed: the head stays as it was",
+            stacklevel=2,
+        )
+        return head
+    seen, unseen = pairs.split(_HELD_OUT, seed)
+    draw = batches(len(seen), _BATCH, seed)
+
+    def loss(weight: torch.Tensor, some: Pairs, rows: torch.Tensor) -> torch.Tensor:
+        queries = F.normalize(torch.from_numpy(some.queries)[rows] @ weight.T, dim=1)
+        documents = stored(torch.from_numpy(some.documents)[rows] @ weight.T, precision)
+        scores, right = queries @ documents.T / _TEMPERATURE, torch.arange(len(rows))
+        return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
+
+    trained, step = train(
+        head,
+        lambda weight: loss(weight, seen, draw()),
+        lambda weight: loss(weight, unseen, torch.arange(len(unseen))),
+        steps=steps,
+        learning_rate=learning_rate,
+    )
+    trained.fitted |= {"labelled_pairs": len(pairs), "trained_steps": step}
+    return trained

@@ -1,0 +1,70 @@
+"""The loop that both trained fits share: start from a head, keep the best held-out step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812, the name everybody gives it
+
+from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.precision import Precision, dequantize, quantize
+
+Loss = Callable[[torch.Tensor], torch.Tensor]
+_EVERY, _WARM_UP = 25, 20
+
+
+def train(head: DimReduce, loss: Loss, held_out: Loss, *, steps: int, learning_rate: float) -> tuple[DimReduce, int]:
+    """Train a head's weight with Adam and a cosine schedule.
+
+    Args:
+        head: A head for vectors of length 1, without bias; left unchanged.
+        loss: From a weight of shape (k, d) and root mean square 1 to the loss of the next batch.
+        held_out: Likewise to the loss on data that ``loss`` never sees.
+        steps: Steps to take.
+        learning_rate: Greatest learning rate, for a weight of root mean square 1.
+
+    Returns:
+        The head of the step with the least held-out loss, at the same gain, and that step: 0 if none beat the start.
+    """
+    start = head.linear.weight.detach()
+    scale = start.square().mean().sqrt()
+    weight = (start / scale).requires_grad_(True)
+    optimizer = torch.optim.Adam([weight], lr=learning_rate, betas=(0.9, 0.98))
+    with torch.no_grad():
+        least, best, best_step = float(held_out(weight)), weight.detach().clone(), 0
+    for step in range(1, steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1, step / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.zero_grad()
+        loss(weight).backward()
+        optimizer.step()
+        if step % _EVERY == 0 or step == steps:
+            with torch.no_grad():
+                now = float(held_out(weight))
+            if now < least:
+                least, best, best_step = now, weight.detach().clone(), step
+    # The gain is proportional to the weight: the same root mean square keeps it where the Tanh is linear.
+    trained = DimReduce(
+        head.in_features, head.out_features, bias=False, init_weight=best * scale / best.square().mean().sqrt()
+    )
+    trained.fitted = dict(head.fitted)
+    return trained, best_step
+
+
+def stored(embeddings: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """Unit rows as they come back from storage; the gradient passes straight through (Bengio et al., 2013)."""
+    unit = F.normalize(embeddings, dim=1)
+    if precision is Precision.FLOAT32:
+        return unit
+    rows = unit.detach().numpy()
+    rounded = torch.from_numpy(dequantize(quantize(rows, precision), precision, rows.shape[1]))
+    return unit + (rounded - unit).detach()
+
+
+def batches(count: int, size: int, seed: int) -> Callable[[], torch.Tensor]:
+    """Return a function that draws row numbers, another batch at each call."""
+    rng = np.random.default_rng(seed)
+    return lambda: torch.from_numpy(rng.choice(count, min(size, count), replace=False))
