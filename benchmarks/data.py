@@ -25,7 +25,10 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce.atomic import new_file, new_folder
 from st_dimreduce.compare import TOP_K, embed
 from st_dimreduce.docstrings import docstring_pairs
+from st_dimreduce.fitting import Pairs
+from st_dimreduce.pieces import self_made_pairs
 from st_dimreduce.precision import Precision, quantize
+from st_dimreduce.recipe import MADE_PAIRS
 from st_dimreduce.search import search
 
 CACHE = Path(__file__).with_name(".cache")
@@ -192,6 +195,15 @@ class Task:
     def nearest(self) -> np.ndarray:
         """Rows of the 10 documents that the full model finds for each query."""
         return search(self.queries, self.documents, "float32", TOP_K)[1]
+
+    @cached_property
+    def pairs(self) -> Pairs | None:
+        """Sentences of the fitted texts, and the texts they were taken from, as ``reduce_model`` makes them."""
+        made = self_made_pairs(self.texts.train, MADE_PAIRS)
+        if not made:
+            return None
+        sentences, rests = map(list, zip(*made, strict=True))
+        return Pairs(self._vectors("sentences", sentences), self._vectors("rests", rests))
 
     def judge(self, find: Find) -> dict[str, float]:
         """Measure a search: overlap@10 with the full model and, as the data has it, nDCG@10 and recall@10 or Spearman.

@@ -26,11 +26,11 @@ from st_dimreduce.precision import Precision
 from st_dimreduce.summary import Summary
 
 DEFAULT_POOLED_GAIN = 0.03
-_MADE_PAIRS = 1000
+MADE_PAIRS = 1000
 _BEFORE_TRAINING = 0.2  # whitening: more than a head keeps that is not trained, and better to train from
 
 DEFAULT_POOLED_GAIN = 0.03
-_MADE_PAIRS, _DRAWN = 1000, 4000
+MADE_PAIRS, _DRAWN = 1000, 4000
 _BEFORE_TRAINING = 0.2
 
 
@@ -107,7 +107,7 @@ def reduce_model(
         summary, drawn = trunk.summarize(sentences, seed)
         norm = summary.mean_norm
         if objective is Objective.QUALITY and labelled is None:
-            made = trunk.pairs(self_made_pairs(drawn, _MADE_PAIRS, seed))
+            made = trunk.pairs(self_made_pairs(drawn, MADE_PAIRS, seed))
     else:
         summary = summary or Summary.of(np.asarray(embeddings), seed=seed)
         if summary.width != trunk.width:
