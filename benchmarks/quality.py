@@ -231,7 +231,7 @@ def report(parts: list[Part], seeds: int) -> str:
         the second is stored. Figures are in percent; overlap is with the full model's ten. Of a peer the best of its
         settings is shown, chosen by the very figure in the table; of ours what each objective chose by itself. The best
         at a budget is bold; `<` marks a peer that beats ours there. Of seeded methods: the mean over {seeds} seeds, the
-        lowest and highest in brackets. +x is what is stored once (matrices, codebooks, means), divided by the vectors. FAISS
+        lowest and highest in brackets. +x is what is stored once (matrices, codebooks), divided by the vectors. FAISS
         trains PQ without the polysemous step, which changes no distance, and OPQ with {OPQ_STEPS} steps of its 50."""
     blocks = ["# Quality per byte", textwrap.dedent(text).strip()]
     blocks += ["## Ours beside the best peer", "Percent of the full model's figure.", summary(parts)]

@@ -56,7 +56,7 @@ def run_demo(
     full = embed(base, documents, queries)
 
     start = time.perf_counter()
-    reduced = reduce_model(base, embeddings=full.documents, out_features=_OUT_FEATURES)
+    reduced = reduce_model(base, documents, embeddings=full.documents, out_features=_OUT_FEATURES)
     seconds = time.perf_counter() - start
     head, untrained = DimReduce.from_model(reduced), _untrained(full.documents.shape[1])
     rows = {

@@ -71,8 +71,9 @@ def reduce_model(
             Defaults to ``"quality"``.
         pairs: Labelled pairs of a query and the document it should find, to train on. Without them, for quality, a
             thousand sentences are taken out of their texts, and tell noise from meaning in their stead.
-        embeddings: The base model's embeddings, array of shape (n, d), in place of ``sentences``.
-        summary: A summary of the base model's embeddings, in place of ``sentences``.
+        embeddings: The base model's embeddings, array of shape (n, d), so that no sentence is encoded for them. Give
+            ``sentences`` as well where you have them: for quality, pairs are made of them.
+        summary: A summary of the base model's embeddings, in place of ``embeddings``.
         whitening: As in :func:`st_dimreduce.fit_head`.
         rotation: As in :func:`st_dimreduce.fit_head`.
         gain: Root mean square of the Tanh's input. Defaults to 0.03: behind Pooling, a short query's vector may be
@@ -88,10 +89,11 @@ def reduce_model(
         A new model with the base model's prompts, similarity function and maximum length.
 
     Raises:
-        ValueError: If not exactly one of ``sentences``, ``embeddings`` and ``summary`` is given, it does not fit the
-            model or is too little for ``out_features``, or the model cannot be loaded or gives no sentence embedding.
+        ValueError: If there is nothing to fit on, or both ``embeddings`` and ``summary``, it does not fit the model or
+            is too little for ``out_features``, or the model cannot be loaded or gives no sentence embedding.
     """
-    _check_one(sentences=sentences, embeddings=embeddings, summary=summary)
+    if sentences is None or embeddings is not None or summary is not None:
+        _check_one(embeddings=embeddings, summary=summary)
     if (out_features, bytes_per_vector, keep) == (None, None, None):
         out_features = 128
     _check_one(out_features=out_features, bytes_per_vector=bytes_per_vector, keep=keep)
@@ -102,17 +104,20 @@ def reduce_model(
     labelled = trunk.pairs(_check_pairs(pairs)) if pairs is not None else None
     _check_size(out_features, trunk.width, sentences)
 
-    made = None
-    if sentences is not None:
-        summary, drawn = trunk.summarize(sentences, seed)
+    if embeddings is None and summary is None:
+        summary, drawn = trunk.summarize(() if sentences is None else sentences, seed)
         norm = summary.mean_norm
-        if objective is Objective.QUALITY and labelled is None:
-            made = trunk.pairs(self_made_pairs(drawn, MADE_PAIRS, seed))
     else:
-        summary = summary or Summary.of(np.asarray(embeddings), seed=seed)
+        summary, drawn = (
+            summary or Summary.of(np.asarray(embeddings), seed=seed),
+            [] if sentences is None else list(sentences),
+        )
         if summary.width != trunk.width:
             raise ValueError(f"vectors of {summary.width} dimensions were given, expected the model's {trunk.width}")
         norm = trunk.probe_norm  # stored vectors are normalised as a rule: only the model can tell how long they were
+    made = None
+    if objective is Objective.QUALITY and labelled is None:
+        made = trunk.pairs(self_made_pairs(drawn, MADE_PAIRS, seed))
 
     settings: dict[str, Any] = {"whitening": whitening, "rotation": rotation, "gain": gain, "seed": seed}
     head = _fit(summary, out_features, bytes_per_vector, keep, objective, made, labelled, **settings)

@@ -56,6 +56,18 @@ def test_standard_input_columns_force_and_quiet(base_path, tmp_path):
     assert SentenceTransformer(str(out), device="cpu").get_embedding_dimension() == 5
 
 
+def test_a_budget_in_place_of_a_dimension(base_path, texts_path, tmp_path):
+    done = run("reduce", base_path, texts_path, "--bytes", "8", "--objective", "fidelity", "-o", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "st_dimreduce.json").read_text())
+    best = record["choice"]["best"]
+    assert best["bytes_per_vector"] <= 8
+    assert (best["out_features"], best["precision"]) == (record["out_features"], record["precision"])
+    assert record["figures"]["rows"][1]["bytes_per_vector"] == best["bytes_per_vector"]
+    for word in ("Chosen on held-out data", "overlap@10 kept", best["precision"]):
+        assert word in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -64,6 +76,11 @@ def test_standard_input_columns_force_and_quiet(base_path, tmp_path):
         (("BASE", "TEXTS", "--column", "body"), "only .jsonl and .csv files have columns"),
         (("BASE", "TEXTS", "--dim", "0"), "out_features=0: choose a size from 1 to 32"),
         (("BASE", "TEXTS", "--dim", "33"), "out_features=33: choose a size from 1 to 32"),
+        (("BASE", "TEXTS", "--bytes", "0"), "bytes_per_vector=0: choose 1 to 128"),
+        (("BASE", "TEXTS", "--bytes", "999"), "bytes_per_vector=999: choose 1 to 128"),
+        (("BASE", "TEXTS", "--keep", "1.5"), "keep=1.5: choose a share"),
+        (("BASE", "TEXTS", "--keep", "0.9", "--dim", "8"), "out_features, keep was given: give exactly one"),
+        (("BASE", "TEXTS", "--objective", "speed"), "unknown objective 'speed': choose from quality, fidelity"),
         (
             ("BASE", "FEW", "--dim", "8"),
             "9 texts, 3 of them held out to measure on, are too few to fit 8: give at least 12",

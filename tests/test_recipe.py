@@ -12,6 +12,8 @@ from transformers import AutoTokenizer
 from st_dimreduce import DimReduce, Summary, reduce_model
 from tests.conftest import SENTENCES
 
+SUMMARY = Summary.of(np.eye(32))
+
 
 def names(model):
     return [type(module).__name__ for module in model]
@@ -127,6 +129,25 @@ def test_sentences_embeddings_and_summary_give_the_same_subspace(tiny):
     assert torch.equal(spans[1], spans[2])
 
 
+def test_texts_beside_their_vectors_give_pairs(minilm, texts):
+    """Vectors alone cannot tell what changes while the subject stays; sentences taken out of their texts can."""
+    from st_dimreduce.docstrings import docstring_pairs
+
+    queries, documents = map(list, zip(*docstring_pairs(500), strict=True))
+    stored = minilm.encode(documents)
+    alone, beside = (reduce_model(minilm, some, 32, embeddings=stored) for some in (None, documents))
+    assert DimReduce.from_model(alone).fitted["pairs"] == 0
+    assert DimReduce.from_model(beside).fitted["pairs"] >= 200
+    asked = minilm.encode(queries)
+
+    def found(model):
+        head = DimReduce.from_model(model)
+        scores = head.reduce(asked, normalize_embeddings=True) @ head.reduce(stored, normalize_embeddings=True).T
+        return (scores.argmax(axis=1) == np.arange(500)).mean()
+
+    assert found(beside) > found(alone)
+
+
 def test_takes_a_generator_and_a_path(tiny_path, tmp_path, tiny):
     tiny.save_pretrained(str(tmp_path))
     reduced = reduce_model(tmp_path, (text for text in SENTENCES), 8)
@@ -147,8 +168,8 @@ def test_same_seed_same_model(tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "nothing was given: give exactly one of sentences, embeddings, summary"),
-        ({"sentences": SENTENCES, "embeddings": np.ones((4, 32))}, "sentences, embeddings was given"),
+        ({}, "nothing was given: give exactly one of embeddings, summary"),
+        ({"summary": SUMMARY, "embeddings": np.ones((4, 32))}, "embeddings, summary was given"),
         ({"sentences": SENTENCES, "out_features": 0}, "out_features=0: choose a size from 1 to 32"),
         ({"sentences": SENTENCES, "out_features": 33}, "out_features=33: choose a size from 1 to 32"),
         ({"sentences": SENTENCES[:5], "out_features": 8}, "5 texts cannot fit out_features=8"),
