@@ -98,6 +98,10 @@ def reduce_model(
         out_features = 128
     _check_one(out_features=out_features, bytes_per_vector=bytes_per_vector, keep=keep)
     objective = Objective(objective)
+    if pairs is not None and objective is Objective.FIDELITY:
+        raise ValueError(
+            "pairs train a head for quality, objective='fidelity' keeps the base model's neighbours: drop one"
+        )
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
     body, tail = _split(base)
     trunk = Encoder(_assemble(base, body), batch_size, show_progress_bar)
@@ -108,10 +112,8 @@ def reduce_model(
         summary, drawn = trunk.summarize(() if sentences is None else sentences, seed)
         norm = summary.mean_norm
     else:
-        summary, drawn = (
-            summary or Summary.of(np.asarray(embeddings), seed=seed),
-            [] if sentences is None else list(sentences),
-        )
+        summary = summary or Summary.of(np.asarray(embeddings), seed=seed)
+        drawn = [] if sentences is None else list(sentences)
         if summary.width != trunk.width:
             raise ValueError(f"vectors of {summary.width} dimensions were given, expected the model's {trunk.width}")
         norm = trunk.probe_norm  # stored vectors are normalised as a rule: only the model can tell how long they were
