@@ -100,7 +100,7 @@ def reduce_model(
     objective = Objective(objective)
     if pairs is not None and objective is Objective.FIDELITY:
         raise ValueError(
-            "pairs train a head for quality, objective='fidelity' keeps the base model's neighbours: drop one"
+            "pairs train for quality, objective='fidelity' is for the base model's neighbours: drop one"
         )
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
     body, tail = _split(base)

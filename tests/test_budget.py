@@ -168,7 +168,7 @@ def test_reduce_model_with_labelled_pairs(tiny):
         ({"out_features": 8, "pairs": [("a cat", "a dog"), ("a", None)]}, "pair 1 is .*: expected two strings"),
         ({"out_features": 8, "pairs": [("a cat", "a dog")] * 3}, "all 3 pairs are the same"),
         ({"out_features": 8, "objective": "speed"}, "unknown objective 'speed'"),
-        ({"out_features": 8, "objective": "fidelity", "pairs": [("a", "b")]}, "pairs train a head for quality"),
+        ({"out_features": 8, "objective": "fidelity", "pairs": [("a", "b")]}, "pairs train for quality"),
     ],
 )
 def test_reduce_model_with_bad_budgets_and_pairs(tiny, arguments, message):
