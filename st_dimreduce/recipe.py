@@ -99,9 +99,7 @@ def reduce_model(
     _check_one(out_features=out_features, bytes_per_vector=bytes_per_vector, keep=keep)
     objective = Objective(objective)
     if pairs is not None and objective is Objective.FIDELITY:
-        raise ValueError(
-            "pairs train for quality, objective='fidelity' is for the base model's neighbours: drop one"
-        )
+        raise ValueError("pairs train for quality, objective='fidelity' is for the base model's neighbours: drop one")
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
     body, tail = _split(base)
     trunk = Encoder(_assemble(base, body), batch_size, show_progress_bar)

@@ -17,6 +17,7 @@ from st_dimreduce.summary import Summary
 FEWEST_VECTORS = 60  # fewer leave too few neighbours to tell two options apart
 _LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _PRECISIONS = (Precision.BINARY, Precision.INT2, Precision.INT4, Precision.INT8)
+_SPLITS = 3  # of the pairs: what one of them says of two options alike is half chance
 _MOST_DOCUMENTS, _MOST_QUERIES, _TOP_K = 10_000, 500, 10
 
 
@@ -68,8 +69,8 @@ def choose(
     """Choose dimension and precision together, by what they find on data held out from the fit.
 
     More dimensions with fewer bits find more than fewer dimensions with more, but how far that goes depends on the
-    texts. Given pairs, a third of them is held out and searched for among the other documents; without, held-out
-    vectors search for their neighbours.
+    texts. Given pairs, a third of them is held out and searched for among the other documents, three times over;
+    without, held-out vectors search for their neighbours.
 
     Args:
         summary: Summary of at least 60 vectors of size d.
@@ -95,22 +96,26 @@ def choose(
         raise ValueError(
             f"{summary.count} vectors hold too few out to choose by: give {FEWEST_VECTORS}, or a dimension"
         )
-    evidence = _Evidence(summary, Objective(objective), pairs, seed)
+    objective = Objective(objective)
+    splits = _SPLITS if usable_pairs(objective, pairs) else 1
+    evidence = [_Evidence(summary, objective, pairs, seed + split) for split in range(splits)]
     measured: list[Option] = []
     for budget in [bytes_per_vector] if bytes_per_vector is not None else _LADDER:
-        measured += [evidence.measure(*option) for option in _options(budget, summary)]
+        for size, precision in _options(budget, summary):
+            kept = float(np.mean([split.kept(size, precision) for split in evidence]))
+            measured.append(Option(size, precision.value, precision.bytes_per_vector(size), kept))
         if keep is not None and measured and max(option.kept for option in measured) >= keep:
             break
     if keep is not None:
         good = [option for option in measured if option.kept >= keep]
         if good:
             best = min(good, key=lambda option: (option.bytes_per_vector, -option.kept))
-            return Choice(best, measured, evidence.figure)
+            return Choice(best, measured, evidence[0].figure)
         most_kept = max(option.kept for option in measured)
         warnings.warn(
-            f"nothing keeps {keep:.1%} of the {evidence.figure}: the best keeps {most_kept:.1%}", stacklevel=2
+            f"nothing keeps {keep:.1%} of the {evidence[0].figure}: the best keeps {most_kept:.1%}", stacklevel=2
         )
-    return Choice(max(measured, key=lambda option: option.kept), measured, evidence.figure)
+    return Choice(max(measured, key=lambda option: option.kept), measured, evidence[0].figure)
 
 
 def _options(budget: int, summary: Summary) -> Iterator[tuple[int, Precision]]:
@@ -151,13 +156,13 @@ class _Evidence:
         self._nearest = self._search(self._queries, self._documents)
         self._full = self._figure(self._nearest)
 
-    def measure(self, out_features: int, precision: Precision) -> Option:
+    def kept(self, out_features: int, precision: Precision) -> float:
+        """Share of the full embedding's figure that is kept."""
         projection = self._directions[:, :out_features]
         projection = projection @ rotate(self._documents[:1] @ projection, "random", self._seed).astype(np.float32)
         codes = quantize(self._documents @ projection, precision)
         stored = dequantize(codes, precision, out_features)
-        kept = self._figure(self._search(self._queries @ projection, stored)) / self._full
-        return Option(out_features, precision.value, precision.bytes_per_vector(out_features), float(kept))
+        return self._figure(self._search(self._queries @ projection, stored)) / self._full
 
     def _search(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         scores = queries @ documents.T
