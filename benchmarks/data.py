@@ -9,7 +9,6 @@ import csv
 import hashlib
 import importlib.metadata
 import re
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -168,13 +167,11 @@ class Task:
     Attributes:
         texts: The data set.
         train, documents, queries: float32 unit vectors of the texts.
-        seconds: Seconds the encoding took, be it now or when the cache was filled.
     """
 
     def __init__(self, model: str, dataset: str, shared: Path = SHARED) -> None:
         self.model, self.dataset = model, dataset
         self.texts = DATASETS[dataset](shared)
-        self.seconds = 0.0
         self._encode: Encode | None = None
         self.documents = self._vectors("documents", self.texts.documents)
         self.queries = self._vectors("queries", self.texts.queries)
@@ -228,16 +225,11 @@ class Task:
 
     def _vectors(self, part: str, texts: list[str]) -> np.ndarray:
         path = CACHE / f"{self.model}-{self.dataset}-{part}-{_digest(texts)}.npy"
-        clock = path.with_suffix(".seconds")
         if not path.exists():
             self._encode = self._encode or MODELS[self.model]()
-            start = time.perf_counter()
             vectors = self._encode(texts)
-            with new_file(clock) as file:
-                file.write_text(f"{time.perf_counter() - start:.1f}")
             with new_file(path) as file:
                 np.save(file, vectors)
-        self.seconds += float(clock.read_text()) if clock.exists() else 0.0
         return quantize(np.load(path), Precision.FLOAT32)
 
 
