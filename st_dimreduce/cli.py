@@ -89,6 +89,8 @@ def reduce(
         console.print(choice_table(choice))
     title = f"{comparison.documents:,} texts held out of {len(sentences):,}, each searching the others (percent)"
     console.print(comparison_table(comparison, title))
+    if objective == "quality":
+        console.print("Made to find what people look for; --objective fidelity agrees more with the base model.")
     console.print(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", highlight=False)
 
 

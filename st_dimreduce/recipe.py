@@ -165,6 +165,8 @@ def reduce_and_compare(
         ValueError: As :func:`reduce_model`, or if there are too few texts to hold any out.
     """
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
+    if width := base.get_embedding_dimension():
+        _check_size(out_features, width, None)
     texts = list(sentences)
     held_out = min(max(len(texts) // 10, 100), 1000, len(texts) // 3)
     fewest = (
