@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from st_dimreduce.atomic import check_target
 from st_dimreduce.demo import run_demo
 from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.fitting import Objective
 from st_dimreduce.portable import save_portable
 from st_dimreduce.recipe import reduce_and_compare
 from st_dimreduce.report import choice_table, comparison_table
@@ -89,7 +90,7 @@ def reduce(
         console.print(choice_table(choice))
     title = f"{comparison.documents:,} texts held out of {len(sentences):,}, each searching the others (percent)"
     console.print(comparison_table(comparison, title))
-    if objective == "quality":
+    if objective == Objective.QUALITY:
         console.print("Made to find what people look for; --objective fidelity agrees more with the base model.")
     console.print(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", highlight=False)
 

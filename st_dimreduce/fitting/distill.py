@@ -56,7 +56,8 @@ def distill_head(
             stacklevel=2,
         )
         return head
-    held, rows = sample.split([min(_HELD_OUT, len(sample) // 8), len(sample) - min(_HELD_OUT, len(sample) // 8)])
+    count = min(_HELD_OUT, len(sample) // 8)
+    held, rows = sample[:count], sample[count:]
     draw = batches(len(rows), _BATCH, seed)
 
     def divergence(weight: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
