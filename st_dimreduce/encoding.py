@@ -78,14 +78,16 @@ class Encoder:
                 bar.update(len(chunk))
         return summary, drawn
 
-    def pairs(self, pairs: Sequence[tuple[str, str]]) -> Pairs | None:
-        """Return the pairs embedded, each side with its own prompt; None where there are none."""
+    def pairs(self, pairs: Sequence[Sequence[str]]) -> Pairs | None:
+        """Return pairs, or triples with a negative, embedded, queries with their own prompt; None if there are none."""
         if not pairs:
             return None
-        queries, documents = zip(*pairs, strict=True)
-        with tqdm(desc="Encoding pairs", unit=" texts", total=2 * len(pairs), disable=self._silent) as bar:
-            rows = self._trunk.encode_query(list(queries), **self._options)
-            bar.update(len(rows))
-            embedded = Pairs(rows, self._trunk.encode_document(list(documents), **self._options))
-            bar.update(len(rows))
-        return embedded
+        sides = []
+        with tqdm(desc="Encoding pairs", unit=" texts", total=len(pairs) * len(pairs[0]), disable=self._silent) as bar:
+            for side, texts in enumerate(zip(*pairs, strict=True)):
+                encode = self._trunk.encode_document if side else self._trunk.encode_query
+                # Encoded once, equal texts have equal vectors: by these they are known.
+                place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+                sides.append(encode(list(place), **self._options)[[place[text] for text in texts]])
+                bar.update(len(texts))
+        return Pairs(*sides)

@@ -29,10 +29,6 @@ DEFAULT_POOLED_GAIN = 0.03
 MADE_PAIRS = 1000
 _BEFORE_TRAINING = 0.2  # whitening: more than a head keeps that is not trained, and better to train from
 
-DEFAULT_POOLED_GAIN = 0.03
-MADE_PAIRS, _DRAWN = 1000, 4000
-_BEFORE_TRAINING = 0.2
-
 
 def reduce_model(
     model: SentenceTransformer | str | os.PathLike[str],
@@ -41,8 +37,9 @@ def reduce_model(
     *,
     bytes_per_vector: int | None = None,
     keep: float | None = None,
+    nested: Sequence[int] | None = None,
     objective: Objective | str = Objective.QUALITY,
-    pairs: Sequence[tuple[str, str]] | None = None,
+    pairs: Sequence[Sequence[str]] | None = None,
     embeddings: np.ndarray | None = None,
     summary: Summary | None = None,
     whitening: float | None = None,
@@ -67,10 +64,13 @@ def reduce_model(
             ``DimReduce.from_model(model).precision``, that find most within it on held-out data.
         keep: Share in (0, 1] of what the base model finds on held-out data, in place of ``out_features``: the smallest
             dimension and precision that keep it.
+        nested: Sizes at which the reduced embeddings may be cut (``truncate_dim``), such as ``(64, 128, 256)``, in
+            place of ``out_features``: as in :func:`st_dimreduce.fit_head`.
         objective: ``"quality"``, to find what people look for, or ``"fidelity"``, to find what the base model does.
             Defaults to ``"quality"``.
-        pairs: Labelled pairs of a query and the document it should find, to train on. Without them, for quality, a
-            thousand sentences are taken out of their texts, and tell noise from meaning in their stead.
+        pairs: Labelled pairs of a query and the document it should find, or triples with a document that it should
+            not find, to train on. Without them, for quality, a thousand sentences are taken out of their texts, and
+            tell noise from meaning in their stead.
         embeddings: The base model's embeddings, array of shape (n, d), so that no sentence is encoded for them. Give
             ``sentences`` as well where you have them: for quality, pairs are made of them.
         summary: A summary of the base model's embeddings, in place of ``embeddings``.
@@ -94,7 +94,10 @@ def reduce_model(
     """
     if sentences is None or embeddings is not None or summary is not None:
         _check_one(embeddings=embeddings, summary=summary)
-    if (out_features, bytes_per_vector, keep) == (None, None, None):
+    if nested:
+        _check_one(nested=nested, bytes_per_vector=bytes_per_vector, keep=keep)
+        out_features = nested[-1] if out_features is None else out_features
+    elif (out_features, bytes_per_vector, keep) == (None, None, None):
         out_features = 128
     _check_one(out_features=out_features, bytes_per_vector=bytes_per_vector, keep=keep)
     objective = Objective(objective)
@@ -120,6 +123,7 @@ def reduce_model(
         made = trunk.pairs(self_made_pairs(drawn, MADE_PAIRS, seed))
 
     settings: dict[str, Any] = {"whitening": whitening, "rotation": rotation, "gain": gain, "seed": seed}
+    settings["nested"] = nested
     head = _fit(summary, out_features, bytes_per_vector, keep, objective, made, labelled, **settings)
     head.linear.weight.data /= norm
     head.fitted |= {"mean_norm": norm, "base_model": _name(base)}
@@ -259,10 +263,12 @@ def _check_size(out_features: int | None, width: int, sentences: object) -> None
         raise ValueError(f"{len(sentences)} texts cannot fit out_features={out_features}: give more, or choose fewer")
 
 
-def _check_pairs(pairs: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+def _check_pairs(pairs: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
     if not len(pairs):
         raise ValueError("pairs is empty: give pairs of a query and the document it should find, or None")
+    size = 3 if len(pairs[0]) == 3 else 2
     for row, pair in enumerate(pairs):
-        if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise ValueError(f"pair {row} is {pair!r:.80}: expected two strings, a query and its document")
+        if isinstance(pair, str) or len(pair) != size or not all(isinstance(text, str) for text in pair):
+            asked = "a query and its document" if size == 2 else "a query, its document and one that it should not find"
+            raise ValueError(f"pair {row} is {pair!r:.80}: expected {size} strings, {asked}")
     return pairs

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from st_dimreduce import DimReduce, Precision, Summary, reduce_model
 from st_dimreduce.fitting import Pairs, choose, contrast_head, distill_head, fit_head
+from st_dimreduce.fitting.contrast import _loss
 from tests.conftest import SENTENCES
 
 RNG = np.random.default_rng(0)
@@ -150,10 +152,70 @@ def test_reduce_model_within_a_budget(tiny):
     assert "distilled_steps" in kept.fitted
 
 
+def test_a_negative_is_pushed_away():
+    # A quiet mark tells right from wrong: among other subjects it is of no use.
+    subject, mark = RNG.standard_normal((1000, 32)), np.zeros(32)
+    subject[:, 24:], mark[24:] = 0, 0.3
+    right, wrong = subject + mark * RNG.choice([-1, 1], (1000, 1)), subject.copy()
+    wrong[:, 24:] = -right[:, 24:]
+    queries = subject + 0.5 * (right - subject)
+    summary = Summary.of(np.concatenate([queries, right, wrong]))
+    start = fit_head(summary, 8, objective="fidelity")
+
+    def told_apart(head):
+        reduced = [head.reduce(rows, normalize_embeddings=True) for rows in (queries, right, wrong)]
+        return float(((reduced[0] * reduced[1]).sum(axis=1) - (reduced[0] * reduced[2]).sum(axis=1)).mean())
+
+    without = contrast_head(start, Pairs(queries[:800], right[:800]), steps=100)
+    taught = contrast_head(start, Pairs(queries[:800], right[:800], wrong[:800]), steps=100)
+    assert told_apart(taught) > 0.005 > 10 * abs(told_apart(without))
+
+
+def test_what_is_held_out_shares_no_text_with_what_is_not():
+    rows = RNG.standard_normal((300, 4)).astype(np.float32)
+    several = Pairs(rows[np.arange(300) // 3], rows[::-1])  # three documents a query
+    seen, unseen = several.split(1 / 8, seed=3)
+    assert len(seen) + len(unseen) == 300
+    assert len(unseen) == 36
+    assert not {row.tobytes() for row in seen.queries} & {row.tobytes() for row in unseen.queries}
+    uneven = Pairs(rows[[0] * 290 + [*range(1, 11)]], rows)  # one query of 290 documents, and ten others
+    assert len(uneven.split(1 / 8)[1]) == 10
+    assert len(uneven._rows(np.arange(300) >= 288).split(1 / 12)[1]) == 1
+    assert Pairs(rows, rows[::-1], rows + 1).split(0.5)[1].negatives.shape == (150, 4)
+    with pytest.raises(ValueError, match="all 10 pairs share texts with one another: none can be held out"):
+        Pairs(rows[:10], rows[[0] * 10]).split(0.5)
+
+
+def test_a_document_that_answers_twice_is_no_wrong_answer(recwarn):
+    rows = X[:200] / np.linalg.norm(X[:200], axis=1, keepdims=True)
+    documents = np.repeat(rows[:100], 2, axis=0)
+    doubled = contrast_head(fit_head(SUMMARY, 8), Pairs(documents + 0.1 * rows, documents), steps=25)
+    assert np.isfinite(doubled.linear.weight.detach().numpy()).all()
+    loss = _loss(Pairs(documents, documents), Precision.FLOAT32, lambda: torch.arange(2))
+    assert loss(torch.eye(32)) == 0, "two pairs alike have nothing to tell apart"
+
+
+def test_training_serves_every_nested_size():
+    def nearest(weight, size):
+        queries, documents = (rows @ weight[:size].T for rows in (PAIRS.queries, PAIRS.documents))
+        scores = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ documents.T
+        return ((scores / np.linalg.norm(documents, axis=1)).argmax(axis=1) == np.arange(600)).mean()
+
+    start = fit_head(SUMMARY, 16, nested=(4, 16))
+    taught = contrast_head(start, PAIRS, steps=100)
+    assert taught.fitted["nested"] == [4, 16]
+    found = [[nearest(head.linear.weight.detach().numpy(), size) for size in (4, 16)] for head in (start, taught)]
+    assert found[1][0] > found[0][0] + 0.02
+    assert found[1][1] > 0.99
+
+
 def test_reduce_model_with_labelled_pairs(tiny):
     pairs = list(zip(SENTENCES[:64], SENTENCES[64:], strict=True))
     head = DimReduce.from_model(reduce_model(tiny, SENTENCES, 8, pairs=pairs))
     assert head.fitted["labelled_pairs"] == 64
+    triples = [(*pair, SENTENCES[(i + 7) % 128]) for i, pair in enumerate(pairs)]
+    other = DimReduce.from_model(reduce_model(tiny, SENTENCES, 8, pairs=triples))
+    assert not other.linear.weight.equal(head.linear.weight)
     assert head.fitted["whitening"] == 0.2
 
 
@@ -164,8 +226,16 @@ def test_reduce_model_with_labelled_pairs(tiny):
         ({"keep": 0.9, "bytes_per_vector": 8}, "give exactly one of out_features, bytes_per_vector, keep"),
         ({"bytes_per_vector": 129}, "bytes_per_vector=129: choose 1 to 128"),
         ({"out_features": 8, "pairs": []}, "pairs is empty"),
-        ({"out_features": 8, "pairs": [("a",)]}, "pair 0 is .*: expected two strings"),
-        ({"out_features": 8, "pairs": [("a cat", "a dog"), ("a", None)]}, "pair 1 is .*: expected two strings"),
+        ({"out_features": 8, "pairs": [("a",)]}, "pair 0 is .*: expected 2 strings"),
+        ({"out_features": 8, "pairs": [("a cat", "a dog"), ("a", None)]}, "pair 1 is .*: expected 2 strings"),
+        ({"out_features": 8, "pairs": ["ab", "cd"]}, "pair 0 is 'ab': expected 2 strings"),
+        ({"out_features": 8, "pairs": [("a", "b", "c"), ("d", "e")]}, "pair 1 is .*: expected 3 strings"),
+        (
+            {"out_features": 8, "pairs": [(text, "b") for text in SENTENCES[:40]]},
+            "all 40 pairs share texts with one another",
+        ),
+        ({"nested": (4, 8), "bytes_per_vector": 8}, "give exactly one of nested, bytes_per_vector, keep"),
+        ({"nested": (4, 8), "out_features": 16}, "give ascending sizes, of which the last is out_features=16"),
         ({"out_features": 8, "pairs": [("a cat", "a dog")] * 3}, "all 3 pairs are the same"),
         ({"out_features": 8, "objective": "speed"}, "unknown objective 'speed'"),
         ({"out_features": 8, "objective": "fidelity", "pairs": [("a", "b")]}, "pairs train for quality"),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from st_dimreduce import Summary, fit_head
+from st_dimreduce import Precision, Summary, dequantize, fit_head, quantize
 from st_dimreduce.fitting import Pairs
 
 RNG = np.random.default_rng(0)
@@ -43,6 +43,29 @@ def test_whitening_divides_by_the_power_of_the_eigenvalue():
     weight = fit_head(SUMMARY, 6, whitening=0.25, rotation=None, objective="fidelity").linear.weight.detach().numpy()
     lengths = np.linalg.norm(weight, axis=1) * values**0.25
     assert np.allclose(lengths, lengths[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_nested_outputs_are_cut_where_they_were_nested(precision):
+    nested = fit_head(SUMMARY, 24, nested=(8, 16, 24), gain=0.01)
+    assert nested.fitted["nested"] == [8, 16, 24]
+    rows = SUMMARY.sample[:300]
+    outputs = nested.reduce(rows)
+    for size in (8, 16):
+        own = fit_head(SUMMARY, size, gain=0.01)
+        assert np.allclose(cosines(outputs[:, :size]), cosines(own.reduce(rows)), atol=1e-3)
+        width = quantize(outputs[:1, :size], precision).shape[1]
+        cut = dequantize(quantize(outputs, precision)[:, :width], precision, size)
+        shorter = dequantize(quantize(outputs[:, :size], precision), precision, size)
+        assert (cut * shorter).sum(axis=1).mean() > 0.93
+    whole = fit_head(SUMMARY, 24, gain=0.01).reduce(rows)
+    assert np.allclose(cosines(outputs), cosines(whole), atol=1e-3)
+
+
+@pytest.mark.parametrize("nested", [(8, 8, 24), (16, 8, 24), (8, 16), (0, 24)])
+def test_nested_sizes_ascend_to_the_whole(nested):
+    with pytest.raises(ValueError, match="give ascending sizes, of which the last is out_features=24"):
+        fit_head(SUMMARY, 24, nested=nested)
 
 
 @pytest.mark.parametrize("gain", [0.03, 0.1, 1.0])

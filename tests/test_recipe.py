@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
 from transformers import AutoTokenizer
 
-from st_dimreduce import DimReduce, Summary, reduce_model
+from st_dimreduce import DimReduce, Summary, reduce_model, save_portable
 from tests.conftest import SENTENCES
 
 SUMMARY = Summary.of(np.eye(32))
@@ -201,6 +201,17 @@ def test_models_that_cannot_be_reduced(tiny, tiny_path, tmp_path):
     tiny.truncate_dim = 16
     with pytest.raises(ValueError, match="truncate_dim=16: load it without"):
         reduce_model(tiny, SENTENCES)
+
+
+def test_one_model_of_several_sizes(tiny, tmp_path):
+    reduced = reduce_model(tiny, SENTENCES, nested=(8, 16))
+    save_portable(reduced, tmp_path / "nested")
+    small = SentenceTransformer(str(tmp_path / "nested"), truncate_dim=8, device="cpu")
+    own = reduce_model(tiny, SENTENCES, 8)
+    assert small.encode(SENTENCES).shape == (128, 8)
+    ours, theirs = (model.similarity(*[model.encode(SENTENCES)] * 2) for model in (small, own))
+    assert np.allclose(ours, theirs, atol=1e-3)
+    assert DimReduce.from_model(SentenceTransformer(str(tmp_path / "nested"))).out_features == 16
 
 
 def test_behind_a_head_on_tokens(tiny_path):

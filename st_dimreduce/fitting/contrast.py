@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.fitting.pairs import Pairs
-from st_dimreduce.fitting.training import batches, stored, train
+from st_dimreduce.fitting.training import Loss, batches, stored, train
 from st_dimreduce.precision import Precision
 
 FEWEST_PAIRS = 32
@@ -27,13 +28,13 @@ def contrast_head(
 ) -> DimReduce:
     """Train a head on labelled pairs of embeddings, every other document of a batch being a wrong answer.
 
-    The symmetric in-batch contrastive loss (InfoNCE; van den Oord et al., 2018) with temperature 0.05. An eighth of the
-    pairs is held out and the best step on them is kept: on a corpus of some thousand pairs training overfits within a
-    hundred steps.
+    The symmetric in-batch contrastive loss (InfoNCE; van den Oord et al., 2018) with temperature 0.05; a negative is a
+    wrong answer to every query of the batch. An eighth of the pairs is held out and the best step on them is kept: on a
+    corpus of some thousand pairs training overfits within a hundred steps.
 
     Args:
         head: The head to start from, as :func:`st_dimreduce.fit_head` returns it; left unchanged.
-        pairs: Embedded pairs, 32 or more.
+        pairs: Embedded pairs, 32 or more, with or without negatives.
         precision: The precision that documents will be stored in. Defaults to ``"float32"``.
         steps: Steps to take. Defaults to 200.
         learning_rate: For a weight of root mean square 1. Defaults to 0.005.
@@ -43,7 +44,8 @@ def contrast_head(
         The best step's head; the one given, with a warning, where there are too few pairs to hold any out.
 
     Raises:
-        ValueError: If the precision is unknown or the pairs are not of the head's width.
+        ValueError: If the precision is unknown, the pairs are not of the head's width, or all of them share texts, so
+            that none can be held out.
     """
     precision = Precision(precision)
     if pairs.width != head.in_features:
@@ -57,18 +59,34 @@ def contrast_head(
     seen, unseen = pairs.split(_HELD_OUT, seed)
     draw = batches(len(seen), _BATCH, seed)
 
-    def loss(weight: torch.Tensor, some: Pairs, rows: torch.Tensor) -> torch.Tensor:
-        queries = F.normalize(torch.from_numpy(some.queries)[rows] @ weight.T, dim=1)
-        documents = stored(torch.from_numpy(some.documents)[rows] @ weight.T, precision)
-        scores, right = queries @ documents.T / _TEMPERATURE, torch.arange(len(rows))
-        return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
-
     trained, step = train(
         head,
-        lambda weight: loss(weight, seen, draw()),
-        lambda weight: loss(weight, unseen, torch.arange(len(unseen))),
+        _loss(seen, precision, draw),
+        _loss(unseen, precision, lambda: torch.arange(len(unseen))),
         steps=steps,
         learning_rate=learning_rate,
     )
     trained.fitted |= {"labelled_pairs": len(pairs), "trained_steps": step}
     return trained
+
+
+def _loss(pairs: Pairs, precision: Precision, draw: Callable[[], torch.Tensor]) -> Loss:
+    """The contrastive loss of a weight on the pairs that are drawn."""
+    same = [torch.from_numpy(numbers) for numbers in pairs.same()]
+    queries, documents = torch.from_numpy(pairs.queries), torch.from_numpy(pairs.documents)
+    negatives = None if pairs.negatives is None else torch.from_numpy(pairs.negatives)
+
+    def loss(weight: torch.Tensor) -> torch.Tensor:
+        rows = draw()
+        asked = F.normalize(queries[rows] @ weight.T, dim=1)
+        scores = asked @ stored(documents[rows] @ weight.T, precision).T / _TEMPERATURE
+        # A query or a document that occurs twice in the batch is no wrong answer to itself.
+        twice = torch.stack([numbers[rows, None] == numbers[rows] for numbers in same]).any(dim=0)
+        scores = scores.masked_fill(twice & ~torch.eye(len(rows), dtype=torch.bool), -torch.inf)
+        right, forth = torch.arange(len(rows)), scores
+        if negatives is not None:
+            wrong = asked @ stored(negatives[rows] @ weight.T, precision).T / _TEMPERATURE
+            forth = torch.cat([scores, wrong], dim=1)
+        return (F.cross_entropy(forth, right) + F.cross_entropy(scores.T, right)) / 2
+
+    return loss

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from st_dimreduce.summary import check_rows
 
@@ -16,6 +18,7 @@ class Pairs:
     Args:
         queries: Float array of shape (m, d).
         documents: Float array of shape (m, d): row i answers query i.
+        negatives: Float array of shape (m, d): row i looks as if it answered query i and does not. Defaults to None.
 
     Raises:
         ValueError: If there are no pairs, the shapes differ, a row has no direction, or all pairs are the same.
@@ -23,14 +26,20 @@ class Pairs:
 
     queries: np.ndarray
     documents: np.ndarray
+    negatives: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        shapes = self.queries.shape, self.documents.shape
-        if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not shapes[0][0]:
-            raise ValueError(f"pairs have shapes {shapes[0]} and {shapes[1]}: expected two equal shapes (m, d), m >= 1")
-        for name in ("queries", "documents"):
-            rows = np.asarray(getattr(self, name), np.float32)
-            object.__setattr__(self, name, rows / check_rows(rows)[:, None].astype(np.float32))
+        for name in ("documents", "negatives"):
+            shapes = self.queries.shape, np.shape(getattr(self, name))
+            if name == "negatives" and self.negatives is None:
+                continue
+            if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not shapes[0][0]:
+                asked = "expected two equal shapes (m, d), m >= 1"
+                raise ValueError(f"queries and {name} of pairs have shapes {shapes[0]} and {shapes[1]}: {asked}")
+        for name in ("queries", "documents", "negatives"):
+            if getattr(self, name) is not None:
+                rows = np.asarray(getattr(self, name), np.float32)
+                object.__setattr__(self, name, rows / check_rows(rows)[:, None].astype(np.float32))
         if len(self) > 1 and not (np.ptp(self.queries, axis=0).any() or np.ptp(self.documents, axis=0).any()):
             raise ValueError(f"all {len(self)} pairs are the same: give pairs that differ")
 
@@ -42,11 +51,38 @@ class Pairs:
         """Size d of a vector."""
         return self.queries.shape[1]
 
+    def same(self) -> tuple[np.ndarray, np.ndarray]:
+        """Number every query, and every document, so that equal ones have the same number: two int arrays (m,)."""
+        return _numbers(self.queries), _numbers(self.documents)
+
     def split(self, held_out: float, seed: int = 0) -> tuple[Pairs, Pairs]:
-        """Return pairs to fit on, and the share of them (at least one) that the fit must not see."""
-        order = np.random.default_rng(seed).permutation(len(self))
-        seen, unseen = np.split(order, [len(self) - max(1, round(held_out * len(self)))])
-        return (
-            Pairs(self.queries[seen], self.documents[seen]),
-            Pairs(self.queries[unseen], self.documents[unseen]),
-        )
+        """Return pairs to fit on, and about the given share of them that the fit must not see.
+
+        Pairs that share a query or a document stay on one side: held out, they would not be unseen.
+
+        Raises:
+            ValueError: If all pairs hang together by texts they share.
+        """
+        queries, documents = self.same()
+        size = len(self)
+        graph = coo_array((np.ones(size, bool), (queries, documents + size)), shape=(2 * size, 2 * size))
+        groups = np.unique(connected_components(graph, directed=False)[1][queries], return_inverse=True)[1]
+        sizes = np.bincount(groups)
+        if len(sizes) == 1:
+            raise ValueError(f"all {size} pairs share texts with one another: none can be held out, give others too")
+        wanted, taken = max(1, round(held_out * size)), np.zeros(len(sizes), bool)
+        for group in np.random.default_rng(seed).permutation(len(sizes)):
+            if sizes[taken].sum() + sizes[group] <= wanted:
+                taken[group] = True
+        if not taken.any():
+            taken[sizes.argmin()] = True
+        return self._rows(~taken[groups]), self._rows(taken[groups])
+
+    def _rows(self, chosen: np.ndarray) -> Pairs:
+        negatives = None if self.negatives is None else self.negatives[chosen]
+        return Pairs(self.queries[chosen], self.documents[chosen], negatives)
+
+
+def _numbers(rows: np.ndarray) -> np.ndarray:
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(row.tobytes(), len(first)) for row in rows])

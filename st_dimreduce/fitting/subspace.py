@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -44,6 +46,7 @@ def fit_head(
     seed: int = 0,
     objective: Objective | str = Objective.QUALITY,
     pairs: Pairs | None = None,
+    nested: Sequence[int] | None = None,
 ) -> DimReduce:
     """Fit a head in closed form: the best subspace for cosines, partly whitened, rotated, through a Tanh.
 
@@ -68,6 +71,10 @@ def fit_head(
         objective: ``"quality"`` for what people look for, or ``"fidelity"`` for the base model's own neighbours.
             Defaults to ``"quality"``.
         pairs: Embedded pairs, for quality only: labelled, or made of the corpus itself. Fewer than 200 are not used.
+        nested: Sizes at which outputs may be cut, ascending, such as ``(64, 128, 256)``; the last is ``out_features``.
+            The rotation stays within the blocks between them, so that the first 64 outputs are those of a head fitted
+            for 64. In multiples of 8, codes can be cut there too. Costs where few bits are stored: later blocks vary
+            less than the first, and one grid serves them all. Defaults to None: one block.
 
     Returns:
         A ``DimReduce(d, out_features, bias=False)`` for vectors of length 1.
@@ -77,7 +84,10 @@ def fit_head(
     """
     objective = Objective(objective)
     whitening = DEFAULT_WHITENING[objective] if whitening is None else whitening
+    blocks = (0, *(nested or [out_features]))
     _check(summary, out_features, whitening, rotation, gain)
+    if blocks[-1] != out_features or any(size >= larger for size, larger in pairwise(blocks)):
+        raise ValueError(f"nested={nested}: give ascending sizes, of which the last is out_features={out_features}")
     if pairs is not None and pairs.width != summary.width:
         raise ValueError(f"pairs of {pairs.width} dimensions for a summary of {summary.width}: expected equal widths")
     paired = usable_pairs(objective, pairs)
@@ -85,7 +95,8 @@ def fit_head(
     sample = summary.sample
     if rotation is not None:
         rows = sample[:_ITQ_ROWS] @ projection.astype(np.float32)
-        projection = projection @ rotate(rows, rotation, seed)
+        for block in (slice(*ends) for ends in pairwise(blocks)):
+            projection[:, block] = projection[:, block] @ rotate(rows[:, block], rotation, seed)
     outputs = sample @ projection.astype(np.float32)
     weight = projection.T * (gain / np.sqrt(np.mean(np.square(outputs, dtype=np.float64))))
     head = DimReduce(summary.width, out_features, bias=False, init_weight=torch.from_numpy(weight.astype(np.float32)))
@@ -95,6 +106,7 @@ def fit_head(
         "whitening": whitening,
         "pairs": len(paired) if paired is not None else 0,
         "rotation": rotation,
+        **({"nested": list(nested)} if nested else {}),
         "gain": gain,
         "seed": seed,
         "vectors": summary.count,

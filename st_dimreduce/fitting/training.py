@@ -19,6 +19,8 @@ _EVERY, _WARM_UP = 25, 20
 def train(head: DimReduce, loss: Loss, held_out: Loss, *, steps: int, learning_rate: float) -> tuple[DimReduce, int]:
     """Train a head's weight with Adam and a cosine schedule.
 
+    A head with nested sizes is trained at all of them (Kusupati et al., "Matryoshka Representation Learning", 2022).
+
     Args:
         head: A head for vectors of length 1, without bias; left unchanged.
         loss: From a weight of shape (k, d) and root mean square 1 to the loss of the next batch.
@@ -29,21 +31,26 @@ def train(head: DimReduce, loss: Loss, held_out: Loss, *, steps: int, learning_r
     Returns:
         The head of the step with the least held-out loss, at the same gain, and that step: 0 if none beat the start.
     """
+    sizes = head.fitted.get("nested", [head.out_features])
+
+    def over_sizes(one: Loss, weight: torch.Tensor) -> torch.Tensor:
+        return torch.stack([one(weight[:size]) for size in sizes]).mean()
+
     start = head.linear.weight.detach()
     scale = start.square().mean().sqrt()
     weight = (start / scale).requires_grad_(True)
     optimizer = torch.optim.Adam([weight], lr=learning_rate, betas=(0.9, 0.98))
     with torch.no_grad():
-        least, best, best_step = float(held_out(weight)), weight.detach().clone(), 0
+        least, best, best_step = float(over_sizes(held_out, weight)), weight.detach().clone(), 0
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1, step / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.zero_grad()
-        loss(weight).backward()
+        over_sizes(loss, weight).backward()
         optimizer.step()
         if step % _EVERY == 0 or step == steps:
             with torch.no_grad():
-                now = float(held_out(weight))
+                now = float(over_sizes(held_out, weight))
             if now < least:
                 least, best, best_step = now, weight.detach().clone(), step
     # The gain is proportional to the weight: the same root mean square keeps it where the Tanh is linear.
