@@ -173,10 +173,10 @@ class Task:
         self.model, self.dataset = model, dataset
         self.texts = DATASETS[dataset](shared)
         self._encode: Encode | None = None
-        self.documents = self._vectors("documents", self.texts.documents)
-        self.queries = self._vectors("queries", self.texts.queries)
+        self.documents = self.vectors("documents", self.texts.documents)
+        self.queries = self.vectors("queries", self.texts.queries)
         same = self.texts.train is self.texts.documents
-        self.train = self.documents if same else self._vectors("train", self.texts.train)
+        self.train = self.documents if same else self.vectors("train", self.texts.train)
 
     @property
     def width(self) -> int:
@@ -200,7 +200,7 @@ class Task:
         if not made:
             return None
         sentences, rests = map(list, zip(*made, strict=True))
-        return Pairs(self._vectors("sentences", sentences), self._vectors("rests", rests))
+        return Pairs(self.vectors("sentences", sentences), self.vectors("rests", rests))
 
     def judge(self, find: Find) -> dict[str, float]:
         """Measure a search: overlap@10 with the full model and, as the data has it, nDCG@10 and recall@10 or Spearman.
@@ -223,7 +223,8 @@ class Task:
         """The figure that counts."""
         return "spearman" if self.texts.relevant is None else "ndcg"
 
-    def _vectors(self, part: str, texts: list[str]) -> np.ndarray:
+    def vectors(self, part: str, texts: list[str]) -> np.ndarray:
+        """Unit vectors of texts, encoded once and then kept under this name."""
         path = CACHE / f"{self.model}-{self.dataset}-{part}-{_digest(texts)}.npy"
         if not path.exists():
             self._encode = self._encode or MODELS[self.model]()

@@ -200,9 +200,9 @@ def faiss_pq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
 
 
 def faiss_opq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
-    """The same behind a learned rotation, to all dimensions and to four a part."""
+    """The same behind a learned rotation, to all dimensions and to four a part; parts are of two or more."""
     for parts, suffix in ((budget, ""), (2 * budget, "x4")):
-        if parts <= task.width:
+        if 2 * parts <= task.width:
             for size in sorted({task.width // parts * parts, min(4, task.width // parts) * parts}):
                 yield from _faiss(task, f"OPQ{parts}_{size},PQ{parts}{suffix}", seed)
 

@@ -3,8 +3,8 @@
     python benchmarks/quality.py [--models M ...] [--datasets D ...] [--bytes N ...] [--seeds N ...] [--rows TEXT ...]
 
 Writes benchmarks/QUALITY.md and benchmarks/quality.png. What is measured is kept in benchmarks/.cache, a file a method,
-budget and seed, so that a run that was stopped goes on where it was; ``--again`` measures anew. The report is about
-what the options name: a part alone, or, from what is kept, the whole.
+budget and seed, so that a run that was stopped goes on where it was; ``--again`` measures anew, ``--kept`` measures
+nothing. The report is about what the options name: a part alone, or, from what is kept, the whole.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def ours(task: Task, budget: int, seed: int) -> Iterator[Found]:
 METHODS: dict[str, Peer] = {"full model": PEERS["full model"], OURS: ours, **PEERS}
 
 
-def measure(task: Task, budget: int, method: str, seed: int, again: bool) -> dict[str, Any]:
-    """One method at one budget: the figures of its settings, and what was refused; kept in a file."""
+def measure(task: Task, budget: int, method: str, seed: int, chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """One method at one budget, the figures of its settings, and what was refused, kept in a file; none if not kept."""
     name = f"{budget}-{method}-{seed}".replace(" ", "_").replace(",", "")
     path = CACHE / f"{task.model}-{task.dataset}-{task.digest}" / f"{name}.json"
-    if path.exists() and not again:
-        return json.loads(path.read_text())
+    if chosen.kept or (path.exists() and not chosen.again):
+        return [json.loads(path.read_text())] if path.exists() else []
     start = time.perf_counter()
     row: dict[str, Any] = {"budget": budget, "method": method, "seed": seed, "found": [], "refused": []}
     for found in METHODS[method](task, budget, seed):
@@ -83,7 +83,7 @@ def measure(task: Task, budget: int, method: str, seed: int, again: bool) -> dic
     print(
         f"{task.model}, {task.dataset}, {budget} bytes, {method}, seed {seed}: {shown}, {row['wall']:.1f} s", flush=True
     )
-    return row
+    return [row]
 
 
 def check(task: Task) -> None:
@@ -217,9 +217,11 @@ def plot(parts: list[Part], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def report(parts: list[Part], seeds: int) -> str:
+def report(parts: list[Part]) -> str:
     wall = sum(row["wall"] for part in parts for row in part.rows)
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    drawn = {part.task.model: sorted({row["seed"] for row in part.rows}) for part in parts}
+    seeds = " and ".join(f"{seeds} ({model})" for model, seeds in drawn.items())
     refused = {s: reason for part in parts for row in part.rows for s, reason in row["refused"]}
     text = f"""
         Printed by `python benchmarks/quality.py` on {date.today()}: {platform.machine()}, {os.cpu_count()} cores,
@@ -230,9 +232,11 @@ def report(parts: list[Part], seeds: int) -> str:
         tested (train, dev). Queries stay float, except where a method says otherwise; STS: the first sentence searches,
         the second is stored. Figures are in percent; overlap is with the full model's ten. Of a peer the best of its
         settings is shown, chosen by the very figure in the table; of ours what each objective chose by itself. The best
-        at a budget is bold; `<` marks a peer that beats ours there. Of seeded methods: the mean over {seeds} seeds, the
-        lowest and highest in brackets. +x is what is stored once (matrices, codebooks), divided by the vectors. FAISS
-        trains PQ without the polysemous step, which changes no distance, and OPQ with {OPQ_STEPS} steps of its 50."""
+        at a budget is bold; `<` marks a peer that beats ours there. Of seeded methods the mean over seeds {seeds},
+        where there is more than one, with the lowest and highest in brackets. +x is what is stored once (matrices,
+        codebooks), divided by the vectors. FAISS trains PQ without the polysemous step, which changes no distance, and
+        OPQ with {OPQ_STEPS} steps of its 50, once.
+        Seconds to fit are of single runs beside other work: right to a factor of two or three."""
     caution = """
         How hard to damp what differs within a pair, how much to whiten and whether to drop the mean was settled once,
         for all data, while docstrings and CISI were looked at: expect a little less on other texts. KorSTS had
@@ -261,6 +265,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", default=[""], help="parts of the names of methods. Defaults to all")
     parser.add_argument("--data", type=Path, default=SHARED, help="folder of the data files")
     parser.add_argument("--again", action="store_true", help="measure anew what is kept")
+    parser.add_argument("--kept", action="store_true", help="measure nothing, report what is kept")
     return parser.parse_args()
 
 
@@ -276,10 +281,10 @@ def main() -> None:
                 for method in (name for name in METHODS if any(text in name for text in chosen.rows)):
                     for seed in chosen.seeds if method == OURS or method in SEEDED else [0]:
                         size = budget or 4 * task.width
-                        part.rows.append(measure(task, size, method, seed, chosen.again))
+                        part.rows += measure(task, size, method, seed, chosen)
             parts.append(part)
     here = Path(__file__).parent
-    text = report(parts, len(chosen.seeds))
+    text = report(parts)
     (here / "QUALITY.md").write_text(text)
     plot(parts, here / "quality.png")
     print(text)

@@ -49,13 +49,14 @@ def docstring_pairs(count: int | None = None, seed: int = 0) -> list[tuple[str, 
 
 @cache
 def _unambiguous_pairs() -> list[tuple[str, str]]:
-    pairs = {pair for name in PACKAGES for pair in _package_pairs(name)}
+    pairs = {pair for name in PACKAGES for pair in package_pairs(name)}
     queries = Counter(query for query, _ in pairs)
     documents = Counter(document for _, document in pairs)
     return sorted(pair for pair in pairs if queries[pair[0]] == 1 and documents[pair[1]] == 1)
 
 
-def _package_pairs(name: str) -> Iterator[tuple[str, str]]:
+def package_pairs(name: str) -> Iterator[tuple[str, str]]:
+    """Yield the (first sentence, prose below it) of every docstring of one package; nothing if it is not installed."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         return

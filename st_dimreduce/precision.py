@@ -96,9 +96,8 @@ def dequantize(codes: np.ndarray, precision: Precision | str, out_features: int)
         )
     if whole:
         return _unit(codes.astype(np.float32))
-    return _unit(
-        _bytes_to_levels(precision.bits)[codes].reshape(len(codes), width * 8 // precision.bits)[:, :out_features]
-    )
+    levels = np.take(bytes_to_levels(precision), codes, axis=0)  # several times as fast as an index in brackets
+    return _unit(levels.reshape(len(codes), width * 8 // precision.bits)[:, :out_features])
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -117,8 +116,9 @@ def _pack(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 @cache
-def _bytes_to_levels(bits: int) -> np.ndarray:
-    """The levels that each of the 256 bytes holds: float32 of shape (256, 8 / bits)."""
+def bytes_to_levels(precision: Precision) -> np.ndarray:
+    """Return the levels that each of the 256 bytes of packed codes holds: float32 of shape (256, 8 / bits)."""
+    bits = precision.bits
     shifts = np.arange(8 - bits, -1, -bits)
     return _gaussian_levels(bits)[(np.arange(256)[:, None] >> shifts) & (2**bits - 1)]
 

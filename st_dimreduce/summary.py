@@ -15,6 +15,7 @@ _BLOCK = 4096  # rows whose Gram matrix is summed in float32 before it is added 
 _FORMAT = "st_dimreduce.summary.1"
 _ARRAYS = ("sum", "gram_sum", "rows", "keys")
 _SHORTEST, _LONGEST = 1e-30, 1e30  # lengths whose inverse float32 holds
+_SURE = 1e-15, 1e15  # lengths whose square float32 holds to all its digits
 
 
 def check_rows(vectors: np.ndarray, first_row: int = 0) -> np.ndarray:
@@ -31,7 +32,13 @@ def check_rows(vectors: np.ndarray, first_row: int = 0) -> np.ndarray:
         ValueError: If a row holds NaN or infinity, zeros only, or is shorter than 1e-30 or longer than 1e30; names the
             first such row.
     """
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    if vectors.dtype.itemsize < 4:  # a square of float16 overflows at 256
+        vectors = vectors.astype(np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors).astype(np.float64))
+        doubtful = np.flatnonzero(~((lengths > _SURE[0]) & (lengths < _SURE[1])))
+        if len(doubtful):
+            lengths[doubtful] = np.linalg.norm(vectors[doubtful].astype(np.float64), axis=1)
     bad = np.flatnonzero(~((lengths >= _SHORTEST) & (lengths <= _LONGEST)))
     if len(bad):
         length = lengths[bad[0]]
@@ -114,10 +121,10 @@ class Summary:
             raise ValueError(f"vectors have shape {vectors.shape}, expected (n, {self.width})")
         lengths = [check_rows(vectors[i : i + _BLOCK], self.count + i) for i in range(0, len(vectors), _BLOCK)]
         for i, norms in zip(range(0, len(vectors), _BLOCK), lengths, strict=True):
-            unit = vectors[i : i + _BLOCK].astype(np.float32) * (1 / norms).astype(np.float32)[:, None]
+            unit = np.multiply(vectors[i : i + _BLOCK], (1 / norms).astype(np.float32)[:, None], dtype=np.float32)
             self.count += len(unit)
             self._norm_sum += float(norms.sum())
-            self._sum += unit.sum(axis=0, dtype=np.float64)
+            self._sum += np.ones(len(unit), np.float32) @ unit
             self._gram_sum += unit.T @ unit
             self._keep(unit, self._draw(unit))
         return self

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from st_dimreduce import Precision, dequantize, quantize, rescore, search
 
@@ -31,6 +32,20 @@ def test_equals_a_full_sort(precision, top_k, blocks, monkeypatch):
     assert np.allclose(scores, -np.sort(-everything, axis=1)[:, :top_k], atol=1e-5)
     assert np.allclose(np.take_along_axis(everything, rows, axis=1), scores, atol=1e-5)
     assert all(len(set(found)) == len(found) for found in rows.tolist())
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["int8", "int4", "int2", "binary"])
+@pytest.mark.parametrize("size", [22, 24])
+def test_finds_the_best_of_many_whatever_the_cpu_multiplies_fastest(kind, precision, size, monkeypatch):
+    module = sys.modules["st_dimreduce.search"]
+    monkeypatch.setattr(module, "_FAST", kind)
+    documents = RNG.standard_normal((20_000, size)).astype(np.float32)
+    queries, codes = documents[:50] + 0.3, quantize(documents, precision)
+    scores, rows = search(queries, codes, precision)
+    everything = unit(queries) @ dequantize(codes, precision, size).T
+    assert np.allclose(scores, -np.sort(-everything, axis=1)[:, :10], atol=1e-5)
+    assert np.allclose(np.take_along_axis(everything, rows, axis=1), scores, atol=1e-5)
 
 
 def test_float_queries_find_more_than_codes_against_codes():
