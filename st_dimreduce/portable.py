@@ -84,7 +84,7 @@ def save_portable(
             entries.append({"idx": index, "name": str(index), "path": relative, "type": class_name})
         write_json(folder / "modules.json", entries)
         write_json(folder / "config_sentence_transformers.json", _model_config(model))
-        record = _record(model, figures)
+        record = fit_record(DimReduce.from_model(model), figures)
         write_json(folder / RECORD, record)
         (folder / "README.md").write_text(_card(model, record), encoding="utf-8")
 
@@ -180,8 +180,8 @@ def _model_config(model: SentenceTransformer) -> dict[str, Any]:
     return config | ({"truncate_dim": model.truncate_dim} if model.truncate_dim is not None else {})
 
 
-def _record(model: SentenceTransformer, figures: dict[str, Any] | None) -> dict[str, Any]:
-    head = DimReduce.from_model(model)
+def fit_record(head: DimReduce, figures: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what ``st_dimreduce.json`` says of a head: sizes, how it was fitted, versions and what was measured."""
     packages = ("st_dimreduce", "sentence-transformers", "transformers", "torch")
     return {
         "in_features": head.in_features,

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence, Sized
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
-from torch import nn
 
 from st_dimreduce.compare import Comparison, compare
 from st_dimreduce.dim_reduce import DimReduce
@@ -23,11 +18,12 @@ from st_dimreduce.fitting.budget import FEWEST_VECTORS
 from st_dimreduce.fitting.subspace import Rotation
 from st_dimreduce.pieces import self_made_pairs
 from st_dimreduce.precision import Precision
+from st_dimreduce.stack import assemble, split_model, stack_head
 from st_dimreduce.summary import Summary
 
 DEFAULT_POOLED_GAIN = 0.03
 MADE_PAIRS = 1000
-_BEFORE_TRAINING = 0.2  # whitening: more than a head keeps that is not trained, and better to train from
+WHITENING_BEFORE_TRAINING = 0.2  # whitening: more than a head keeps that is not trained, and better to train from
 
 
 def reduce_model(
@@ -104,8 +100,7 @@ def reduce_model(
     if pairs is not None and objective is Objective.FIDELITY:
         raise ValueError("pairs train for quality, objective='fidelity' is for the base model's neighbours: drop one")
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
-    body, tail = _split(base)
-    trunk = Encoder(_assemble(base, body), batch_size, show_progress_bar)
+    trunk = Encoder(assemble(base, split_model(base)[0]), batch_size, show_progress_bar)
     labelled = trunk.pairs(_check_pairs(pairs)) if pairs is not None else None
     _check_size(out_features, trunk.width, sentences)
 
@@ -124,15 +119,8 @@ def reduce_model(
 
     settings: dict[str, Any] = {"whitening": whitening, "rotation": rotation, "gain": gain, "seed": seed}
     settings["nested"] = nested
-    head = _fit(summary, out_features, bytes_per_vector, keep, objective, made, labelled, **settings)
-    head.linear.weight.data /= norm
-    head.fitted |= {"mean_norm": norm, "base_model": _name(base)}
-    if base is model:
-        body, tail = copy.deepcopy((body, tail))
-    modules = [*body.values(), head if trainable else head.to_dense(), *tail]
-    reduced = _assemble(base, OrderedDict((str(i), module) for i, module in enumerate(modules)))
-    reduced.model_card_data.base_model = head.fitted["base_model"]
-    return reduced
+    head = fit_to_size(summary, out_features, bytes_per_vector, keep, objective, made, labelled, **settings)
+    return stack_head(base, head, norm, trainable=trainable, shared=base is model)
 
 
 def reduce_and_compare(
@@ -188,37 +176,7 @@ def reduce_and_compare(
     return reduced, compare(base, reduced, unseen, precision=precision, **options)
 
 
-def _name(base: SentenceTransformer) -> str | None:
-    """Return the base model's name on the Hub; None for one from a folder, whose path is nobody's business."""
-    name = base.model_card_data.base_model
-    return None if name is None or Path(name).exists() else name
-
-
-def _split(base: SentenceTransformer) -> tuple[OrderedDict[str, nn.Module], list[nn.Module]]:
-    """Return the modules up to where a head belongs, and the ``Normalize`` behind it."""
-    if base.truncate_dim is not None:
-        raise ValueError(f"the base model has truncate_dim={base.truncate_dim}: load it without, to reduce all of it")
-    modules = list(base.named_children())
-    end = len(modules)
-    while end and isinstance(modules[end - 1][1], Normalize):
-        end -= 1
-    return OrderedDict(modules[:end]), [module for _, module in modules[end:]][:1]
-
-
-def _assemble(base: SentenceTransformer, modules: Any) -> SentenceTransformer:
-    """Return a model of these modules that treats texts and scores as the base model does."""
-    model = SentenceTransformer(
-        modules=modules,
-        device=str(base.device),
-        prompts={name: prompt or "" for name, prompt in base.prompts.items()},
-        default_prompt_name=base.default_prompt_name,
-        similarity_fn_name=base.similarity_fn_name,
-    )
-    model.module_kwargs = base.module_kwargs
-    return model
-
-
-def _fit(
+def fit_to_size(
     summary: Summary,
     out_features: int | None,
     bytes_per_vector: int | None,
@@ -238,7 +196,7 @@ def _fit(
         out_features, precision = choice.best.out_features, Precision(choice.best.precision)
         record = {"choice": choice.to_dict()}
     if labelled is not None and whitening is None:
-        whitening = _BEFORE_TRAINING
+        whitening = WHITENING_BEFORE_TRAINING
     head = fit_head(summary, out_features, whitening=whitening, objective=objective, pairs=made, **settings)
     if labelled is not None:
         head = contrast_head(head, labelled, precision=precision, seed=seed)

@@ -14,10 +14,11 @@ PACKAGE = Path("st_dimreduce")
 FLOORS = [
     {"atomic", "docstrings", "pieces", "texts"},
     {"dim_reduce", "summary", "precision"},
-    {"fitting", "portable", "compare", "search"},
-    {"encoding", "report"},
-    {"recipe"},
-    {"demo"},
+    {"fitting", "portable", "compare", "search", "arrow"},
+    {"encoding", "report", "sources", "sinks"},
+    {"vectors", "stack"},
+    {"recipe", "faiss_index", "distributed"},
+    {"demo", "heads"},
     {"cli"},
 ]
 

@@ -1,0 +1,104 @@
+"""A head behind a base model: where it belongs, and how long the vectors are that it sees there."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
+from torch import nn
+
+from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.encoding import Encoder, load_model
+
+
+def attach_head(
+    model: SentenceTransformer | str | os.PathLike[str], head: DimReduce, *, trainable: bool = False
+) -> SentenceTransformer:
+    """Put a head that reduced stored vectors behind the model they came from, to encode queries that agree with them.
+
+    The stored vectors are of length 1 as a rule, but before its ``Normalize`` a model's are longer: the head's weight
+    is divided by their mean length, measured on a few sentences. A head fitted with a gain of 0.03, as
+    ``st-dimreduce fit`` does, then agrees with the reduced stored vectors to a cosine of 0.9999.
+
+    Args:
+        model: The base model: a name, a path, or a ``SentenceTransformer``, which is left unchanged.
+        head: The head, for vectors as long as ``head.fitted["mean_norm"]`` in the mean, or 1 where that is not said;
+            left unchanged.
+        trainable: As in :func:`st_dimreduce.reduce_model`. Defaults to False.
+
+    Returns:
+        A new model with the base model's prompts, similarity function and maximum length.
+
+    Raises:
+        ValueError: If the model cannot be loaded or its embeddings are not of the head's size.
+    """
+    base = model if isinstance(model, SentenceTransformer) else load_model(model)
+    trunk = Encoder(assemble(base, split_model(base)[0]), batch_size=32, show_progress_bar=False)
+    if trunk.width != head.in_features:
+        raise ValueError(
+            f"the head takes {head.in_features} dimensions, the model gives {trunk.width}: attach it to the model that "
+            "the vectors came from"
+        )
+    return stack_head(base, copy.deepcopy(head), trunk.probe_norm, trainable=trainable, shared=base is model)
+
+
+def stack_head(
+    base: SentenceTransformer, head: DimReduce, norm: float, *, trainable: bool, shared: bool
+) -> SentenceTransformer:
+    """Return the base model with the head, whose weight is changed to take vectors of the given mean length.
+
+    Args:
+        base: The base model.
+        head: The head.
+        norm: Mean length of the base model's vectors where the head will stand.
+        trainable: Whether to stack it as it is, instead of as the stock ``Dense``.
+        shared: Whether somebody else keeps the base model, so that its modules are to be copied.
+    """
+    head.linear.weight.data /= norm / head.fitted.get("mean_norm", 1.0)
+    head.fitted |= {"mean_norm": norm, "base_model": _name(base)}
+    body, tail = split_model(base)
+    if shared:
+        body, tail = copy.deepcopy((body, tail))
+    modules = [*body.values(), head if trainable else head.to_dense(), *tail]
+    reduced = assemble(base, OrderedDict((str(i), module) for i, module in enumerate(modules)))
+    reduced.model_card_data.base_model = head.fitted["base_model"]
+    return reduced
+
+
+def split_model(base: SentenceTransformer) -> tuple[OrderedDict[str, nn.Module], list[nn.Module]]:
+    """Return the modules up to where a head belongs, and the ``Normalize`` behind it.
+
+    Raises:
+        ValueError: If the model cuts its embeddings.
+    """
+    if base.truncate_dim is not None:
+        raise ValueError(f"the base model has truncate_dim={base.truncate_dim}: load it without, to reduce all of it")
+    modules = list(base.named_children())
+    end = len(modules)
+    while end and isinstance(modules[end - 1][1], Normalize):
+        end -= 1
+    return OrderedDict(modules[:end]), [module for _, module in modules[end:]][:1]
+
+
+def assemble(base: SentenceTransformer, modules: Any) -> SentenceTransformer:
+    """Return a model of these modules that treats texts and scores as the base model does."""
+    model = SentenceTransformer(
+        modules=modules,
+        device=str(base.device),
+        prompts={name: prompt or "" for name, prompt in base.prompts.items()},
+        default_prompt_name=base.default_prompt_name,
+        similarity_fn_name=base.similarity_fn_name,
+    )
+    model.module_kwargs = base.module_kwargs
+    return model
+
+
+def _name(base: SentenceTransformer) -> str | None:
+    """Return the base model's name on the Hub; None for one from a folder, whose path is nobody's business."""
+    name = base.model_card_data.base_model
+    return None if name is None or Path(name).exists() else name
