@@ -14,6 +14,7 @@ from st_dimreduce import vectors
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.encoding import load_model
 from st_dimreduce.precision import Precision, quantize
+from st_dimreduce.sources import batches, open_source
 from st_dimreduce.summary import Summary
 from st_dimreduce.vectors import OnBadRow
 
@@ -156,9 +157,14 @@ def encode_and_reduce(
     )
 
 
-def _summarize(table: pa.Table, share: float, **settings: Any) -> dict[str, Any]:
-    sample_size = math.ceil(share * table.num_rows) + 100
-    return {"summary": np.array([vectors.summarize(_plain(table), sample_size=sample_size, **settings)], object)}
+def _summarize(
+    table: pa.Table, share: float, column: str | None, seed: int, on_bad_row: OnBadRow
+) -> dict[str, np.ndarray]:
+    summary: Summary | None = None
+    for batch in batches(open_source(_plain(table), column)):
+        summary = summary or Summary(batch.vectors.shape[1], math.ceil(share * table.num_rows) + 100, seed)
+        summary.update(vectors.good_rows(batch, on_bad_row))
+    return {"summary": np.array([summary], object)}
 
 
 def _merge(batch: dict[str, Any], sample_size: int, seed: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.precision import Precision, quantize
 from st_dimreduce.sinks import Parts, part_suffix
-from st_dimreduce.sources import Source, batch_rows, batches, open_source
+from st_dimreduce.sources import Batch, Source, batch_rows, batches, open_source
 from st_dimreduce.summary import Summary, check_rows
 
 _PART_BATCHES = 8
@@ -86,8 +86,7 @@ def summarize(
     with _bar("Summarising", opened, 0, show_progress_bar) as bar, closing(batches(opened)) as reading:
         for batch in reading:
             summary = summary or Summary(batch.vectors.shape[1], sample_size, seed)
-            bad = bad_rows(batch.vectors, batch.first_row, on_bad_row)
-            summary.update(np.delete(batch.vectors, bad, axis=0) if len(bad) else batch.vectors)
+            summary.update(good_rows(batch, on_bad_row))
             bar.update(len(batch.vectors))
     if summary is None or not summary.count:
         raise ValueError("every vector of the source is NaN, infinite or zero: nothing can be fitted on them")
@@ -222,6 +221,12 @@ def reduce_batch(
     reduced = head.reduce(vectors)
     reduced[bad] = 0
     return quantize(reduced, precision), len(bad)
+
+
+def good_rows(batch: Batch, on_bad_row: OnBadRow | str) -> np.ndarray:
+    """Return the vectors of a batch that have a direction; raises as :func:`bad_rows` does."""
+    bad = bad_rows(batch.vectors, batch.first_row, on_bad_row)
+    return np.delete(batch.vectors, bad, axis=0) if len(bad) else batch.vectors
 
 
 def bad_rows(vectors: np.ndarray, first_row: int, on_bad_row: OnBadRow | str) -> np.ndarray:

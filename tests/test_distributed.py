@@ -160,6 +160,7 @@ def test_bad_rows_are_left_out_where_asked():
     holed = X[:1000].copy()
     holed[[3, 700]] = 0
     assert summarize(dataset(holed), on_bad_row="zero").count == 998
+    assert summarize(dataset(np.concatenate([0 * X[:70_000], X[:10]])), on_bad_row="zero").count == 10
     codes = codes_of(whole(reduce_vectors(dataset(holed), HEAD, on_bad_row="zero"))["embedding"])
     assert np.array_equal(np.flatnonzero(~codes.any(axis=1)), [3, 700])
 
