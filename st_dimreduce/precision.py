@@ -16,6 +16,8 @@ from statistics import NormalDist
 import numpy as np
 
 _INT8_RANGE = 4.0
+_BLOCK = 2048  # rows whose numbers stay in the cache
+_SURE = 1e-20, 1e20  # squared lengths that float32 tells to all its digits
 
 
 class Precision(str, Enum):
@@ -62,18 +64,25 @@ def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
     precision = Precision(precision)
     if embeddings.ndim != 2:
         raise ValueError(f"embeddings have shape {embeddings.shape}, expected (n, out_features)")
-    finite = np.nan_to_num(np.asarray(embeddings, np.float32))
+    embeddings = np.asarray(embeddings, np.float32)
     if precision is Precision.BINARY:
-        return np.packbits(finite > 0, axis=1)
-    unit = _unit(finite)
+        return np.packbits(embeddings > 0, axis=1)
     if precision is Precision.FLOAT32:
-        return unit
-    scaled = unit * np.float32(math.sqrt(max(embeddings.shape[1], 1)))
-    if precision is Precision.INT8:
-        return np.clip(np.rint(scaled * (127 / _INT8_RANGE)), -127, 127).astype(np.int8)
-    levels = _gaussian_levels(precision.bits)
-    thresholds = (levels[1:] + levels[:-1]) / 2
-    return _pack(np.searchsorted(thresholds, scaled).astype(np.uint8), precision.bits)
+        return _scaled(embeddings, 1)
+    codes = np.empty((len(embeddings), precision.bytes_per_vector(embeddings.shape[1])), np.uint8)
+    for start in range(0, len(embeddings), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        scaled = _scaled(embeddings[rows], math.sqrt(embeddings.shape[1]))
+        if precision is Precision.INT8:
+            np.rint(np.multiply(scaled, 127 / _INT8_RANGE, out=scaled), out=scaled)
+            codes[rows] = np.clip(scaled, -127, 127, out=scaled).astype(np.int8).view(np.uint8)
+            continue
+        levels = _gaussian_levels(precision.bits)
+        numbers = np.zeros(scaled.shape, np.uint8)
+        for threshold in (levels[1:] + levels[:-1]) / 2:
+            numbers += scaled > threshold
+        codes[rows] = _pack(numbers, precision.bits)
+    return codes.view(np.int8) if precision is Precision.INT8 else codes
 
 
 def dequantize(codes: np.ndarray, precision: Precision | str, out_features: int) -> np.ndarray:
@@ -98,6 +107,17 @@ def dequantize(codes: np.ndarray, precision: Precision | str, out_features: int)
         return _unit(codes.astype(np.float32))
     levels = np.take(bytes_to_levels(precision), codes, axis=0)  # several times as fast as an index in brackets
     return _unit(levels.reshape(len(codes), width * 8 // precision.bits)[:, :out_features])
+
+
+def _scaled(rows: np.ndarray, length: float) -> np.ndarray:
+    """Rows scaled to a length, each for itself: what is not finite or far from 1 takes the long way round."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        squares = np.einsum("ij,ij->i", rows, rows)
+        scaled = rows * (np.float32(length) / np.sqrt(squares))[:, None]
+    doubtful = np.flatnonzero(~((squares > _SURE[0]) & (squares < _SURE[1])))
+    if len(doubtful):
+        scaled[doubtful] = _unit(np.nan_to_num(rows[doubtful])) * np.float32(length)
+    return scaled
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -120,12 +120,16 @@ class Summary:
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise ValueError(f"vectors have shape {vectors.shape}, expected (n, {self.width})")
         lengths = [check_rows(vectors[i : i + _BLOCK], self.count + i) for i in range(0, len(vectors), _BLOCK)]
+        # Fresh memory for every block would cost as much as what is done in it.
+        buffer = np.empty((min(_BLOCK, len(vectors)), self.width), np.float32)
+        product = np.empty((self.width, self.width), np.float32)
         for i, norms in zip(range(0, len(vectors), _BLOCK), lengths, strict=True):
-            unit = np.multiply(vectors[i : i + _BLOCK], (1 / norms).astype(np.float32)[:, None], dtype=np.float32)
+            unit, inverse = buffer[: len(norms)], (1 / norms).astype(np.float32)[:, None]
+            np.multiply(vectors[i : i + _BLOCK], inverse, out=unit, dtype=np.float32)
             self.count += len(unit)
             self._norm_sum += float(norms.sum())
             self._sum += np.ones(len(unit), np.float32) @ unit
-            self._gram_sum += unit.T @ unit
+            self._gram_sum += np.matmul(unit.T, unit, out=product)
             self._keep(unit, self._draw(unit))
         return self
 
