@@ -159,6 +159,7 @@ def from_disk(chosen: argparse.Namespace) -> str:
     lines = ["| | rows | seconds | rows/s | of the slower of reading and product | peak memory, MB over imports |"]
     lines.append(f"| --- |{' ---: |' * 5}")
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        Path(folder, "head").mkdir()
         head().save(str(Path(folder, "head")))
         for rows in (chosen.rows, 2 * chosen.rows):
             write(Path(folder), rows)
