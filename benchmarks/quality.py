@@ -220,8 +220,7 @@ def plot(parts: list[Part], path: Path) -> None:
 def report(parts: list[Part]) -> str:
     wall = sum(row["wall"] for part in parts for row in part.rows)
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    drawn = {part.task.model: sorted({row["seed"] for row in part.rows}) for part in parts}
-    seeds = " and ".join(f"{seeds} ({model})" for model, seeds in drawn.items())
+    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for part in parts for row in part.rows}))
     refused = {s: reason for part in parts for row in part.rows for s, reason in row["refused"]}
     text = f"""
         Printed by `python benchmarks/quality.py` on {date.today()}: {platform.machine()}, {os.cpu_count()} cores,
@@ -232,8 +231,8 @@ def report(parts: list[Part]) -> str:
         tested (train, dev). Queries stay float, except where a method says otherwise; STS: the first sentence searches,
         the second is stored. Figures are in percent; overlap is with the full model's ten. Of a peer the best of its
         settings is shown, chosen by the very figure in the table; of ours what each objective chose by itself. The best
-        at a budget is bold; `<` marks a peer that beats ours there. Of seeded methods the mean over seeds {seeds},
-        where there is more than one, with the lowest and highest in brackets. +x is what is stored once (matrices,
+        at a budget is bold; `<` marks a peer that beats ours there. Of seeded methods the mean over the seeds
+        of {seeds} that were run, with the lowest and highest in brackets where there is more than one. +x is what is stored once (matrices,
         codebooks), divided by the vectors. FAISS trains PQ without the polysemous step, which changes no distance, and
         OPQ with {OPQ_STEPS} steps of its 50, once.
         Seconds to fit are of single runs beside other work: right to a factor of two or three."""
@@ -247,7 +246,10 @@ def report(parts: list[Part]) -> str:
         count = f"{len(part.task.documents):,} documents, {len(part.task.queries):,} queries"
         full = f"full model {TITLES[part.task.measure]} {100 * part.full:.2f}"
         title = f"## {part.task.model} ({part.task.width} dimensions), {part.task.dataset}"
-        blocks += [title, f"{count}; {full}.", table(part)]
+        run = {row["method"] for row in part.rows}
+        missing = [name for name in METHODS if name not in run]
+        note = f"\n\nNot run here: {', '.join(missing)}." if missing else ""
+        blocks += [title, f"{count}; {full}.", table(part) + note]
     if refused:
         reasons: dict[str, list[str]] = defaultdict(list)
         for setting, reason in refused.items():

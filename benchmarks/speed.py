@@ -303,7 +303,7 @@ SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--rows", type=int, default=1_000_000, help="vectors on disk and in the search")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to write the files that are read; 10 GB at 1,000,000 rows")
@@ -315,7 +315,8 @@ def main() -> None:
     kept = HERE / ".cache" / "speed.json"
     texts = json.loads(kept.read_text()) if kept.exists() else {}
     for name in chosen.sections:
-        texts[name] = SECTIONS[name][1](chosen)
+        turns = f"{chosen.repeats} runs by turns" if chosen.repeats > 1 else "One run"
+        texts[name] = f"{SECTIONS[name][1](chosen)}\n\n{turns}."
         print(SECTIONS[name][0], texts[name], sep="\n", flush=True)
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(json.dumps(texts))
@@ -323,8 +324,8 @@ def main() -> None:
     packages = ("st_dimreduce", "torch", "numpy", "scikit-learn", "faiss-cpu", "pyarrow")
     about = f"""
         Printed by `python benchmarks/speed.py` on {date.today()}: {platform.machine()}, {os.cpu_count()} cores, Python
-        {platform.python_version()}, {", ".join(f"{name} {version(name)}" for name in packages)}. Seconds are the median
-        of {chosen.repeats} runs by turns, the fastest and slowest in brackets. Encoding with a head beside without:
+        {platform.python_version()}, {", ".join(f"{name} {version(name)}" for name in packages)}. Seconds are the
+        median, the fastest and slowest in brackets. Encoding with a head beside without:
         ENCODE_OVERHEAD.md."""
     blocks = ["# Speed", textwrap.dedent(about).strip()]
     for name, (title, _) in SECTIONS.items():
