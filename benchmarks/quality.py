@@ -232,9 +232,9 @@ def report(parts: list[Part]) -> str:
         the second is stored. Figures are in percent; overlap is with the full model's ten. Of a peer the best of its
         settings is shown, chosen by the very figure in the table; of ours what each objective chose by itself. The best
         at a budget is bold; `<` marks a peer that beats ours there. Of seeded methods the mean over the seeds
-        of {seeds} that were run, with the lowest and highest in brackets where there is more than one. +x is what is stored once (matrices,
-        codebooks), divided by the vectors. FAISS trains PQ without the polysemous step, which changes no distance, and
-        OPQ with {OPQ_STEPS} steps of its 50, once.
+        of {seeds} that were run, with the lowest and highest in brackets where there is more than one. +x is what is
+        stored once (matrices, codebooks), divided by the vectors. FAISS trains PQ without the polysemous step, which
+        changes no distance, and OPQ with {OPQ_STEPS} steps of its 50, once.
         Seconds to fit are of single runs beside other work: right to a factor of two or three."""
     caution = """
         How hard to damp what differs within a pair, how much to whiten and whether to drop the mean was settled once,

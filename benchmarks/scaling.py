@@ -91,7 +91,7 @@ def report(rows: int, found: dict[int, dict[str, float]], moved: int) -> str:
         lines.append(f"| {name} | {one:,.0f} | {two:,.0f} | {two / one:.2f} | {share:,.0f} of {4 * WIDTH:,} |")
     cores = MACHINES * CORES
     paper = [
-        "| a billion x 768 | by the cores | by the disks, reading | by the network |",
+        "| a billion x 768, minutes | by the cores | by the disks, reading | by the network |",
         "| --- | ---: | ---: | ---: |",
     ]
     for name, share in leaves.items():
