@@ -8,19 +8,20 @@ Gaussian. So one grid suits all: uniform over -4 to 4 for int8, the levels of le
 from __future__ import annotations
 
 import math
-from enum import Enum
 from functools import cache
 from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
 
+from st_dimreduce.choice import Choice
+
 _INT8_RANGE = 4.0
 _BLOCK = 2048  # rows whose numbers stay in the cache
 _SURE = 1e-20, 1e20  # squared lengths that float32 tells to all its digits
 
 
-class Precision(str, Enum):
+class Precision(Choice):
     """How many bits a dimension is stored in."""
 
     FLOAT32 = "float32"
@@ -28,10 +29,6 @@ class Precision(str, Enum):
     INT4 = "int4"
     INT2 = "int2"
     BINARY = "binary"
-
-    @classmethod
-    def _missing_(cls, value: object) -> None:
-        raise ValueError(f"unknown precision {value!r}: choose from {', '.join(p.value for p in cls)}")
 
     @property
     def bits(self) -> int:

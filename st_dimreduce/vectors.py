@@ -8,13 +8,13 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from tqdm import tqdm
 
+from st_dimreduce.choice import Choice
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.precision import Precision, quantize
 from st_dimreduce.sinks import Parts, part_suffix
@@ -26,15 +26,11 @@ _SAFE = 1e-20, 1e20  # squared lengths that float32 tells for sure
 _NEW_COLUMN = "embedding"  # the column of codes where the source has no columns
 
 
-class OnBadRow(str, Enum):
+class OnBadRow(Choice):
     """What to do with a vector that has no direction: NaN, infinite or zero."""
 
     RAISE = "raise"
     ZERO = "zero"
-
-    @classmethod
-    def _missing_(cls, value: object) -> None:
-        raise ValueError(f"unknown on_bad_row {value!r}: choose from {', '.join(o.value for o in cls)}")
 
 
 @dataclass(frozen=True)

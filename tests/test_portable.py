@@ -227,7 +227,7 @@ def test_a_failure_half_way_leaves_the_old_model_and_nothing_else(tiny, tmp_path
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("st_dimreduce.portable._card", full_disk)
+    monkeypatch.setattr("st_dimreduce.portable.save._card", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_portable(reduced, tmp_path / "p", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["p"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import torch
 
+from st_dimreduce.choice import Choice
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.summary import Summary
@@ -22,15 +22,11 @@ _ITQ_ROWS, _ITQ_STEPS = 8192, 40
 _RANK_FLOOR = 1e-7  # of the largest eigenvalue: below it float32 vectors hold rounding noise only
 
 
-class Objective(str, Enum):
+class Objective(Choice):
     """What a head is to keep: what people look for, or the base model's own neighbours."""
 
     QUALITY = "quality"
     FIDELITY = "fidelity"
-
-    @classmethod
-    def _missing_(cls, value: object) -> None:
-        raise ValueError(f"unknown objective {value!r}: choose from {', '.join(o.value for o in cls)}")
 
 
 DEFAULT_WHITENING = {Objective.QUALITY: 0.1, Objective.FIDELITY: 0.0}

@@ -1,0 +1,58 @@
+"""Commands that make a reduced model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from st_dimreduce.atomic import check_target
+from st_dimreduce.cli.options import Bytes, Dim, Force, Goal, Keep, Quiet, Seed, command
+from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.fitting import Objective
+from st_dimreduce.portable import save_portable
+from st_dimreduce.recipe import reduce_and_compare
+from st_dimreduce.report import choice_table, comparison_table
+from st_dimreduce.texts import read_texts
+
+
+@command
+def reduce(
+    model: Annotated[str, typer.Argument(help="Name or path of the base model.")],
+    texts: Annotated[str, typer.Argument(help="File with a text a line, .jsonl or .csv; - for standard input.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the reduced model to.")],
+    dim: Dim = None,
+    bytes_: Bytes = None,
+    keep: Keep = None,
+    objective: Goal = "quality",
+    column: Annotated[str | None, typer.Option(help="Field of .jsonl or .csv that holds the text.")] = None,
+    seed: Seed = 0,
+    batch_size: Annotated[int, typer.Option(help="Texts encoded at a time.")] = 32,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a smaller model on your texts, say what that cost, and write it for any consumer to load."""
+    console = Console(quiet=quiet)
+    check_target(output, force)
+    sentences = read_texts(texts, column)
+    reduced, comparison = reduce_and_compare(
+        model,
+        sentences,
+        dim,
+        bytes_per_vector=bytes_,
+        keep=keep,
+        objective=objective,
+        seed=seed,
+        batch_size=batch_size,
+        show_progress_bar=False if quiet else None,
+    )
+    save_portable(reduced, output, figures=comparison.to_dict(), overwrite=force)
+    choice = DimReduce.from_model(reduced).fitted.get("choice")
+    if choice:
+        console.print(choice_table(choice))
+    title = f"{comparison.documents:,} texts held out of {len(sentences):,}, each searching the others (percent)"
+    console.print(comparison_table(comparison, title))
+    if objective == Objective.QUALITY:
+        console.print("Made to find what people look for; --objective fidelity agrees more with the base model.")
+    console.print(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", highlight=False)

@@ -1,0 +1,34 @@
+"""Other versions of packages: each set in a folder that stands first on the path. The rest, torch among it, is shared."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "st_dimreduce-tests"
+
+
+def packages(*requirements):
+    """Return the folder that holds just these requirements, installed without what they depend on; kept for next time."""
+    key = hashlib.sha256(" ".join([sys.version, *sorted(requirements)]).encode()).hexdigest()[:16]
+    folder = CACHE / key
+    if not folder.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as work:
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", f"{work}/new"]
+            subprocess.run([*pip, *requirements], check=True, timeout=600)
+            Path(work, "new").rename(folder)
+    return folder
+
+
+def run_python(folder, code, *arguments, timeout=300):
+    """Run code where the folder's packages come first; returns what it printed, fails with what it printed in error."""
+    env = os.environ | {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
