@@ -1,4 +1,4 @@
-"""Other versions of packages: each set in a folder that stands first on the path. The rest, torch among it, is shared."""
+"""Other versions of packages, each set in a folder that stands first on the path; the rest, torch too, is shared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "st_dim
 
 
 def packages(*requirements):
-    """Return the folder that holds just these requirements, installed without what they depend on; kept for next time."""
+    """Return the folder that holds just these requirements, installed without what they need; kept for next time."""
     key = hashlib.sha256(" ".join([sys.version, *sorted(requirements)]).encode()).hexdigest()[:16]
     folder = CACHE / key
     if not folder.exists():
