@@ -18,7 +18,7 @@ from st_dimreduce.precision import Precision
 from st_dimreduce.report import comparison_table, write_html, write_plots
 from st_dimreduce.texts import read_question
 
-_TABLE_WIDTH = 112  # of all its columns; a narrower terminal breaks the lines, and loses nothing
+_TABLE_WIDTH = 124  # of all its columns; a narrower terminal breaks the lines, and loses nothing
 
 
 @command
