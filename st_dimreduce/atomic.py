@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -65,13 +66,15 @@ def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: st
         filled = work / "new"
         filled.mkdir()
         yield filled
-        if os.path.lexists(target):
+        if overwrite and os.path.lexists(target):
             target.rename(work / "old")
         try:
             filled.rename(target)
-        except OSError:
+        except OSError as error:
             if (work / "old").exists():
                 (work / "old").rename(target)
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(f"{target} has appeared meanwhile: another run made it, and it stays") from error
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

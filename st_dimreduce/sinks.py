@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from st_dimreduce.atomic import check_target
+from st_dimreduce.atomic import check_place, check_target
 
 _FORMAT = "st_dimreduce.job.1"
 _WHOLE = {".npy": ".npy", ".arrow": ".arrow", ".parquet": ".arrow"}  # the sink's suffix -> that of its parts
@@ -34,6 +35,26 @@ def part_suffix(sink: Path, tabular: bool) -> str:
     if sink.suffix and sink.suffix not in _WHOLE:
         raise ValueError(f"{sink} ends in {sink.suffix}: expected .npy, .parquet, .arrow, or no suffix for a folder")
     return _WHOLE.get(sink.suffix, ".parquet" if tabular else ".npy")
+
+
+@contextmanager
+def only_run(sink: Path) -> Iterator[None]:
+    """Keep a second run from writing the same sink meanwhile; a run that was killed keeps nobody.
+
+    Raises:
+        BlockingIOError: If another run is writing it.
+        PermissionError: If it cannot be written there.
+    """
+    path = check_place(sink.parent / f".{sink.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            yield
+            path.unlink(missing_ok=True)
+    except Timeout as error:
+        raise BlockingIOError(
+            errno.EWOULDBLOCK, f"another run is writing {sink}: wait for it, or choose another sink"
+        ) from error
 
 
 class Parts:

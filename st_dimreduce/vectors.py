@@ -17,7 +17,7 @@ from tqdm import tqdm
 from st_dimreduce.choice import Choice
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.precision import Precision, quantize
-from st_dimreduce.sinks import Parts, part_suffix
+from st_dimreduce.sinks import Parts, only_run, part_suffix
 from st_dimreduce.sources import Batch, Source, batch_rows, batches, open_source
 from st_dimreduce.summary import Summary, check_rows
 
@@ -180,7 +180,7 @@ def reduce_vectors(
         "precision": precision.value,
         "rows of a part": part_rows,
     }
-    with Parts(path, suffix, identity, opened.path, overwrite) as parts:
+    with only_run(path), Parts(path, suffix, identity, opened.path, overwrite) as parts:
         if parts.bad_rows and on_bad_row is OnBadRow.RAISE:
             raise ValueError(
                 f"{parts.folder} was begun with on_bad_row='zero' and holds {parts.bad_rows} bad rows as zeros: "
