@@ -46,5 +46,16 @@ def choice_table(choice: dict[str, Any]) -> Table:
     return table
 
 
+def publication_table(files: dict[str, int]) -> Table:
+    """Lay out the files of a model and their sizes in bytes."""
+    title = f"{len(files)} files, {sum(files.values()):,} bytes"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("file")
+    table.add_column("bytes", justify="right")
+    for name, size in files.items():
+        table.add_row(name, f"{size:,}")
+    return table
+
+
 def _percent(share: float | None) -> str | None:
     return None if share is None else f"{100 * share:.1f}"

@@ -14,9 +14,10 @@ PACKAGE = Path("st_dimreduce")
 FLOORS = [
     {"atomic", "choice", "docstrings", "pieces", "texts"},
     {"dim_reduce", "summary", "precision"},
+    {"card", "plots"},
     {"fitting", "portable", "compare", "search", "arrow"},
     {"encoding", "report", "sources", "sinks"},
-    {"vectors", "stack"},
+    {"vectors", "stack", "hub"},
     {"recipe", "faiss_index", "distributed"},
     {"demo", "heads"},
     {"cli"},
@@ -57,6 +58,7 @@ def test_importing_the_package_imports_no_optional_dependency():
         "ray",
         "pyarrow",
         "onnx",
+        "matplotlib",
     ]
     code = f"import sys, st_dimreduce; print([name for name in {optional} if name in sys.modules])"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}
