@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -101,6 +102,8 @@ def publish(
         ConnectionError: If the Hub cannot be reached, or the connection breaks.
     """
     _check_repo_id(repo_id)
+    if token is not None and not re.fullmatch(r"[!-~]+", token):  # which an error further on would print
+        raise ValueError("the token is not one: expected a word, such as hf_...")
     with _portable_folder(model, figures) as folder:
         files, card = _contents(folder, repo_id)
         commit = None if dry_run else _send(files, repo_id, private, token, revision)
@@ -159,13 +162,12 @@ def _contents(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], str]
             raise ValueError(f"{path} may run code when it is loaded: take it out, weights belong in safetensors")
         if path.is_file():
             files[name] = path
+    picture = BytesIO()
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        picture = BytesIO()
-        try:
-            plot_quality(record["figures"], picture)
-        except (ModuleNotFoundError, KeyError):
-            picture = BytesIO()  # not installed, or nothing measured: the card says the rest
+        if record.get("figures", {}).get("rows"):
+            with suppress(ModuleNotFoundError):  # the card says the same in a table
+                plot_quality(record["figures"], picture)
         card = model_card(record, repo_id, picture=bool(picture.getvalue()))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / RECORD} is not as st_dimreduce writes it: {error!r}") from error
@@ -218,9 +220,13 @@ def _replaced(there: ModelInfo, repo_id: str, private: bool | None) -> set[str]:
 
 
 def _explained(error: Exception, repo_id: str) -> Exception:
+    what = f"publishing {repo_id} at {constants.ENDPOINT} failed"
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        return ValueError(f"{what}, nothing was changed: {' '.join(str(error).split())}")  # the Hub refused the card
     status = getattr(getattr(error, "response", None), "status_code", None)
-    reason = _STATUS.get(status) if isinstance(status, int) else None
-    reason = reason or " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-    kind = PermissionError if status in (401, 402, 403, 404) else ConnectionError
-    done = "It holds all that it held before, or all of the model: the same call again completes it"
-    return kind(f"publishing {repo_id} at {constants.ENDPOINT} failed: {reason}. {done}")
+    if status in _STATUS:
+        kind = ConnectionError if status == 412 else PermissionError
+        return kind(f"{what}, nothing was changed: {_STATUS[status]}")
+    reason = " ".join(str(error.__cause__ or error).split()).rstrip(".") or type(error).__name__
+    done = "it holds all that it held before, or all of the model; the same call again completes it"
+    return ConnectionError(f"{what}: {reason}; {done}")

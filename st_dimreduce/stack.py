@@ -6,6 +6,7 @@ import copy
 import os
 import re
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,10 @@ def origin(base: SentenceTransformer) -> dict[str, Any]:
 
     The name is None for a model from a folder, whose path is nobody's business; the rest is there if its card says it.
     """
-    try:
-        said = ModelCard(base._model_card_text or "---\n---\n", ignore_metadata_errors=True).data.to_dict()
-    except Exception:  # whatever is wrong with another's card, the model is as good without
-        said = {}
+    text, said = base._model_card_text or "", {}
+    if text.startswith("---"):
+        with suppress(Exception):  # whatever is wrong with another's card, the model is as good without
+            said = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
     return {"base_model": _name(base)} | {key: said[key] for key in ORIGIN[1:] if _plain(said.get(key))}
 
 
