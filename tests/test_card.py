@@ -14,7 +14,7 @@ from st_dimreduce.card import MARK, figures_table, model_card, recommended
 from st_dimreduce.plots import plot_quality
 from st_dimreduce.stack import origin
 from tests.conftest import SENTENCES
-from tests.loopback_hub import card_errors
+from tests.hub_card_rules import card_errors
 
 
 def row(name, dimensions, precision, width, ndcg, overlap, **more):
