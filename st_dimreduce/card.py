@@ -19,6 +19,7 @@ _MEASURES = {
     "recall": ("recall@10", "cosine_recall@10"),
     "sts": ("STS", "spearman_cosine"),
     "overlap": ("overlap@10", "neighbour_overlap@10"),
+    "retention": ("kept", "retention"),
     "spearman": ("cosines agree", "spearman_with_base_model"),
 }
 _SETTINGS = {
@@ -67,9 +68,11 @@ def model_card(record: dict[str, Any], name: str | None = None, picture: bool = 
 
 
 def reduced_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a record's figures that are of the model itself: not its base model's, nor a baseline's."""
+    """Return the rows of a record's figures that are of the model itself: none of its base, a peer, a baseline."""
     rows = record.get("figures", {}).get("rows", [])[1:]
-    return [row for row in rows if "untrained" not in row["name"]]
+    stored = {precision.value for precision in Precision}
+    mine = [row for row in rows if row["dimensions"] == record["out_features"] and row["precision"] in stored]
+    return [row for row in mine if "untrained" not in row["name"]]
 
 
 def recommended(record: dict[str, Any]) -> tuple[Precision, int]:
@@ -79,7 +82,7 @@ def recommended(record: dict[str, Any]) -> tuple[Precision, int]:
     """
     precision, rows = Precision(record.get("precision", "float32")), reduced_rows(record)
     if "choice" not in record and rows:
-        figure = "ndcg" if all(row.get("ndcg") is not None for row in rows) else "overlap"
+        figure = record["figures"].get("figure", "overlap")
         good = [row for row in rows if row[figure] >= _ENOUGH * max(row[figure] for row in rows)]
         precision = Precision(min(good, key=lambda row: row["bytes_per_vector"])["precision"])
     return precision, precision.bytes_per_vector(record["out_features"])
@@ -98,7 +101,7 @@ def _metadata(record: dict[str, Any], name: str) -> ModelCardData:
         )
         for row in reduced_rows(record)
         for figure, (title, kind) in _MEASURES.items()
-        if row.get(figure) is not None
+        if row.get(figure) is not None and figure != "retention"
     ]
     origin: dict[str, Any] = {key: record.get(key) for key in ORIGIN}
     return ModelCardData(
@@ -152,12 +155,13 @@ def _found(record: dict[str, Any], picture: bool) -> str:
         return ""
     image = f"\n![What is found, against the bytes a vector takes]({PICTURE})\n" if picture else ""
     table = figures_table(figures)
+    brackets = "\nIn brackets: 95 % intervals." if "(" in table else ""
     asked = f"{figures['documents']:,} documents, {figures['queries']:,} queries"
     return f"""## What it costs and finds
 
 In percent; {asked}. Queries are floats, documents are stored as the row says. overlap@10: how many of
-the base model's ten nearest neighbours are found; nDCG@10 and recall@10, where given, are against the documents that
-should be found.{" In brackets: 95 % intervals." if "(" in table else ""}
+the base model's ten nearest neighbours are found. nDCG@10 and recall@10, where given, are against the documents that
+should be found, STS against people's scores; kept: the first of these, as a share of the base model's.{brackets}
 
 {table}
 {image}"""
@@ -167,6 +171,8 @@ def figures_table(figures: dict[str, Any]) -> str:
     """Lay figures out as a Markdown table; what was not measured has no column."""
     rows = figures["rows"]
     measures = {key: title for key, (title, _) in _MEASURES.items() if any(row.get(key) is not None for row in rows)}
+    if figures.get("figure", "overlap") == "overlap":
+        measures.pop("retention", None)  # which says the same
     lines = [["", "dimensions", "stored as", "bytes", "GB for 10M", *measures.values()]]
     lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
     for row in rows:
@@ -179,8 +185,8 @@ def figures_table(figures: dict[str, Any]) -> str:
 def _figure(share: float | None, interval: list[float] | None) -> str:
     if share is None:
         return ""
-    around = f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
-    return f"{100 * share:.1f}{around}"
+    ends = [f"{100 * end:.1f}" for end in interval or ()]
+    return f"{100 * share:.1f}" + (f" ({' to '.join(ends)})" if len(set(ends)) > 1 else "")
 
 
 def _fit(record: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from sentence_transformers import SentenceTransformer
 
 from st_dimreduce.card import MARK, PICTURE, model_card
 from st_dimreduce.encoding import load_model
-from st_dimreduce.plots import plot_quality
 from st_dimreduce.portable import RECORD, save_portable, unportable
 
 _CODE = {".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}  # what runs code when it is loaded
@@ -162,21 +160,30 @@ def _contents(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], str]
             raise ValueError(f"{path} may run code when it is loaded: take it out, weights belong in safetensors")
         if path.is_file():
             files[name] = path
-    picture = BytesIO()
+    picture = b""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record.get("figures", {}).get("rows"):
-            with suppress(ModuleNotFoundError):  # the card says the same in a table
-                plot_quality(record["figures"], picture)
-        card = model_card(record, repo_id, picture=bool(picture.getvalue()))
+            picture = _picture(record["figures"])
+        card = model_card(record, repo_id, picture=bool(picture))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / RECORD} is not as st_dimreduce writes it: {error!r}") from error
     own = (folder / _CARD).read_text(encoding="utf-8") if _CARD in files else MARK
     if MARK not in own:
         return files, own
-    if picture.getvalue():
-        files[PICTURE] = picture.getvalue()
+    if picture:
+        files[PICTURE] = picture
     return {**files, _CARD: card.encode()}, card
+
+
+def _picture(figures: dict[str, Any]) -> bytes:
+    """Return the plot of the figures; nothing where matplotlib is missing: the card says the same in a table."""
+    with suppress(ModuleNotFoundError), tempfile.TemporaryDirectory() as work:
+        from st_dimreduce.plots import plot_quality  # noqa: PLC0415, needs an optional dependency
+
+        plot_quality(figures, Path(work, PICTURE))
+        return Path(work, PICTURE).read_bytes()
+    return b""
 
 
 def _send(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -263,3 +264,15 @@ def test_without_a_network_nothing_is_half_done(folders):
     """Offline mode is what the tests themselves run in."""
     with pytest.raises(ConnectionError, match=r"publishing user/x at .* failed: .*offline"):
         publish(folders / "small", "user/x", token=WRITER)
+
+
+def test_without_matplotlib_the_card_has_no_picture(folders, monkeypatch):
+    with_it = publish(folders / "small", "user/x", dry_run=True)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in [name for name in sys.modules if name.startswith("matplotlib.") or name == "st_dimreduce.plots"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("st_dimreduce.plots", raising=False)
+    without = publish(folders / "small", "user/x", dry_run=True)
+    assert with_it.files.keys() - without.files.keys() == {"quality.png"}
+    assert "quality.png" in with_it.card
+    assert "quality.png" not in without.card

@@ -13,11 +13,12 @@ import pytest
 PACKAGE = Path("st_dimreduce")
 FLOORS = [
     {"atomic", "choice", "docstrings", "pieces", "texts"},
-    {"dim_reduce", "summary", "precision"},
-    {"card", "plots"},
-    {"fitting", "portable", "compare", "search", "arrow"},
-    {"encoding", "report", "sources", "sinks"},
-    {"vectors", "stack", "hub"},
+    {"dim_reduce", "figures", "summary", "precision"},
+    {"card"},
+    {"fitting", "portable", "stored", "search", "arrow"},
+    {"compare", "encoding", "sources", "sinks"},
+    {"plots", "vectors", "stack"},
+    {"hub", "report"},
     {"recipe", "faiss_index", "distributed"},
     {"demo", "heads"},
     {"cli"},
