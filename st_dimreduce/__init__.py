@@ -4,6 +4,7 @@ from st_dimreduce.compare import compare
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.fitting import fit_head
 from st_dimreduce.heads import load_head, save_head
+from st_dimreduce.hub import publish
 from st_dimreduce.portable import save_portable
 from st_dimreduce.precision import Precision, dequantize, quantize
 from st_dimreduce.recipe import reduce_model
@@ -21,6 +22,7 @@ __all__ = [
     "dequantize",
     "fit_head",
     "load_head",
+    "publish",
     "quantize",
     "reduce_model",
     "reduce_vectors",

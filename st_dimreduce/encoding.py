@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
@@ -35,7 +36,7 @@ def load_model(name_or_path: str | os.PathLike[str]) -> SentenceTransformer:
     """
     try:
         return SentenceTransformer(os.fspath(name_or_path))
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"no model could be loaded from {os.fspath(name_or_path)!r}: {reason}") from error
 

@@ -103,6 +103,17 @@ def choice_table(choice: dict[str, Any]) -> Table:
     return table
 
 
+def publication_table(files: dict[str, int]) -> Table:
+    """Lay out the files of a model and their sizes in bytes."""
+    title = f"{len(files)} files, {sum(files.values()):,} bytes"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("file")
+    table.add_column("bytes", justify="right")
+    for name, size in files.items():
+        table.add_row(name, f"{size:,}")
+    return table
+
+
 def write_html(
     comparison: Comparison,
     path: str | os.PathLike[str],

@@ -14,10 +14,11 @@ PACKAGE = Path("st_dimreduce")
 FLOORS = [
     {"atomic", "choice", "docstrings", "pieces", "texts"},
     {"dim_reduce", "figures", "summary", "precision"},
+    {"card"},
     {"fitting", "portable", "stored", "search", "arrow"},
     {"compare", "encoding", "sources", "sinks"},
     {"plots", "vectors", "stack"},
-    {"report"},
+    {"hub", "report"},
     {"recipe", "faiss_index", "distributed"},
     {"demo", "heads"},
     {"cli"},
@@ -58,6 +59,7 @@ def test_importing_the_package_imports_no_optional_dependency():
         "ray",
         "pyarrow",
         "onnx",
+        "matplotlib",
     ]
     code = f"import sys, st_dimreduce; print([name for name in {optional} if name in sys.modules])"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}

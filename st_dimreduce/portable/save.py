@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
@@ -26,6 +25,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import nn
 
 from st_dimreduce.atomic import new_folder
+from st_dimreduce.card import model_card
 from st_dimreduce.dim_reduce import DimReduce
 
 RECORD = "st_dimreduce.json"
@@ -86,7 +86,7 @@ def save_portable(
         write_json(folder / "config_sentence_transformers.json", _model_config(model))
         record = fit_record(DimReduce.from_model(model), figures)
         write_json(folder / RECORD, record)
-        (folder / "README.md").write_text(_card(model, record), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(record), encoding="utf-8")
 
 
 def unportable(modules: list[nn.Module]) -> list[str]:
@@ -190,35 +190,6 @@ def fit_record(head: DimReduce, figures: dict[str, Any] | None = None) -> dict[s
         "versions": {name: version(name) for name in packages},
         **({"figures": figures} if figures else {}),
     }
-
-
-def _card(model: SentenceTransformer, record: dict[str, Any]) -> str:
-    size = model.get_embedding_dimension()
-    metadata = ModelCardData(
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        base_model=record.get("base_model"),
-        tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "dimensionality-reduction"],
-    )
-    origin = f" It is `{record['base_model']}` with one layer more." if record.get("base_model") else ""
-    return f"""---
-{metadata.to_yaml()}
----
-
-# Sentence embeddings of {size} dimensions
-
-This model maps texts to {size} numbers.{origin} The layer was fitted with `st_dimreduce`,
-which is not needed to use it:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path or name of this model")
-embeddings = model.encode(["A sentence", "Another sentence"])  # shape (2, {size})
-```
-
-How it was fitted and what that cost stands in `{RECORD}`.
-"""
 
 
 def write_json(path: Path, content: Any) -> None:
