@@ -19,6 +19,7 @@ FLOORS = [
     {"vectors", "stack"},
     {"recipe", "faiss_index", "distributed"},
     {"demo", "heads"},
+    {"serve"},
     {"cli"},
 ]
 
@@ -57,6 +58,8 @@ def test_importing_the_package_imports_no_optional_dependency():
         "ray",
         "pyarrow",
         "onnx",
+        "starlette",
+        "uvicorn",
     ]
     code = f"import sys, st_dimreduce; print([name for name in {optional} if name in sys.modules])"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}
