@@ -63,6 +63,7 @@ def fit_on_vectors(
     options: dict[str, Any] = {"on_bad_row": on_bad_row, "show_progress_bar": show_progress_bar}
     summary = summarize(source, column=column, seed=seed, **options)
     settings: dict[str, Any] = {"rotation": "itq", "gain": DEFAULT_POOLED_GAIN, "seed": seed}
+    settings["show_progress_bar"] = show_progress_bar
     head = fit_to_size(summary, out_features, bytes_per_vector, keep, objective, None, None, None, **settings)
     head.linear.weight.data /= summary.mean_norm
     head.fitted["mean_norm"] = summary.mean_norm
