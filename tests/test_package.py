@@ -13,10 +13,11 @@ import pytest
 PACKAGE = Path("st_dimreduce")
 FLOORS = [
     {"atomic", "choice", "pieces", "progress", "texts"},
-    {"dim_reduce", "docstrings", "summary", "precision"},
-    {"fitting", "portable", "compare", "search", "arrow"},
-    {"encoding", "report", "sources", "sinks"},
-    {"vectors", "stack"},
+    {"dim_reduce", "docstrings", "figures", "summary", "precision"},
+    {"fitting", "portable", "stored", "search", "arrow"},
+    {"compare", "encoding", "sources", "sinks"},
+    {"plots", "vectors", "stack"},
+    {"report"},
     {"recipe", "faiss_index", "distributed"},
     {"demo", "heads"},
     {"serve"},

@@ -26,7 +26,8 @@ from st_dimreduce.portable import save
 from tests.conftest import SENTENCES
 from tests.test_resume import BATCH, ROWS, X, make_head
 
-BARS = ["Encoding", "Holding out", "Choosing", "Rotating", "Training", "Batches", "Summarising", "Reducing", "Joining"]
+BARS = ["Encoding", "Holding out", "Choosing", "Rotating", "Training", "Batches", "Measuring", "Resampling"]
+BARS += ["Summarising", "Reducing", "Joining"]
 # Several commands in one process, which takes seconds to start. A terminal's Ctrl-C goes to whom it controls.
 SCRIPT = """
 import json, os, sys, time
@@ -200,7 +201,9 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
     arguments.insert(3, "-o")
     done = CliRunner().invoke(app, arguments)
     assert (done.exit_code, done.stdout) == (130, ""), done.output
-    assert done.stderr.strip().splitlines()[-1] == "interrupted: nothing was written, call again to start anew"
+    assert (
+        done.stderr.strip().splitlines()[-1] == "interrupted: no output is left half written, call again to start anew"
+    )
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"base", "texts.txt"} | ({"out"} if there else set())
 
@@ -224,5 +227,5 @@ def test_ctrl_c_during_the_others_leaves_nothing(command, moment, tiny, source, 
     names = {"X": "x.npy", "HEAD": "head", "BASE": "base", "OUT": "out", "OUT.npy": "out.npy"}
     done = CliRunner().invoke(app, [str(tmp_path / names[word]) if word in names else word for word in command])
     assert done.exit_code == 130, done.output
-    assert "interrupted: nothing was written, call again to start anew" in done.stderr
+    assert "interrupted: no output is left half written, call again to start anew" in done.stderr
     assert sorted(tmp_path.rglob("*")) == before

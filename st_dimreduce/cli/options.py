@@ -52,7 +52,9 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as interrupt:
-            typer.echo(f"interrupted: {str(interrupt) or 'nothing was written, call again to start anew'}", err=True)
+            typer.echo(
+                f"interrupted: {str(interrupt) or 'no output is left half written, call again to start anew'}", err=True
+            )
             raise typer.Exit(130) from interrupt
 
     return wrapped
