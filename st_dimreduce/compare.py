@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from st_dimreduce.figures import (
     overlaps,
 )
 from st_dimreduce.precision import Precision
+from st_dimreduce.progress import progress_bar
 from st_dimreduce.stored import Embedded, Stored, embed, peers
 
 Figure = Literal["ndcg", "sts", "overlap"]
@@ -158,11 +160,12 @@ def compare(
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, "pairs": sides}
     full = embed(base, documents, queries, **options)
     embedded = {name: embed(model, documents, queries, **options) for name, model in models.items()}
-    stored = [Stored(name, rows, p) for name, rows in embedded.items() for p in precisions]
+    stored: Iterable[Stored] = [Stored(name, rows, p) for name, rows in embedded.items() for p in precisions]
     if with_peers:
         sizes = {p.bytes_per_vector(rows.documents.shape[1]) for rows in embedded.values() for p in precisions}
-        stored += peers(full, sorted(sizes))
-    return compare_embeddings(full, stored, relevant, None if pairs is None else [score for _, _, score in pairs])
+        stored = chain(stored, peers(full, sorted(sizes)))  # each is measured when it is made: some take minutes
+    scores = None if pairs is None else [score for _, _, score in pairs]
+    return compare_embeddings(full, stored, relevant, scores, show_progress_bar=show_progress_bar)
 
 
 def compare_embeddings(
@@ -171,6 +174,7 @@ def compare_embeddings(
     relevant: Relevant | None = None,
     scores: Sequence[float] | None = None,
     seed: int = 0,
+    show_progress_bar: bool | None = None,
 ) -> Comparison:
     """Measure embeddings that are there already; :func:`compare` says how.
 
@@ -180,6 +184,7 @@ def compare_embeddings(
         relevant: As in :func:`compare`.
         scores: People's scores of the embedded pairs.
         seed: Seed of the documents that serve as queries and the pairs correlated. Defaults to 0.
+        show_progress_bar: As in :func:`compare`.
 
     Returns:
         The base model's row, then one for each of ``reduced``.
@@ -189,8 +194,9 @@ def compare_embeddings(
     asked = min(count, _MOST_QUERIES) if base.queries is None else len(base.queries)
     pairs = rng.integers(asked, size=_PAIRS), rng.integers(count, size=_PAIRS)
     figure: Figure = "ndcg" if relevant is not None else "sts" if scores is not None else "overlap"
-    found = [_find(stored, asking, pairs, relevant, scores) for stored in (Stored("base model", base), *reduced)]
-    rows = [_row(one, found[0], figure) for one in found]
+    all_stored = progress_bar("Measuring", "rows", show_progress_bar, chain([Stored("base model", base)], reduced))
+    found = [_find(stored, asking, pairs, relevant, scores) for stored in all_stored]
+    rows = [_row(one, found[0], figure) for one in progress_bar("Resampling", "rows", show_progress_bar, found)]
     hurt = [_hurt(one, found[0], figure, asking) for one in found]
     return Comparison(rows, count, asked, figure, hurt, [one.cosines for one in found])
 

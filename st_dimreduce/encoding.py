@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
-from tqdm import tqdm
 
 from st_dimreduce.fitting import Pairs
+from st_dimreduce.progress import progress_bar
 from st_dimreduce.summary import Summary
 
 _DRAWN = 4000  # texts kept to make pairs of
@@ -47,7 +47,7 @@ class Encoder:
     def __init__(self, trunk: SentenceTransformer, batch_size: int, show_progress_bar: bool | None) -> None:
         self._trunk = trunk
         self._options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
-        self._silent = None if show_progress_bar is None else not show_progress_bar
+        self._shown = show_progress_bar
         try:
             probes = trunk.encode_document(_PROBES, **self._options)
         except KeyError as error:
@@ -66,7 +66,7 @@ class Encoder:
         rng = random.Random(seed)  # noqa: S311, no secret
         texts = iter(sentences)
         total = len(sentences) if isinstance(sentences, Sized) else None
-        with tqdm(desc="Encoding", unit=" texts", total=total, disable=self._silent) as bar:
+        with progress_bar("Encoding", "texts", self._shown, total=total) as bar:
             while chunk := list(islice(texts, _CHUNK)):
                 for row, text in enumerate(chunk, summary.count):
                     if not isinstance(text, str):
@@ -84,7 +84,7 @@ class Encoder:
         if not pairs:
             return None
         sides = []
-        with tqdm(desc="Encoding pairs", unit=" texts", total=len(pairs) * len(pairs[0]), disable=self._silent) as bar:
+        with progress_bar("Encoding pairs", "texts", self._shown, total=len(pairs) * len(pairs[0])) as bar:
             for side, texts in enumerate(zip(*pairs, strict=True)):
                 encode = self._trunk.encode_document if side else self._trunk.encode_query
                 # Encoded once, equal texts have equal vectors: by these they are known.

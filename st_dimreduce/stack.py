@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
 from st_dimreduce.card import ORIGIN
@@ -88,6 +88,29 @@ def split_model(base: SentenceTransformer) -> tuple[OrderedDict[str, nn.Module],
     while end and isinstance(modules[end - 1][1], Normalize):
         end -= 1
     return OrderedDict(modules[:end]), [module for _, module in modules[end:]][:1]
+
+
+def detach_head(model: SentenceTransformer) -> tuple[SentenceTransformer, DimReduce]:
+    """Take a reduced model apart: below its head it is still the base model.
+
+    So one encoding serves both: ``below.encode(texts)`` gives the base model's vectors, not scaled to length 1, and
+    ``head.reduce`` the reduced model's from these.
+
+    Args:
+        model: The reduced model, left unchanged; the model below shares its modules.
+
+    Returns:
+        The model below the head, and a copy of the head.
+
+    Raises:
+        ValueError: If the model ends in no head, or in one that does not read sentence embeddings.
+    """
+    head = DimReduce.from_model(model)
+    if head.module_input_name != "sentence_embedding":
+        raise ValueError(f"the head reads {head.module_input_name!r}, expected 'sentence_embedding': a head on Pooling")
+    modules = list(model.named_children())
+    place = max(index for index, (_, module) in enumerate(modules) if isinstance(module, Dense))
+    return assemble(model, OrderedDict(modules[:place])), head
 
 
 def assemble(base: SentenceTransformer, modules: Any) -> SentenceTransformer:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from st_dimreduce.choice import Choice
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.precision import Precision, quantize
+from st_dimreduce.progress import progress_bar
 from st_dimreduce.sinks import Parts, only_run, part_suffix
 from st_dimreduce.sources import Batch, Source, batch_rows, batches, open_source
 from st_dimreduce.summary import Summary, check_rows
@@ -197,7 +198,7 @@ def reduce_vectors(
                     parts.end_part()
                     held = 0
             parts.end_part()
-        size = parts.finish()
+        size = parts.finish(show_progress_bar)
     return Reduced(path, parts.rows, parts.bad_rows, size, time.perf_counter() - start)
 
 
@@ -287,5 +288,4 @@ def _digest(head: DimReduce) -> str:
 
 
 def _bar(what: str, opened: Source, start: int, shown: bool | None) -> tqdm:
-    silent = None if shown is None else not shown
-    return tqdm(desc=what, unit=" rows", unit_scale=True, total=opened.rows, initial=start, disable=silent)
+    return progress_bar(what, "rows", shown, total=opened.rows, done=start)

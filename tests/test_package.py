@@ -12,8 +12,8 @@ import pytest
 
 PACKAGE = Path("st_dimreduce")
 FLOORS = [
-    {"atomic", "choice", "docstrings", "pieces", "texts"},
-    {"dim_reduce", "figures", "summary", "precision"},
+    {"atomic", "choice", "pieces", "progress", "texts"},
+    {"dim_reduce", "docstrings", "figures", "summary", "precision"},
     {"card"},
     {"fitting", "portable", "stored", "search", "arrow"},
     {"compare", "encoding", "sources", "sinks"},
@@ -21,6 +21,7 @@ FLOORS = [
     {"hub", "report"},
     {"recipe", "faiss_index", "distributed"},
     {"demo", "heads"},
+    {"serve"},
     {"cli"},
 ]
 
@@ -60,6 +61,8 @@ def test_importing_the_package_imports_no_optional_dependency():
         "pyarrow",
         "onnx",
         "matplotlib",
+        "starlette",
+        "uvicorn",
     ]
     code = f"import sys, st_dimreduce; print([name for name in {optional} if name in sys.modules])"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}

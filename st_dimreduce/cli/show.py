@@ -16,7 +16,7 @@ from st_dimreduce.encoding import load_model
 from st_dimreduce.portable import write_json
 from st_dimreduce.precision import Precision
 from st_dimreduce.report import comparison_table, write_html, write_plots
-from st_dimreduce.texts import read_question
+from st_dimreduce.texts import read_question, read_texts
 
 _TABLE_WIDTH = 124  # of all its columns; a narrower terminal breaks the lines, and loses nothing
 
@@ -91,3 +91,25 @@ def compare(
         write_html(comparison, report, asked, vectors=vectors, price=price)
     if outputs:
         console.print(f"Wrote {', '.join(outputs)}.", highlight=False)
+
+
+@command
+def serve(
+    model: Annotated[str, typer.Argument(help="Folder or name of the reduced model.")],
+    texts: Annotated[str, typer.Option("--texts", help="File with a text a line, .jsonl or .csv.")],
+    column: Annotated[str | None, typer.Option(help="Field of .jsonl or .csv that holds the text.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Full model, where it is not the reduced one without its head: name or folder.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 for any that is free.")] = 8765,
+    batch_size: Annotated[int, typer.Option(help="Texts encoded at a time.")] = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Open a page, for this machine only, that searches your texts with the full and the reduced model side by side."""
+    from st_dimreduce.serve import Corpus, address, bind, make_app, run  # noqa: PLC0415, optional
+
+    bound = bind(port)  # before the texts are encoded, which takes long
+    shown = False if quiet else None
+    corpus = Corpus(model, read_texts(texts, column), base=base, batch_size=batch_size, show_progress_bar=shown)
+    Console(quiet=quiet).print(f"{address(bound)} is open; Ctrl-C ends it.", highlight=False)
+    run(make_app(corpus), bound)
