@@ -2,6 +2,7 @@
 
 from st_dimreduce.compare import compare
 from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.export import export
 from st_dimreduce.fitting import fit_head
 from st_dimreduce.heads import load_head, save_head
 from st_dimreduce.portable import save_portable
@@ -19,6 +20,7 @@ __all__ = [
     "attach_head",
     "compare",
     "dequantize",
+    "export",
     "fit_head",
     "load_head",
     "quantize",

@@ -10,6 +10,7 @@ from rich.console import Console
 from st_dimreduce.atomic import check_target
 from st_dimreduce.cli.options import Bytes, Dim, Force, Goal, Keep, Quiet, Seed, command
 from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.export import export as export_graph
 from st_dimreduce.fitting import Objective
 from st_dimreduce.portable import save_portable
 from st_dimreduce.recipe import reduce_and_compare
@@ -56,3 +57,20 @@ def reduce(
     if objective == Objective.QUALITY:
         console.print("Made to find what people look for; --objective fidelity agrees more with the base model.")
     console.print(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", highlight=False)
+
+
+@command
+def export(
+    source: Annotated[str, typer.Argument(help="Name or folder of a reduced model, or folder of a head.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the graph to.")],
+    format_: Annotated[str, typer.Option("--format", help="onnx or openvino.")] = "onnx",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="int8, int4, int2 or binary: also give codes; what it was fitted for if not given."),
+    ] = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a reduced model or a head as a graph for ONNX Runtime or OpenVINO."""
+    written = export_graph(source, output, format_, precision=precision, overwrite=force)
+    Console(quiet=quiet).print(f"Wrote {written}.", highlight=False)
