@@ -19,7 +19,7 @@ FLOORS = [
     {"vectors", "stack"},
     {"recipe", "faiss_index", "distributed"},
     {"demo", "heads"},
-    {"export"},
+    {"runtimes"},
     {"cli"},
 ]
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from st_dimreduce.atomic import check_target
 from st_dimreduce.cli.options import Bytes, Dim, Force, Goal, Keep, Quiet, Seed, command
 from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.export import export as export_graph
 from st_dimreduce.fitting import Objective
 from st_dimreduce.portable import save_portable
 from st_dimreduce.recipe import reduce_and_compare
 from st_dimreduce.report import choice_table, comparison_table
+from st_dimreduce.runtimes import export as export_graph
 from st_dimreduce.texts import read_texts
 
 
