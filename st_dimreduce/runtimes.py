@@ -93,9 +93,13 @@ def export(
 
     from st_dimreduce.onnx_graph import add_codes, head_graph  # noqa: PLC0415, needs onnx
 
-    name = "head" if isinstance(opened, DimReduce) else "model"
-    graph = head_graph(opened) if isinstance(opened, DimReduce) else _traced(opened)
-    settings = {"dimensions": graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value}
+    tokenizer: Tokenizer | None = None
+    if isinstance(opened, DimReduce):
+        name, graph, settings = "head", head_graph(opened), {"in_features": opened.in_features}
+    else:
+        tokenizer = _tokenizer(opened[0])
+        name, graph, settings = "model", _traced(opened), _reading(opened, tokenizer)
+    settings |= {"dimensions": graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value}
     if precision is not Precision.FLOAT32:
         add_codes(graph, precision)
     onnx.checker.check_model(graph)
@@ -103,12 +107,8 @@ def export(
         onnx.save(graph, folder / f"{name}.onnx")
         if format is Format.OPENVINO:
             _to_openvino(folder / f"{name}.onnx")
-        if isinstance(opened, DimReduce):
-            settings |= {"in_features": opened.in_features}
-        else:
-            tokenizer = _tokenizer(opened[0])
+        if tokenizer:
             tokenizer.save(str(folder / "tokenizer.json"))
-            settings |= _reading(opened, tokenizer)
         outputs = [output.name for output in graph.graph.output]
         write_json(folder / SETTINGS, settings | {"precision": precision.value, "outputs": outputs})
     return target / f"{name}.{'xml' if format is Format.OPENVINO else 'onnx'}"
