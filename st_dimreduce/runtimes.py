@@ -154,6 +154,7 @@ class _Encode(nn.Module):
             self.token_types = False
         else:
             self.token_types = "token_type_ids" in model.preprocess(["a text"])
+            modules[0].auto_model.set_attn_implementation("eager")  # the other ones leave checks for NaN in the graph
         self.chain = nn.ModuleList(modules).float().cpu().eval()
         self.size = model.truncate_dim
 
