@@ -148,7 +148,7 @@ class _Encode(nn.Module):
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
-        modules = copy.deepcopy(list(model))
+        modules: list[Any] = copy.deepcopy(list(model))
         if isinstance(modules[0], StaticEmbedding):
             modules[0] = _MaskedMean(modules[0].embedding.weight)
             self.token_types = False

@@ -13,10 +13,11 @@ import pytest
 PACKAGE = Path("st_dimreduce")
 FLOORS = [
     {"atomic", "choice", "docstrings", "pieces", "texts"},
-    {"dim_reduce", "summary", "precision"},
-    {"fitting", "portable", "compare", "search", "arrow", "onnx_graph"},
-    {"encoding", "report", "sources", "sinks"},
-    {"vectors", "stack"},
+    {"dim_reduce", "figures", "summary", "precision"},
+    {"fitting", "portable", "stored", "search", "arrow", "onnx_graph"},
+    {"compare", "encoding", "sources", "sinks"},
+    {"plots", "vectors", "stack"},
+    {"report"},
     {"recipe", "faiss_index", "distributed"},
     {"demo", "heads"},
     {"runtimes"},
