@@ -8,6 +8,7 @@ from st_dimreduce.hub import publish
 from st_dimreduce.portable import save_portable
 from st_dimreduce.precision import Precision, dequantize, quantize
 from st_dimreduce.recipe import reduce_model
+from st_dimreduce.runtimes import export
 from st_dimreduce.search import rescore, search
 from st_dimreduce.stack import attach_head
 from st_dimreduce.summary import Summary
@@ -20,6 +21,7 @@ __all__ = [
     "attach_head",
     "compare",
     "dequantize",
+    "export",
     "fit_head",
     "load_head",
     "publish",

@@ -15,13 +15,13 @@ FLOORS = [
     {"atomic", "choice", "pieces", "progress", "texts"},
     {"dim_reduce", "docstrings", "figures", "summary", "precision"},
     {"card"},
-    {"fitting", "portable", "stored", "search", "arrow"},
+    {"fitting", "portable", "stored", "search", "arrow", "onnx_graph"},
     {"compare", "encoding", "sources", "sinks"},
     {"plots", "vectors", "stack"},
     {"hub", "report"},
     {"recipe", "faiss_index", "distributed"},
     {"demo", "heads"},
-    {"serve"},
+    {"runtimes", "serve"},
     {"cli"},
 ]
 
@@ -63,6 +63,9 @@ def test_importing_the_package_imports_no_optional_dependency():
         "matplotlib",
         "starlette",
         "uvicorn",
+        "onnxruntime",
+        "onnxscript",
+        "openvino",
     ]
     code = f"import sys, st_dimreduce; print([name for name in {optional} if name in sys.modules])"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}

@@ -18,6 +18,7 @@ from st_dimreduce.hub import publish as publish_model
 from st_dimreduce.portable import save_portable
 from st_dimreduce.recipe import reduce_and_compare
 from st_dimreduce.report import choice_table, comparison_table, publication_table
+from st_dimreduce.runtimes import export as export_graph
 from st_dimreduce.texts import read_texts
 
 
@@ -85,3 +86,20 @@ def publish(
         console.print(done.card, markup=False, highlight=False)
     what = "Nothing was sent. Without --dry-run it would be at" if dry_run else "Published:"
     console.print(f"{what} {done.url}", highlight=False)
+
+
+@command
+def export(
+    source: Annotated[str, typer.Argument(help="Name or folder of a reduced model, or folder of a head.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the graph to.")],
+    format_: Annotated[str, typer.Option("--format", help="onnx or openvino.")] = "onnx",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="int8, int4, int2 or binary: also give codes; what it was fitted for if not given."),
+    ] = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a reduced model or a head as a graph for ONNX Runtime or OpenVINO."""
+    written = export_graph(source, output, format_, precision=precision, overwrite=force)
+    Console(quiet=quiet).print(f"Wrote {written}.", highlight=False)
