@@ -27,6 +27,7 @@ from torch import nn
 
 from st_dimreduce.atomic import new_folder
 from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.portable.older import speak_older
 
 RECORD = "st_dimreduce.json"
 _NO_LIMIT = 10**9  # tokenizers without a maximum length report a huge one
@@ -76,7 +77,9 @@ def save_portable(
         entries = []
         for index, module in enumerate(modules):
             kind = next(kind for kind in _WRITERS if isinstance(module, kind))
-            relative = "" if index == 0 else f"{index}_{kind.__name__}"
+            relative = (
+                "" if kind is Transformer else f"{index}_{kind.__name__}"
+            )  # before 5, "" is a Transformer's alone
             if kind is not Normalize:  # it has no settings, and the Hub keeps no empty folder
                 (folder / relative).mkdir(exist_ok=True)
                 _WRITERS[kind](module, folder / relative)
@@ -132,6 +135,7 @@ def _head_problems(module: nn.Module) -> list[str]:
 
 def _write_transformer(module: Transformer, folder: Path) -> None:
     module.save(str(folder))
+    speak_older(folder)
     length = module.max_seq_length
     config = {
         "max_seq_length": length if length and length < _NO_LIMIT else None,
