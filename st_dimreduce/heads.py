@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from st_dimreduce.atomic import new_folder
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.encoding import load_model
 from st_dimreduce.fitting import Objective
+from st_dimreduce.layout import check_dense
 from st_dimreduce.portable import RECORD, fit_record, write_json
+from st_dimreduce.reading import read_object, stay_inside
 from st_dimreduce.recipe import DEFAULT_POOLED_GAIN, fit_to_size
 from st_dimreduce.vectors import OnBadRow, summarize
 
@@ -94,9 +93,13 @@ def load_head(path: str | os.PathLike[str]) -> DimReduce:
     bare = folder.is_dir() and not (folder / "modules.json").exists()
     head = None if bare else DimReduce.from_model(load_model(path))
     try:
+        if bare:
+            stay_inside(folder, folder)
+            check_dense(folder)
         head = head or DimReduce.load(str(folder))
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8")) if bare or (folder / RECORD).exists() else {}
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder} holds no head: expected the folder of a head or of a reduced model") from error
+        record = read_object(folder / RECORD) if bare or (folder / RECORD).exists() else {}
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        expected = "expected the folder of a head or of a reduced model"
+        raise ValueError(f"{folder} holds no head: {expected} ({' '.join(str(error).split())})") from error
     head.fitted |= {name: value for name, value in record.items() if name not in _NOT_FITTED}
     return head

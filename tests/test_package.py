@@ -12,8 +12,8 @@ import pytest
 
 PACKAGE = Path("st_dimreduce")
 FLOORS = [
-    {"atomic", "choice", "docstrings", "pieces", "texts"},
-    {"dim_reduce", "summary", "precision"},
+    {"atomic", "choice", "docstrings", "pieces", "reading", "texts"},
+    {"dim_reduce", "layout", "summary", "precision"},
     {"fitting", "portable", "compare", "search", "arrow"},
     {"encoding", "report", "sources", "sinks"},
     {"vectors", "stack"},
