@@ -10,7 +10,7 @@ from st_dimreduce.atomic import new_folder
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.encoding import load_model
 from st_dimreduce.fitting import Objective
-from st_dimreduce.layout import check_dense
+from st_dimreduce.layout import WEIGHTS, check_dense
 from st_dimreduce.portable import RECORD, fit_record, write_json
 from st_dimreduce.reading import read_object, stay_inside
 from st_dimreduce.recipe import DEFAULT_POOLED_GAIN, fit_to_size
@@ -96,6 +96,8 @@ def load_head(path: str | os.PathLike[str]) -> DimReduce:
         if bare:
             stay_inside(folder, folder)
             check_dense(folder)
+            if not (folder / WEIGHTS).exists():
+                raise ValueError(f"{folder} holds a pickle: expected {WEIGHTS}")
         head = head or DimReduce.load(str(folder))
         record = read_object(folder / RECORD) if bare or (folder / RECORD).exists() else {}
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:

@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from sentence_transformers.sentence_transformer import modules as known_modules
 from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from st_dimreduce.reading import Shapes, check_relative, read_json, read_object, read_shapes, short, stay_inside
+from st_dimreduce.reading import (
+    Shapes,
+    check_relative,
+    read_json,
+    read_object,
+    read_pickle,
+    read_shapes,
+    read_tensors,
+    short,
+    stay_inside,
+)
 
 WEIGHTS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
@@ -27,7 +36,6 @@ _MOST_IN_CONFIG = 2**20  # positions, tokens and the like
 _LEAST_WIDTH = 4_096  # a width up to here is believed whatever the weights say: it allocates little
 _WIDTH = re.compile(r"(size|dim|d_model|d_ff|d_kv|embd|inner)s?$")
 _LAYERS = re.compile(r"(layers?|blocks|depth)$")
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 _TOKENIZERS = re.compile(r"(token|vocab|merges|spiece|sentencepiece|preprocessor_|processor_).*|.*\.(model|spm)")
 REMOTE = (
     "it needs code that comes with the model or from another package; if you trust that, use --trust-remote-code, or "
@@ -164,17 +172,17 @@ def check_dense(folder: Path) -> tuple[int, int]:
     expected: Shapes = {"linear.weight": (rows, columns)}
     expected |= {"linear.bias": (rows,)} if config.get("bias", True) else {}
     expected |= {"residual.weight": (rows, columns)} if config.get("use_residual") and rows != columns else {}
-    if (folder / WEIGHTS).exists():
-        shapes, kinds = read_shapes(folder / WEIGHTS)
-        if shapes != expected or not kinds <= _FLOATS:
-            raise ValueError(f"{folder / WEIGHTS} holds {short(shapes)}, config.json asks for {expected}, of floats")
-        with safe_open(folder / WEIGHTS, "pt") as tensors:
-            if not all(torch.isfinite(tensors.get_tensor(name)).all() for name in expected):
-                raise ValueError(f"{folder / WEIGHTS} holds numbers that are not finite")
-    elif not (folder / PICKLE).is_file():
+    file = folder / (WEIGHTS if (folder / WEIGHTS).exists() else PICKLE)
+    if not file.is_file():
         raise ValueError(f"{folder} holds no weights: expected {WEIGHTS}")
-    elif (folder / PICKLE).stat().st_size < columns * rows:  # before anything of this size is allocated
-        raise ValueError(f"{folder / PICKLE} is too small for the {rows} x {columns} weights that config.json asks for")
+    if file.name == PICKLE and file.stat().st_size < columns * rows:  # before anything of this size is allocated
+        raise ValueError(f"{file} is too small for the {rows} x {columns} weights that config.json asks for")
+    tensors = read_pickle(file) if file.name == PICKLE else read_tensors(file)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != expected or not all(tensor.is_floating_point() for tensor in tensors.values()):
+        raise ValueError(f"{file} holds {short(shapes)}, config.json asks for {expected}, of floats")
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ValueError(f"{file} holds numbers that are not finite")
     return columns, rows
 
 
@@ -207,7 +215,7 @@ def _check_transformer(part: Part, trust_remote_code: bool) -> None:
 def _widest(folder: Path) -> int:
     """Return what a width in the config may be, so that no more is allocated for it than the weights call for."""
     if (folder / WEIGHTS).exists():
-        shapes, _ = read_shapes(folder / WEIGHTS)
+        shapes = read_shapes(folder / WEIGHTS)
         return max([_LEAST_WIDTH, *(size for shape in shapes.values() for size in shape)])
     if (folder / f"{WEIGHTS}.index.json").exists():
         places = read_object(folder / f"{WEIGHTS}.index.json").get("weight_map")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 _MOST_BYTES = 16 * 2**20  # of a JSON file that describes a model, and of what precedes the numbers in safetensors
 Shapes = dict[str, tuple[int, ...]]
@@ -46,12 +50,24 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_shapes(path: Path) -> tuple[Shapes, set[str]]:
-    """Return the shapes of the tensors in a safetensors file, and their number types, without reading the numbers.
+def read_shapes(path: Path) -> Shapes:
+    """Return the shapes of the tensors in a safetensors file, without reading their numbers.
 
     Raises:
         ValueError: If it is no complete safetensors file.
     """
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, no mapping
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; raises as :func:`read_shapes`."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError(f"{path} is no file")
@@ -59,11 +75,24 @@ def read_shapes(path: Path) -> tuple[Shapes, set[str]]:
             if int.from_bytes(file.read(8), "little") > _MOST_BYTES:
                 raise ValueError(f"{path} is no safetensors file: its header is longer than {_MOST_BYTES:,} bytes")
         with safe_open(path, "pt") as tensors:
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118, a file is no mapping
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            return shapes, {part.get_dtype() for part in slices.values()}
+            yield tensors
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is no complete safetensors file: {' '.join(str(error).split())}") from error
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read the weights that an older PyTorch pickled, and nothing else that a pickle may say.
+
+    Raises:
+        ValueError: If it holds anything but weights by name, or is damaged.
+    """
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch promises none in particular, and advises to run what is in the file
+        raise ValueError(f"{path} is no pickle of weights alone: refused, expected model.safetensors") from error
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise ValueError(f"{path} holds other things than weights: expected model.safetensors")
+    return weights
 
 
 def stay_inside(root: Path, folder: Path) -> None:
@@ -76,8 +105,15 @@ def stay_inside(root: Path, folder: Path) -> None:
     allowed = [home, *([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])]
     with os.scandir(folder) as files:
         for path in [folder, *(Path(file) for file in files if file.is_symlink())]:
-            if not any(path.resolve().is_relative_to(place) for place in allowed):
+            if not any(_resolved(path).is_relative_to(place) for place in allowed):
                 raise ValueError(f"{path} is a link that leads out of the model's folder")
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a circle of links
+        return Path()
 
 
 def check_relative(path: Any, where: str) -> None:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from st_dimreduce.atomic import new_folder
@@ -15,7 +14,7 @@ from st_dimreduce.layout import PICKLE, WEIGHTS, Part, pooling_modes, read_layou
 from st_dimreduce.portable.checker import DENSE_KEYS, OLD_NAMES, TRANSFORMER_KEYS
 from st_dimreduce.portable.older import speak_older
 from st_dimreduce.portable.save import POOLING_KEYS, write_json
-from st_dimreduce.reading import read_json, read_object, stay_inside
+from st_dimreduce.reading import read_json, read_object, read_pickle, stay_inside
 
 _TANH = "torch.nn.modules.activation.Tanh"
 
@@ -102,7 +101,7 @@ def _rewrite_dense(folder: Path, part: Part) -> None:
     if names == {"sentence_embedding"} and not config.get("use_residual"):
         write_json(folder / "config.json", {key: value for key, value in config.items() if key in DENSE_KEYS})
     if not (folder / WEIGHTS).exists():
-        weights = torch.load(folder / PICKLE, map_location="cpu", weights_only=True)
+        weights = read_pickle(folder / PICKLE)
         save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
         (folder / PICKLE).unlink()
 
