@@ -48,7 +48,9 @@ print(json.dumps(found))
 def encode_with(name, folders, texts, out, *, code=WITHOUT_US + ENCODE, path=(), **options):
     """Encode with each folder's model in one process that has the named version; returns a table of vectors."""
     pinned = VERSIONS[name]
-    places = [packages(*(f"{package}=={number}" for package, number in pinned.items()))] if pinned else []
+    own = [f"{package}=={number}" for package, number in pinned.items()]
+    # What several versions share is installed once.
+    places = [packages(*requirements) for requirements in (own[:1], own[1:]) if requirements]
     expected = {
         package: pinned.get(package, version(package)) for package in ("sentence-transformers", *TRANSFORMERS_4)
     }
