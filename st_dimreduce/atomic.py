@@ -36,6 +36,16 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False, marker: 
             raise FileExistsError(
                 f"{target} exists and holds no {marker}: choose another folder, this is never replaced"
             )
+    return check_place(target)
+
+
+def check_place(path: str | os.PathLike[str]) -> Path:
+    """Say before any work whether a file or folder can be made; returns its absolute path.
+
+    Raises:
+        PermissionError: If the folder it would be made in cannot be written.
+    """
+    target = Path(path).absolute()
     parent = next(p for p in target.parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(f"{parent} cannot be written: choose a folder that can, for {target.name}")

@@ -151,7 +151,7 @@ def reduce_and_compare(
         show_progress_bar: As in :func:`reduce_model`.
 
     Returns:
-        The reduced model, and how it compares with the base model on texts it has not seen.
+        The reduced model, and how it compares, in every precision, with the base model on texts it has not seen.
 
     Raises:
         ValueError: As :func:`reduce_model`, or if there are too few texts to hold any out.
@@ -172,8 +172,7 @@ def reduce_and_compare(
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
     size: dict[str, Any] = {"out_features": out_features, "bytes_per_vector": bytes_per_vector, "keep": keep}
     reduced = reduce_model(base, seen, **size, objective=objective, seed=seed, **options)
-    precision = DimReduce.from_model(reduced).precision
-    return reduced, compare(base, reduced, unseen, precision=precision, **options)
+    return reduced, compare(base, reduced, unseen, precision=list(Precision), **options)
 
 
 def fit_to_size(

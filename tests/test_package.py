@@ -13,10 +13,11 @@ import pytest
 PACKAGE = Path("st_dimreduce")
 FLOORS = [
     {"atomic", "choice", "docstrings", "pieces", "reading", "texts"},
-    {"dim_reduce", "layout", "summary", "precision"},
-    {"fitting", "portable", "compare", "search", "arrow"},
-    {"encoding", "report", "sources", "sinks"},
-    {"vectors", "stack"},
+    {"dim_reduce", "figures", "layout", "summary", "precision"},
+    {"fitting", "portable", "stored", "search", "arrow"},
+    {"compare", "encoding", "sources", "sinks"},
+    {"plots", "vectors", "stack"},
+    {"report"},
     {"recipe", "faiss_index", "distributed"},
     {"demo", "heads"},
     {"cli"},
