@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce.atomic import new_folder
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.encoding import load_model
 from st_dimreduce.fitting import Objective
+from st_dimreduce.layout import WEIGHTS, check_dense
 from st_dimreduce.portable import RECORD, fit_record, write_json
+from st_dimreduce.reading import read_object, stay_inside
 from st_dimreduce.recipe import DEFAULT_POOLED_GAIN, fit_to_size
 from st_dimreduce.vectors import OnBadRow, summarize
 
@@ -115,9 +115,15 @@ def _load(path: str | os.PathLike[str]) -> tuple[SentenceTransformer | None, Dim
     model = None if bare else load_model(path)
     head = None if model is None else DimReduce.from_model(model)
     try:
+        if bare:
+            stay_inside(folder, folder)
+            check_dense(folder)
+            if not (folder / WEIGHTS).exists():
+                raise ValueError(f"{folder} holds a pickle: expected {WEIGHTS}")
         head = head or DimReduce.load(str(folder))
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8")) if bare or (folder / RECORD).exists() else {}
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder} holds no head: expected the folder of a head or of a reduced model") from error
+        record = read_object(folder / RECORD) if bare or (folder / RECORD).exists() else {}
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        expected = "expected the folder of a head or of a reduced model"
+        raise ValueError(f"{folder} holds no head: {expected} ({' '.join(str(error).split())})") from error
     head.fitted |= {name: value for name, value in record.items() if name not in _NOT_FITTED}
     return model, head

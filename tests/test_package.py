@@ -12,8 +12,8 @@ import pytest
 
 PACKAGE = Path("st_dimreduce")
 FLOORS = [
-    {"atomic", "choice", "pieces", "progress", "texts"},
-    {"dim_reduce", "docstrings", "figures", "summary", "precision"},
+    {"atomic", "choice", "pieces", "progress", "reading", "texts"},
+    {"dim_reduce", "docstrings", "figures", "layout", "summary", "precision"},
     {"card"},
     {"fitting", "portable", "stored", "search", "arrow", "onnx_graph"},
     {"compare", "encoding", "sources", "sinks"},

@@ -23,20 +23,9 @@ from transformers import AutoTokenizer
 
 from st_dimreduce import DimReduce, reduce_model, save_portable
 from tests.conftest import SENTENCES
+from tests.environments import WITHOUT_US
 
-# Run where this package cannot be imported: it stands on the path nowhere, and an attempt to find it fails loudly.
-CONSUMER = """
-import sys
-class Blocked:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] == "st_dimreduce":
-            raise ImportError("blocked: " + name)
-sys.meta_path.insert(0, Blocked())
-try:
-    import st_dimreduce
-    raise SystemExit("the block does not work")
-except ImportError:
-    pass
+CONSUMER = f"""{WITHOUT_US}
 import numpy as np
 from sentence_transformers import SentenceTransformer
 model = SentenceTransformer(sys.argv[1], device="cpu")

@@ -11,10 +11,13 @@ from huggingface_hub.utils import disable_progress_bars
 from rich.console import Console
 
 from st_dimreduce.atomic import check_target
-from st_dimreduce.cli.options import Bytes, Dim, Force, Goal, Keep, Quiet, Seed, command
+from st_dimreduce.cli.options import Bytes, Dim, Force, Goal, Keep, Quiet, Seed, Trust, command
 from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.encoding import load_model
 from st_dimreduce.fitting import Objective
 from st_dimreduce.hub import publish as publish_model
+from st_dimreduce.portable import check as check_folder
+from st_dimreduce.portable import fix as fix_folder
 from st_dimreduce.portable import save_portable
 from st_dimreduce.recipe import reduce_and_compare
 from st_dimreduce.report import choice_table, comparison_table, publication_table
@@ -34,6 +37,7 @@ def reduce(
     column: Annotated[str | None, typer.Option(help="Field of .jsonl or .csv that holds the text.")] = None,
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(help="Texts encoded at a time.")] = 32,
+    trust_remote_code: Trust = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -42,7 +46,7 @@ def reduce(
     check_target(output, force)
     sentences = read_texts(texts, column)
     reduced, comparison = reduce_and_compare(
-        model,
+        load_model(model, trust_remote_code=trust_remote_code),
         sentences,
         dim,
         bytes_per_vector=bytes_,
@@ -103,3 +107,19 @@ def export(
     """Write a reduced model or a head as a graph for ONNX Runtime or OpenVINO."""
     written = export_graph(source, output, format_, precision=precision, overwrite=force)
     Console(quiet=quiet).print(f"Wrote {written}.", highlight=False)
+
+
+@command
+def check(
+    folder: Annotated[str, typer.Argument(help="Folder of a model.")],
+    fix: Annotated[bool, typer.Option("--fix", help="Rewrite its settings so that every reader knows them.")] = False,
+) -> None:
+    """Name what Text Embeddings Inference or an older Sentence Transformers would misread; status 1 if there is any."""
+    if fix:
+        fix_folder(folder)
+    problems = check_folder(folder)
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo(f"{folder}: every reader gives the model's vectors.")

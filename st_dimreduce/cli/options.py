@@ -28,6 +28,9 @@ Goal = Annotated[
     str, typer.Option("--objective", help="quality: what people look for; fidelity: what the base model finds.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed: the same seed gives the same result.")]
+Trust = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the base model: only if you have read it.")
+]
 Source = Annotated[
     str, typer.Argument(help="Vectors: a .npy, .parquet or .arrow file, or a folder of one of these kinds.")
 ]
