@@ -27,7 +27,7 @@ PACKAGES = ["st_dimreduce", "faiss-cpu", "qdrant-client", "qdrant-edge-py", "chr
 def printed(store: str, *arguments: str) -> list[str]:
     """Run an example and return the lines it printed."""
     command = [sys.executable, str(EXAMPLES / f"{store}_.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()  # noqa: S603
 
 
 def side_by_side(lines: list[str]) -> str:

