@@ -11,7 +11,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import quantize, reduce_model, save_portable, search
-from st_dimreduce.docstrings import docstring_pairs
+from st_dimreduce.docstrings import package_pairs
 from tests.conftest import missing
 from tests.test_portable import CONSUMER
 
@@ -89,7 +89,7 @@ json.dump(found, open(out, "w"))
 
 @pytest.fixture(scope="module")
 def texts():
-    pairs = [pair for pair in docstring_pairs(600) if len(pair[1]) < 300][:200]
+    pairs = [pair for pair in dict(package_pairs("networkx")).items() if len(pair[1]) < 300][:200]
     return {"queries": [query for query, _ in pairs[:20]], "documents": [document for _, document in pairs]}
 
 
@@ -111,7 +111,7 @@ def found(folder, texts, tmp_path_factory):
     installed = [name for name in FRAMEWORKS if not missing(name)]
     out = tmp_path_factory.mktemp("found") / "found.json"
     command = [sys.executable, "-c", BLOCK + LOADS, str(folder), str(out), " ".join(installed)]
-    subprocess.run(command, input=json.dumps(texts), text=True, check=True, timeout=300)
+    subprocess.run(command, input=json.dumps(texts), text=True, check=True, timeout=600)
     return json.loads(out.read_text())
 
 

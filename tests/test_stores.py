@@ -173,7 +173,7 @@ def test_the_summary_says_what_ran_and_what_did_not():
     code = "import sys, pytest; sys.modules['lancedb'] = None; sys.exit(pytest.main(sys.argv[1:]))"
     chosen = ["tests/test_stores.py", "-k", "test_lancedb or test_langchain or that_elasticsearch_takes"]
     command = [sys.executable, "-c", code, "-p", "no:cacheprovider", *chosen]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout
     assert "1 passed, 1 skipped" in done.stdout
     assert "LanceDB: no module lancedb: pip install 'st_dimreduce[test]'" in done.stdout
