@@ -14,7 +14,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/st-dimreduce demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov --cov-report=term
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -50,8 +50,10 @@ def only_run(sink: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=0):
-            yield
-            path.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
     except Timeout as error:
         raise BlockingIOError(
             errno.EWOULDBLOCK, f"another run is writing {sink}: wait for it, or choose another sink"
