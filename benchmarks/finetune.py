@@ -36,11 +36,11 @@ from torch.utils.data import SequentialSampler
 
 from st_dimreduce import DimReduce, Summary, attach_head, fit_head, quantize, save_portable, search
 from st_dimreduce.atomic import new_file
-from st_dimreduce.compare import Embedded, compare_embeddings, embed
+from st_dimreduce.compare import compare_embeddings
 from st_dimreduce.docstrings import docstring_pairs
 from st_dimreduce.fitting import Pairs, contrast_head, distill_head
-from st_dimreduce.precision import Precision
 from st_dimreduce.recipe import DEFAULT_POOLED_GAIN, WHITENING_BEFORE_TRAINING
+from st_dimreduce.stored import Embedded, Stored, embed
 
 KEPT = CACHE / "finetune"
 OUT_FEATURES, BATCH, TRAIN_LENGTH, WARM_UP, TEMPERATURE = 128, 64, 128, 20, 0.05
@@ -126,7 +126,7 @@ class Bench:
 
     def chosen(self, embedded: Embedded) -> dict[str, float]:
         """Figures of the held-out pairs, by which settings are chosen."""
-        reduced, relevant = {"reduced": (embedded, Precision.FLOAT32)}, range(POOL - HELD_OUT, POOL)
+        reduced, relevant = [Stored("reduced", embedded)], range(POOL - HELD_OUT, POOL)
         row = compare_embeddings(Embedded(self.asked, self.pool), reduced, relevant).rows[1]
         return {"ndcg": float(row.ndcg or 0), "overlap": row.overlap}
 

@@ -31,10 +31,11 @@ from matplotlib import pyplot as plt
 from peers import BUDGETS, OPQ_STEPS, PEERS, SEEDED, Found, Peer, Refused
 
 from st_dimreduce.atomic import new_file
-from st_dimreduce.compare import Embedded, compare_embeddings
+from st_dimreduce.compare import compare_embeddings
 from st_dimreduce.fitting import Objective, choose, fit_head
 from st_dimreduce.precision import Precision, quantize
 from st_dimreduce.search import search
+from st_dimreduce.stored import Embedded, Stored
 from st_dimreduce.summary import Summary
 
 OURS = "st_dimreduce"
@@ -92,7 +93,7 @@ def check(task: Task) -> None:
         return
     head = fit_head(Summary.of(task.train), 64)
     queries, documents = head.reduce(task.queries), head.reduce(task.documents)
-    reduced = {"reduced": (Embedded(queries, documents), Precision.INT8)}
+    reduced = [Stored("reduced", Embedded(queries, documents), Precision.INT8)]
     row = compare_embeddings(Embedded(task.queries, task.documents), reduced, task.texts.relevant).rows[1]
     here = task.judge(partial(search, queries, quantize(documents, Precision.INT8), Precision.INT8))
     for name, theirs in (("ndcg", row.ndcg), ("recall", row.recall), ("overlap", row.overlap)):

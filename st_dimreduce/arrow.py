@@ -175,9 +175,9 @@ def open_writer(path: Path, schema: pa.Schema) -> Any:
     return pa.ipc.new_file(str(path), schema)
 
 
-def join(parts: Sequence[Path], path: Path) -> None:
-    """Write Arrow IPC files into one Arrow IPC or Parquet file, a part at a time: a row group each."""
-    with _ipc(parts[0]) as reader:
+def join(parts: Iterable[Path], first: Path, path: Path) -> None:
+    """Write Arrow IPC files, of the first one's schema, into one Arrow IPC or Parquet file: a row group each."""
+    with _ipc(first) as reader:
         schema = reader.schema
     with closing(open_writer(path, schema)) as writer:
         for part in parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -36,6 +37,16 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False, marker: 
             raise FileExistsError(
                 f"{target} exists and holds no {marker}: choose another folder, this is never replaced"
             )
+    return check_place(target)
+
+
+def check_place(path: str | os.PathLike[str]) -> Path:
+    """Say before any work whether a file or folder can be made; returns its absolute path.
+
+    Raises:
+        PermissionError: If the folder it would be made in cannot be written.
+    """
+    target = Path(path).absolute()
     parent = next(p for p in target.parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(f"{parent} cannot be written: choose a folder that can, for {target.name}")
@@ -55,13 +66,15 @@ def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: st
         filled = work / "new"
         filled.mkdir()
         yield filled
-        if os.path.lexists(target):
+        if overwrite and os.path.lexists(target):
             target.rename(work / "old")
         try:
             filled.rename(target)
-        except OSError:
+        except OSError as error:
             if (work / "old").exists():
                 (work / "old").rename(target)
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(f"{target} has appeared meanwhile: another run made it, and it stays") from error
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -1,25 +1,36 @@
-"""A base model beside its reduced one, measured."""
+"""A base model beside reduced ones, measured."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
-from sentence_transformers.util import cos_sim
 
-from st_dimreduce.precision import Precision, dequantize, quantize
+from st_dimreduce.figures import (
+    Estimate,
+    Mean,
+    RankCorrelation,
+    Relevant,
+    answers,
+    cosines,
+    interval,
+    labelled,
+    nearest,
+    overlaps,
+)
+from st_dimreduce.precision import Precision
+from st_dimreduce.progress import progress_bar
+from st_dimreduce.stored import Embedded, Stored, embed, peers
 
-TOP_K = 10
+Figure = Literal["ndcg", "sts", "overlap"]
 _MOST_QUERIES = 1000  # documents that serve as queries where none are given
 _PAIRS = 20_000  # pairs of a query and a document whose cosines are correlated
+_HURT = 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,11 @@ class Row:
         spearman: Rank correlation of cosines with the base model's, over random pairs of query and document.
         ndcg: nDCG@10 against the relevant documents; None without labels.
         recall: Recall@10 likewise.
+        sts: Rank correlation of cosines with people's scores of pairs; None without such pairs. The first text of a
+            pair stays float, the second is stored.
+        retention: The comparison's main figure as a share of the base model's.
+        intervals: 95 % intervals (bootstrap over queries or pairs) of ``overlap``, ``ndcg``, ``recall``, ``sts`` and
+            ``retention``, as far as they were measured.
         seconds: Seconds it took to encode the texts; None where they were not encoded for this row.
     """
 
@@ -48,7 +64,27 @@ class Row:
     spearman: float
     ndcg: float | None = None
     recall: float | None = None
+    sts: float | None = None
+    retention: float = 1.0
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Hurt:
+    """A query that lost by the reduction.
+
+    Attributes:
+        query: Its row among the queries, or among the documents where these search one another.
+        loss: What it lost of its nDCG@10, or of its overlap@10 without labels.
+        before: Rows of the documents the base model finds, the nearest first.
+        after: Rows of those the reduced model finds.
+    """
+
+    query: int
+    loss: float
+    before: list[int]
+    after: list[int]
 
 
 @dataclass(frozen=True)
@@ -59,191 +95,203 @@ class Comparison:
         rows: One a model and precision.
         documents: Number of documents searched.
         queries: Number of queries.
+        figure: The main figure: ``"ndcg"`` with relevant documents, else ``"sts"`` with scored pairs, else
+            ``"overlap"``.
+        hurt: For each row the ten queries that lost most, those that lost nothing left out.
+        cosines: For each row the cosines of the same random pairs of a query and a document, float32.
     """
 
     rows: list[Row]
     documents: int
     queries: int
+    figure: Figure = "overlap"
+    hurt: list[list[Hurt]] = field(default_factory=list, repr=False)
+    cosines: list[np.ndarray] = field(default_factory=list, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON can hold them."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """Queries and documents as one model embeds them.
-
-    Attributes:
-        queries: float32 of shape (q, k), or None where the documents are the queries, each searching the others.
-        documents: float32 of shape (n, k).
-        seconds: Seconds the encoding took.
-    """
-
-    queries: np.ndarray | None
-    documents: np.ndarray
-    seconds: float | None = None
+        """Return the figures as JSON can hold them; nothing that a text or a query can be told from."""
+        rows = [asdict(row) for row in self.rows]
+        return {"figure": self.figure, "documents": self.documents, "queries": self.queries, "rows": rows}
 
 
 def compare(
     base: SentenceTransformer,
-    reduced: SentenceTransformer,
-    documents: Sequence[str],
+    reduced: SentenceTransformer | Mapping[str, SentenceTransformer],
+    documents: Sequence[str] | None = None,
     queries: Sequence[str] | None = None,
-    relevant: Sequence[int | Collection[int]] | None = None,
+    relevant: Relevant | None = None,
     *,
-    precision: Precision | str = Precision.FLOAT32,
+    pairs: Sequence[tuple[str, str, float]] | None = None,
+    precision: Precision | str | Sequence[Precision | str] = Precision.FLOAT32,
+    with_peers: bool = False,
     batch_size: int = 32,
     show_progress_bar: bool | None = None,
 ) -> Comparison:
-    """Measure what a reduced model costs and finds beside its base model, by exact cosine search over the documents.
+    """Measure what reduced models cost and find beside their base model, by exact cosine search over the documents.
 
     Args:
         base: The base model.
-        reduced: The reduced model.
-        documents: Texts to search, 2 or more. To judge a fit, give texts it has not seen.
+        reduced: The reduced model, or several by name.
+        documents: Texts to search, 2 or more. To judge a fit, give texts it has not seen. If None (the default), the
+            texts of ``pairs``.
         queries: Texts to search with. If None (the default), up to 1,000 documents each search the others.
         relevant: For each query the row of the document it should find, or a collection of rows. Needs ``queries``.
-        precision: How the reduced documents are stored. Defaults to ``"float32"``.
+        pairs: Pairs of texts with a score of how alike people find them (STS), 2 or more.
+        precision: How the reduced documents are stored, or several ways, a row each. Defaults to ``"float32"``.
+        with_peers: Whether to add rows of what others make of the base model at the same bytes, as
+            :func:`st_dimreduce.stored.peers` says. Defaults to False.
         batch_size: Texts encoded at a time. Defaults to 32.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
-        A row for each model: size, overlap with the base model, and, given ``relevant``, nDCG@10 and recall@10.
+        A row for the base model, then one for each model and precision: size, overlap with the base model, given
+        ``relevant`` nDCG@10 and recall@10, and given ``pairs`` Spearman's correlation with their scores.
 
     Raises:
         ValueError: If the arguments do not fit one another.
     """
-    relevant = _check_relevant(documents, queries, relevant)
-    embedded = [embed(model, documents, queries, batch_size, show_progress_bar) for model in (base, reduced)]
-    return compare_embeddings(embedded[0], {"reduced model": (embedded[1], Precision(precision))}, relevant)
-
-
-def embed(
-    model: SentenceTransformer,
-    documents: Sequence[str],
-    queries: Sequence[str] | None = None,
-    batch_size: int = 32,
-    show_progress_bar: bool | None = None,
-) -> Embedded:
-    """Encode documents and queries, each with the model's own prompt."""
-    bar = sys.stderr.isatty() if show_progress_bar is None else show_progress_bar
-    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": bar}
-    start = time.perf_counter()
-    document_rows = model.encode_document(list(documents), **options)
-    query_rows = None if queries is None else model.encode_query(list(queries), **options)
-    return Embedded(query_rows, document_rows, time.perf_counter() - start)
+    _check_pairs(pairs)
+    if documents is None:
+        documents = list(dict.fromkeys(text for one, other, _ in pairs or () for text in (one, other)))
+    _check_relevant(documents, queries, relevant)
+    precisions = [Precision(p) for p in ([precision] if isinstance(precision, str) else precision)]
+    models = reduced if isinstance(reduced, Mapping) else {"reduced model": reduced}
+    sides = None if pairs is None else ([one for one, _, _ in pairs], [other for _, other, _ in pairs])
+    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, "pairs": sides}
+    full = embed(base, documents, queries, **options)
+    embedded = {name: embed(model, documents, queries, **options) for name, model in models.items()}
+    stored: Iterable[Stored] = [Stored(name, rows, p) for name, rows in embedded.items() for p in precisions]
+    if with_peers:
+        sizes = {p.bytes_per_vector(rows.documents.shape[1]) for rows in embedded.values() for p in precisions}
+        stored = chain(stored, peers(full, sorted(sizes)))  # each is measured when it is made: some take minutes
+    scores = None if pairs is None else [score for _, _, score in pairs]
+    return compare_embeddings(full, stored, relevant, scores, show_progress_bar=show_progress_bar)
 
 
 def compare_embeddings(
     base: Embedded,
-    reduced: dict[str, tuple[Embedded, Precision]],
-    relevant: Sequence[int | Collection[int]] | None = None,
+    reduced: Iterable[Stored],
+    relevant: Relevant | None = None,
+    scores: Sequence[float] | None = None,
     seed: int = 0,
+    show_progress_bar: bool | None = None,
 ) -> Comparison:
     """Measure embeddings that are there already; :func:`compare` says how.
 
     Args:
         base: The base model's embeddings.
-        reduced: Name of a row, to embeddings of the same texts and the precision the documents are stored in.
+        reduced: Embeddings of the same texts, and how the documents are stored.
         relevant: As in :func:`compare`.
+        scores: People's scores of the embedded pairs.
         seed: Seed of the documents that serve as queries and the pairs correlated. Defaults to 0.
+        show_progress_bar: As in :func:`compare`.
 
     Returns:
         The base model's row, then one for each of ``reduced``.
     """
     count, rng = len(base.documents), np.random.default_rng(seed)
     asking = rng.permutation(count)[:_MOST_QUERIES] if base.queries is None else None
-    asked = _queries(base, asking).shape[0]
+    asked = min(count, _MOST_QUERIES) if base.queries is None else len(base.queries)
     pairs = rng.integers(asked, size=_PAIRS), rng.integers(count, size=_PAIRS)
-    reference: tuple[np.ndarray, np.ndarray] | None = None
-    rows = []
-    for name, (embedded, precision) in {"base model": (base, Precision.FLOAT32), **reduced}.items():
-        size = embedded.documents.shape[1]
-        documents = torch.from_numpy(dequantize(quantize(embedded.documents, precision), precision, size))
-        queries = torch.from_numpy(_queries(embedded, asking))
-        scores = cos_sim(queries, documents)
-        found = (_nearest(scores, asking), scores[pairs].numpy())
-        reference = reference or found
-        labelled = _labelled(queries, documents, relevant) if relevant is not None else (None, None)
-        width = precision.bytes_per_vector(size)
-        rows.append(
-            Row(
-                name=name,
-                dimensions=size,
-                precision=precision.value,
-                bytes_per_vector=width,
-                gigabytes=width / 100,
-                overlap=_overlap(reference[0], found[0]),
-                spearman=float(spearmanr(reference[1], found[1]).statistic),
-                ndcg=labelled[0],
-                recall=labelled[1],
-                seconds=embedded.seconds,
-            )
-        )
-    return Comparison(rows, count, asked)
+    figure: Figure = "ndcg" if relevant is not None else "sts" if scores is not None else "overlap"
+    all_stored = progress_bar("Measuring", "rows", show_progress_bar, chain([Stored("base model", base)], reduced))
+    found = [_find(stored, asking, pairs, relevant, scores) for stored in all_stored]
+    rows = [_row(one, found[0], figure) for one in progress_bar("Resampling", "rows", show_progress_bar, found)]
+    hurt = [_hurt(one, found[0], figure, asking) for one in found]
+    return Comparison(rows, count, asked, figure, hurt, [one.cosines for one in found])
 
 
-def _queries(embedded: Embedded, asking: np.ndarray | None) -> np.ndarray:
+@dataclass(frozen=True)
+class _Found:
+    stored: Stored
+    top: np.ndarray
+    cosines: np.ndarray
+    per_query: dict[str, np.ndarray]
+    sts: RankCorrelation | None
+
+    def estimates(self, base: _Found) -> dict[str, Estimate]:
+        values = {"overlap": overlaps(base.top, self.top), **self.per_query}
+        return {name: Mean(value) for name, value in values.items()} | ({"sts": self.sts} if self.sts else {})
+
+
+def _find(
+    stored: Stored,
+    asking: np.ndarray | None,
+    pairs: tuple[np.ndarray, np.ndarray],
+    relevant: Relevant | None,
+    scores: Sequence[float] | None,
+) -> _Found:
+    embedded = stored.embedded
+    documents = stored.read_back(embedded.documents)
     rows = embedded.documents[asking] if embedded.queries is None else embedded.queries
-    return rows.astype(np.float32)
+    queries = torch.from_numpy(np.ascontiguousarray(rows, np.float32))
+    top = nearest(queries, documents, asking)
+    per_query = {} if relevant is None else dict(zip(("ndcg", "recall"), labelled(top, relevant), strict=True))
+    sts = None
+    if scores is not None and embedded.pairs is not None:
+        one, other = embedded.pairs
+        sts = RankCorrelation(cosines(torch.from_numpy(one), stored.read_back(other)), np.asarray(scores))
+    return _Found(stored, top, cosines(queries[pairs[0]], documents[pairs[1]]), per_query, sts)
 
 
-def _nearest(scores: torch.Tensor, asking: np.ndarray | None) -> np.ndarray:
-    """Return the rows of the 10 documents with the highest scores, a document that asks not counted as found."""
-    if asking is not None:
-        scores = scores.clone()
-        scores[torch.arange(len(asking)), torch.from_numpy(asking)] = -torch.inf
-    most = scores.shape[1] - (asking is not None)
-    return scores.topk(min(TOP_K, most)).indices.numpy()
-
-
-def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    shared = [len(np.intersect1d(a, b)) for a, b in zip(one, other, strict=True)]
-    return float(np.mean(shared) / one.shape[1])
-
-
-class _Evaluator(InformationRetrievalEvaluator):
-    """Sentence Transformers' evaluator over embeddings that exist: its texts are row numbers, its model the rows."""
-
-    def embed_inputs(self, model: Any, sentences: Any, encode_fn_name: str | None = None, *_: Any, **__: Any) -> Any:
-        return model[encode_fn_name][sentences]
-
-
-def _labelled(
-    queries: torch.Tensor, documents: torch.Tensor, relevant: Sequence[int | Collection[int]]
-) -> tuple[float, float]:
-    answers = [{rows} if isinstance(rows, (int, np.integer)) else set(rows) for rows in relevant]
-    evaluator = _Evaluator(
-        queries={str(row): row for row in range(len(queries))},
-        corpus={str(row): row for row in range(len(documents))},
-        relevant_docs={str(row): {str(answer) for answer in rows} for row, rows in enumerate(answers)},
-        accuracy_at_k=[TOP_K],
-        precision_recall_at_k=[TOP_K],
-        map_at_k=[TOP_K],
-        score_functions={"cosine": cos_sim},
+def _row(found: _Found, base: _Found, figure: Figure) -> Row:
+    estimates, reference = found.estimates(base), base.estimates(base)[figure]
+    stored, size = found.stored, found.stored.embedded.documents.shape[1]
+    width = stored.bytes_per_vector or Precision(stored.precision).bytes_per_vector(size)
+    intervals = {name: interval(estimate) for name, estimate in estimates.items()}
+    intervals["retention"] = interval(estimates[figure], reference)
+    figures: dict[str, Any] = {name: estimate.value for name, estimate in estimates.items()}
+    return Row(
+        name=stored.name,
+        dimensions=size,
+        precision=getattr(stored.precision, "value", stored.precision),
+        bytes_per_vector=width,
+        gigabytes=width / 100,
+        spearman=RankCorrelation(found.cosines, base.cosines).value,
+        retention=estimates[figure].value / max(reference.value, 1e-12),
+        intervals=intervals,
+        seconds=stored.embedded.seconds,
+        **figures,
     )
-    embedded: Any = {"query": queries, "document": documents}
-    figures: Any = evaluator.compute_all_metrics(embedded)["cosine"]
-    return float(figures["ndcg@k"][TOP_K]), float(figures["recall@k"][TOP_K])
 
 
-def _check_relevant(
-    documents: Sequence[str], queries: Sequence[str] | None, relevant: Sequence[int | Collection[int]] | None
-) -> Sequence[int | Collection[int]] | None:
+def _hurt(found: _Found, base: _Found, figure: Figure, asking: np.ndarray | None) -> list[Hurt]:
+    losses = 1 - overlaps(base.top, found.top)
+    if figure == "ndcg":
+        losses = np.nan_to_num(base.per_query["ndcg"] - found.per_query["ndcg"])
+    worst = [query for query in np.argsort(-losses, kind="stable")[:_HURT] if losses[query] > 0]
+    return [
+        Hurt(
+            query=int(query if asking is None else asking[query]),
+            loss=float(losses[query]),
+            before=base.top[query].tolist(),
+            after=found.top[query].tolist(),
+        )
+        for query in worst
+    ]
+
+
+def _check_pairs(pairs: Sequence[tuple[str, str, float]] | None) -> None:
+    for row, pair in enumerate(pairs or ()):
+        if len(pair) != 3 or not all(isinstance(text, str) for text in pair[:2]) or not np.isfinite(float(pair[2])):
+            raise ValueError(f"pair {row} is {pair!r:.80}: expected two texts and how alike they are, a number")
+    if pairs is not None and len({score for _, _, score in pairs}) < 2:
+        raise ValueError(f"{len(pairs)} pairs with no two scores that differ: give at least 2, to rank them")
+
+
+def _check_relevant(documents: Sequence[str], queries: Sequence[str] | None, relevant: Relevant | None) -> None:
     if len(documents) < 2:
         raise ValueError(f"{len(documents)} documents to search: give at least 2")
     if queries is not None and not len(queries):
         raise ValueError("queries is empty: give texts to search with, or None to search with the documents")
     if relevant is None:
-        return None
+        return
     if queries is None or len(queries) != len(relevant):
         given = "no" if queries is None else len(queries)
         raise ValueError(f"relevant has {len(relevant)} entries for {given} queries: give one entry a query")
-    rows = {row for rows in relevant for row in ([rows] if isinstance(rows, (int, np.integer)) else rows)}
+    rows = set().union(*answers(relevant))
     wrong = [row for row in rows if not 0 <= row < len(documents)]
     if wrong or not rows:
         raise ValueError(
             f"relevant names {wrong[:3] or 'no rows'}: expected rows of documents, 0 to {len(documents) - 1}"
         )
-    return relevant

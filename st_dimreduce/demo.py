@@ -13,7 +13,7 @@ from rich.console import Console
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce.atomic import check_target
-from st_dimreduce.compare import Embedded, compare_embeddings, embed
+from st_dimreduce.compare import compare_embeddings
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.docstrings import docstring_pairs
 from st_dimreduce.encoding import load_model
@@ -21,6 +21,7 @@ from st_dimreduce.portable import save_portable
 from st_dimreduce.precision import Precision
 from st_dimreduce.recipe import reduce_model
 from st_dimreduce.report import comparison_table
+from st_dimreduce.stored import Embedded, Stored, embed
 
 _OUT_FEATURES = 128
 _QUESTION = "How can I find the shortest route between two points of a network?"
@@ -59,11 +60,11 @@ def run_demo(
     reduced = reduce_model(base, documents, embeddings=full.documents, out_features=_OUT_FEATURES)
     seconds = time.perf_counter() - start
     head, untrained = DimReduce.from_model(reduced), _untrained(full.documents.shape[1])
-    rows = {
-        "untrained Tanh": (_apply(untrained, full), Precision.FLOAT32),
-        "reduced": (_apply(head, full), Precision.FLOAT32),
-        "reduced, int8": (_apply(head, full), Precision.INT8),
-    }
+    rows = [
+        Stored("untrained Tanh", _apply(untrained, full)),
+        Stored("reduced", _apply(head, full)),
+        Stored("reduced, int8", _apply(head, full), Precision.INT8),
+    ]
     comparison = compare_embeddings(full, rows, relevant=range(pairs))
     console.print(comparison_table(comparison, f"{pairs:,} docstrings, found by their first sentences (percent)"))
     first, last = comparison.rows[0], comparison.rows[-1]

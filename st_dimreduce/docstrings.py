@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from st_dimreduce.progress import progress_bar
+
 PACKAGES = ("numpy", "scipy", "sklearn", "torch", "networkx")
 
 # A section title over a rule (numpydoc), a bare "Args:" (Google style), a field list (":param x:") or a prompt
@@ -49,7 +51,8 @@ def docstring_pairs(count: int | None = None, seed: int = 0) -> list[tuple[str, 
 
 @cache
 def _unambiguous_pairs() -> list[tuple[str, str]]:
-    pairs = {pair for name in PACKAGES for pair in package_pairs(name)}
+    packages = progress_bar("Reading", "packages", None, PACKAGES)
+    pairs = {pair for name in packages for pair in package_pairs(name)}
     queries = Counter(query for query, _ in pairs)
     documents = Counter(document for _, document in pairs)
     return sorted(pair for pair in pairs if queries[pair[0]] == 1 and documents[pair[1]] == 1)

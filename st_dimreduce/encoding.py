@@ -6,13 +6,19 @@ import os
 import random
 from collections.abc import Iterable, Sequence, Sized
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from sentence_transformers import SentenceTransformer
-from tqdm import tqdm
 
 from st_dimreduce.fitting import Pairs
+from st_dimreduce.layout import REMOTE, check_entries, read_layout
+from st_dimreduce.progress import progress_bar
+from st_dimreduce.reading import read_json
 from st_dimreduce.summary import Summary
 
 _DRAWN = 4000  # texts kept to make pairs of
@@ -27,17 +33,50 @@ _PROBES = [
 ]
 
 
-def load_model(name_or_path: str | os.PathLike[str]) -> SentenceTransformer:
-    """Load a model by name or path.
+def load_model(name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> SentenceTransformer:
+    """Load a model by name or path, its files having been checked.
+
+    Args:
+        name_or_path: Name of a model on the Hub, or a folder.
+        trust_remote_code: Whether code that comes with the model may run. Defaults to False; say True only of a model
+            whose code you have read.
 
     Raises:
         ValueError: If it cannot be loaded; says why in one line.
     """
+    name = os.fspath(name_or_path)
     try:
-        return SentenceTransformer(os.fspath(name_or_path))
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"no model could be loaded from {os.fspath(name_or_path)!r}: {reason}") from error
+        if Path(name).is_dir():
+            read_layout(name, trust_remote_code)
+        else:
+            _check_name(name, trust_remote_code)
+        return SentenceTransformer(name, trust_remote_code=trust_remote_code)
+    except Exception as error:  # which of them a damaged file calls forth in the readers is not ours to list
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "trust_remote_code" in reason and REMOTE not in reason:
+            reason = REMOTE
+        raise ValueError(f"no model could be loaded from {name!r}: {reason:.1000}") from error
+
+
+def _check_name(name: str, trust_remote_code: bool) -> None:
+    """Check a name on the Hub, and the list of modules it stands for before any other file is asked for."""
+    if Path(name).exists():
+        raise ValueError("it is a file, expected the folder of a model")
+    try:
+        validate_repo_id(name)
+        if name.startswith((".", "~", "/")):
+            raise HFValidationError
+    except HFValidationError as error:
+        raise ValueError("it is no folder, and no name of a model on the Hub such as 'user/model'") from error
+    try:
+        modules = hf_hub_download(name if "/" in name else f"sentence-transformers/{name}", "modules.json")
+    except (
+        OSError,
+        HfHubHTTPError,
+        ValueError,
+    ):  # Sentence Transformers knows more ways, and says why if none leads there
+        return
+    check_entries(read_json(Path(modules)), trust_remote_code)
 
 
 class Encoder:
@@ -46,7 +85,7 @@ class Encoder:
     def __init__(self, trunk: SentenceTransformer, batch_size: int, show_progress_bar: bool | None) -> None:
         self._trunk = trunk
         self._options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
-        self._silent = None if show_progress_bar is None else not show_progress_bar
+        self._shown = show_progress_bar
         try:
             probes = trunk.encode_document(_PROBES, **self._options)
         except KeyError as error:
@@ -65,7 +104,7 @@ class Encoder:
         rng = random.Random(seed)  # noqa: S311, no secret
         texts = iter(sentences)
         total = len(sentences) if isinstance(sentences, Sized) else None
-        with tqdm(desc="Encoding", unit=" texts", total=total, disable=self._silent) as bar:
+        with progress_bar("Encoding", "texts", self._shown, total=total) as bar:
             while chunk := list(islice(texts, _CHUNK)):
                 for row, text in enumerate(chunk, summary.count):
                     if not isinstance(text, str):
@@ -83,7 +122,7 @@ class Encoder:
         if not pairs:
             return None
         sides = []
-        with tqdm(desc="Encoding pairs", unit=" texts", total=len(pairs) * len(pairs[0]), disable=self._silent) as bar:
+        with progress_bar("Encoding pairs", "texts", self._shown, total=len(pairs) * len(pairs[0])) as bar:
             for side, texts in enumerate(zip(*pairs, strict=True)):
                 encode = self._trunk.encode_document if side else self._trunk.encode_query
                 # Encoded once, equal texts have equal vectors: by these they are known.

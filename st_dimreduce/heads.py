@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from sentence_transformers import SentenceTransformer
 
 from st_dimreduce.atomic import new_folder
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.encoding import load_model
 from st_dimreduce.fitting import Objective
+from st_dimreduce.layout import WEIGHTS, check_dense
 from st_dimreduce.portable import RECORD, fit_record, write_json
+from st_dimreduce.reading import read_object, stay_inside
 from st_dimreduce.recipe import DEFAULT_POOLED_GAIN, fit_to_size
 from st_dimreduce.vectors import OnBadRow, summarize
 
@@ -62,6 +63,7 @@ def fit_on_vectors(
     options: dict[str, Any] = {"on_bad_row": on_bad_row, "show_progress_bar": show_progress_bar}
     summary = summarize(source, column=column, seed=seed, **options)
     settings: dict[str, Any] = {"rotation": "itq", "gain": DEFAULT_POOLED_GAIN, "seed": seed}
+    settings["show_progress_bar"] = show_progress_bar
     head = fit_to_size(summary, out_features, bytes_per_vector, keep, objective, None, None, None, **settings)
     head.linear.weight.data /= summary.mean_norm
     head.fitted["mean_norm"] = summary.mean_norm
@@ -90,13 +92,38 @@ def load_head(path: str | os.PathLike[str]) -> DimReduce:
     Raises:
         ValueError: If there is no head.
     """
+    return _load(path)[1]
+
+
+def load_reduced(path: str | os.PathLike[str]) -> tuple[SentenceTransformer, DimReduce]:
+    """Load a reduced model, by name or folder, and a copy of its head that knows how it was fitted.
+
+    Raises:
+        ValueError: If there is no model, or it has no head.
+    """
+    model, head = _load(path)
+    if model is None:
+        raise ValueError(
+            f"{path} holds a head without a model: put it behind its own with attach_head (st-dimreduce attach)"
+        )
+    return model, head
+
+
+def _load(path: str | os.PathLike[str]) -> tuple[SentenceTransformer | None, DimReduce]:
     folder = Path(path)
     bare = folder.is_dir() and not (folder / "modules.json").exists()
-    head = None if bare else DimReduce.from_model(load_model(path))
+    model = None if bare else load_model(path)
+    head = None if model is None else DimReduce.from_model(model)
     try:
+        if bare:
+            stay_inside(folder, folder)
+            check_dense(folder)
+            if not (folder / WEIGHTS).exists():
+                raise ValueError(f"{folder} holds a pickle: expected {WEIGHTS}")
         head = head or DimReduce.load(str(folder))
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8")) if bare or (folder / RECORD).exists() else {}
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder} holds no head: expected the folder of a head or of a reduced model") from error
+        record = read_object(folder / RECORD) if bare or (folder / RECORD).exists() else {}
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        expected = "expected the folder of a head or of a reduced model"
+        raise ValueError(f"{folder} holds no head: {expected} ({' '.join(str(error).split())})") from error
     head.fitted |= {name: value for name, value in record.items() if name not in _NOT_FITTED}
-    return head
+    return model, head

@@ -16,7 +16,7 @@ import numpy as np
 
 from st_dimreduce.choice import Choice
 
-_INT8_RANGE = 4.0
+INT8_STEPS = 127 / 4.0  # steps of the int8 grid in one spread
 _BLOCK = 2048  # rows whose numbers stay in the cache
 _SURE = 1e-20, 1e20  # squared lengths that float32 tells to all its digits
 
@@ -71,12 +71,11 @@ def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
         rows = slice(start, start + _BLOCK)
         scaled = _scaled(embeddings[rows], math.sqrt(embeddings.shape[1]))
         if precision is Precision.INT8:
-            np.rint(np.multiply(scaled, 127 / _INT8_RANGE, out=scaled), out=scaled)
+            np.rint(np.multiply(scaled, INT8_STEPS, out=scaled), out=scaled)
             codes[rows] = np.clip(scaled, -127, 127, out=scaled).astype(np.int8).view(np.uint8)
             continue
-        levels = _gaussian_levels(precision.bits)
         numbers = np.zeros(scaled.shape, np.uint8)
-        for threshold in (levels[1:] + levels[:-1]) / 2:
+        for threshold in thresholds(precision):
             numbers += scaled > threshold
         codes[rows] = _pack(numbers, precision.bits)
     return codes.view(np.int8) if precision is Precision.INT8 else codes
@@ -130,6 +129,15 @@ def _pack(values: np.ndarray, bits: int) -> np.ndarray:
     for part in range(1, per_byte):
         packed = (packed << bits) | parts[..., part]
     return packed
+
+
+def thresholds(precision: Precision) -> np.ndarray:
+    """Return what an entry times sqrt(k) is compared with: it is coded by how many of these it exceeds.
+
+    float32 of shape (2^bits - 1,), half way between neighbouring levels.
+    """
+    levels = _gaussian_levels(precision.bits)
+    return (levels[1:] + levels[:-1]) / 2
 
 
 @cache

@@ -118,7 +118,7 @@ def reduce_model(
         made = trunk.pairs(self_made_pairs(drawn, MADE_PAIRS, seed))
 
     settings: dict[str, Any] = {"whitening": whitening, "rotation": rotation, "gain": gain, "seed": seed}
-    settings["nested"] = nested
+    settings |= {"nested": nested, "show_progress_bar": show_progress_bar}
     head = fit_to_size(summary, out_features, bytes_per_vector, keep, objective, made, labelled, **settings)
     return stack_head(base, head, norm, trainable=trainable, shared=base is model)
 
@@ -151,7 +151,7 @@ def reduce_and_compare(
         show_progress_bar: As in :func:`reduce_model`.
 
     Returns:
-        The reduced model, and how it compares with the base model on texts it has not seen.
+        The reduced model, and how it compares, in every precision, with the base model on texts it has not seen.
 
     Raises:
         ValueError: As :func:`reduce_model`, or if there are too few texts to hold any out.
@@ -172,8 +172,7 @@ def reduce_and_compare(
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
     size: dict[str, Any] = {"out_features": out_features, "bytes_per_vector": bytes_per_vector, "keep": keep}
     reduced = reduce_model(base, seen, **size, objective=objective, seed=seed, **options)
-    precision = DimReduce.from_model(reduced).precision
-    return reduced, compare(base, reduced, unseen, precision=precision, **options)
+    return reduced, compare(base, reduced, unseen, precision=list(Precision), **options)
 
 
 def fit_to_size(
@@ -188,20 +187,21 @@ def fit_to_size(
     **settings: Any,
 ) -> DimReduce:
     """Choose a size where none was given, fit in closed form, and train where there is something to train on."""
-    seed, evidence = settings["seed"], labelled if labelled is not None else made
+    evidence = labelled if labelled is not None else made
+    common: dict[str, Any] = {name: settings[name] for name in ("seed", "show_progress_bar")}
     precision, record = Precision.FLOAT32, {}
     if out_features is None:
-        options: dict[str, Any] = {"objective": objective, "pairs": evidence, "seed": seed}
-        choice = choose(summary, bytes_per_vector=bytes_per_vector, keep=keep, **options)
+        size: dict[str, Any] = {"bytes_per_vector": bytes_per_vector, "keep": keep}
+        choice = choose(summary, objective=objective, pairs=evidence, **size, **common)
         out_features, precision = choice.best.out_features, Precision(choice.best.precision)
         record = {"choice": choice.to_dict()}
     if labelled is not None and whitening is None:
         whitening = WHITENING_BEFORE_TRAINING
     head = fit_head(summary, out_features, whitening=whitening, objective=objective, pairs=made, **settings)
     if labelled is not None:
-        head = contrast_head(head, labelled, precision=precision, seed=seed)
+        head = contrast_head(head, labelled, precision=precision, **common)
     elif objective is Objective.FIDELITY:
-        head = distill_head(head, summary, precision=precision, seed=seed)
+        head = distill_head(head, summary, precision=precision, **common)
     head.fitted |= {"precision": precision.value, **record}
     return head
 

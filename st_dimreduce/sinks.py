@@ -18,8 +18,10 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from st_dimreduce.atomic import check_target
+from st_dimreduce.atomic import check_place, check_target
+from st_dimreduce.progress import progress_bar
 
 _FORMAT = "st_dimreduce.job.1"
 _WHOLE = {".npy": ".npy", ".arrow": ".arrow", ".parquet": ".arrow"}  # the sink's suffix -> that of its parts
@@ -34,6 +36,26 @@ def part_suffix(sink: Path, tabular: bool) -> str:
     if sink.suffix and sink.suffix not in _WHOLE:
         raise ValueError(f"{sink} ends in {sink.suffix}: expected .npy, .parquet, .arrow, or no suffix for a folder")
     return _WHOLE.get(sink.suffix, ".parquet" if tabular else ".npy")
+
+
+@contextmanager
+def only_run(sink: Path) -> Iterator[None]:
+    """Keep a second run from writing the same sink meanwhile; a run that was killed keeps nobody.
+
+    Raises:
+        BlockingIOError: If another run is writing it.
+        PermissionError: If it cannot be written there.
+    """
+    path = check_place(sink.parent / f".{sink.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            yield
+            path.unlink(missing_ok=True)
+    except Timeout as error:
+        raise BlockingIOError(
+            errno.EWOULDBLOCK, f"another run is writing {sink}: wait for it, or choose another sink"
+        ) from error
 
 
 class Parts:
@@ -87,6 +109,10 @@ class Parts:
         self._writing.unlink(missing_ok=True)
         if self._identity["source"] is None or not self._done:
             shutil.rmtree(self.folder, ignore_errors=True)
+        elif kind is KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{self.rows:,} rows are kept, call again as before to go on behind them"
+            ) from error
 
     def write(self, item: Any, rows: int, bad_rows: int) -> None:
         """Add codes, an array or a record batch, to the part that is being made."""
@@ -112,13 +138,13 @@ class Parts:
             self._save()
         self._rows = self._bad = 0
 
-    def finish(self) -> int:
+    def finish(self, show_progress_bar: bool | None = None) -> int:
         """Put the parts in the sink's place, joined if it is a file; returns its size in bytes."""
         self._check_sink(None)
         with self._disk():
             if self._sink.suffix:
                 whole = self.folder / f"whole{self._sink.suffix}"
-                _join([self._part(number) for number in range(len(self._done))], whole)
+                _join([self._part(number) for number in range(len(self._done))], whole, show_progress_bar)
                 size = whole.stat().st_size
                 whole.replace(self._sink)
             else:
@@ -232,16 +258,17 @@ def _open(path: Path, first: Any) -> Any:
     return open_writer(path, first.schema)
 
 
-def _join(parts: Sequence[Path], path: Path) -> None:
+def _join(parts: Sequence[Path], path: Path, shown: bool | None) -> None:
+    coming = progress_bar("Joining", "parts", shown, parts)
     if path.suffix != ".npy":
         from st_dimreduce.arrow import join  # noqa: PLC0415, optional
 
-        join(parts, path)
+        join(coming, parts[0], path)
         return
     arrays = [np.load(part, mmap_mode="r") for part in parts]  # for their headers
     with path.open("wb") as whole:
         _npy_header(whole, arrays[0].dtype, sum(map(len, arrays)), arrays[0].shape[1])
-        for part, array in zip(parts, arrays, strict=True):
+        for part, array in zip(coming, arrays, strict=True):
             with part.open("rb") as file:
                 file.seek(array.offset)
                 shutil.copyfileobj(file, whole, 1 << 20)

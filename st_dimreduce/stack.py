@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
+from st_dimreduce.card import ORIGIN
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.encoding import Encoder, load_model
 
@@ -60,7 +65,7 @@ def stack_head(
         shared: Whether somebody else keeps the base model, so that its modules are to be copied.
     """
     head.linear.weight.data /= norm / head.fitted.get("mean_norm", 1.0)
-    head.fitted |= {"mean_norm": norm, "base_model": _name(base)}
+    head.fitted |= {"mean_norm": norm, **origin(base)}
     body, tail = split_model(base)
     if shared:
         body, tail = copy.deepcopy((body, tail))
@@ -85,6 +90,29 @@ def split_model(base: SentenceTransformer) -> tuple[OrderedDict[str, nn.Module],
     return OrderedDict(modules[:end]), [module for _, module in modules[end:]][:1]
 
 
+def detach_head(model: SentenceTransformer) -> tuple[SentenceTransformer, DimReduce]:
+    """Take a reduced model apart: below its head it is still the base model.
+
+    So one encoding serves both: ``below.encode(texts)`` gives the base model's vectors, not scaled to length 1, and
+    ``head.reduce`` the reduced model's from these.
+
+    Args:
+        model: The reduced model, left unchanged; the model below shares its modules.
+
+    Returns:
+        The model below the head, and a copy of the head.
+
+    Raises:
+        ValueError: If the model ends in no head, or in one that does not read sentence embeddings.
+    """
+    head = DimReduce.from_model(model)
+    if head.module_input_name != "sentence_embedding":
+        raise ValueError(f"the head reads {head.module_input_name!r}, expected 'sentence_embedding': a head on Pooling")
+    modules = list(model.named_children())
+    place = max(index for index, (_, module) in enumerate(modules) if isinstance(module, Dense))
+    return assemble(model, OrderedDict(modules[:place])), head
+
+
 def assemble(base: SentenceTransformer, modules: Any) -> SentenceTransformer:
     """Return a model of these modules that treats texts and scores as the base model does."""
     model = SentenceTransformer(
@@ -98,7 +126,28 @@ def assemble(base: SentenceTransformer, modules: Any) -> SentenceTransformer:
     return model
 
 
+def origin(base: SentenceTransformer) -> dict[str, Any]:
+    """Return what a reduced model's card says of its base model: its name on the Hub, licence and languages.
+
+    The name is None for a model from a folder, whose path is nobody's business; the rest is there if its card says it.
+    """
+    text, said = base._model_card_text or "", {}
+    if text.startswith("---"):
+        with suppress(Exception):  # whatever is wrong with another's card, the model is as good without
+            said = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
+    return {"base_model": _name(base)} | {key: said[key] for key in ORIGIN[1:] if _plain(said.get(key))}
+
+
 def _name(base: SentenceTransformer) -> str | None:
-    """Return the base model's name on the Hub; None for one from a folder, whose path is nobody's business."""
     name = base.model_card_data.base_model
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
     return None if name is None or Path(name).exists() else name
+
+
+def _plain(value: object) -> bool:
+    """Whether a card may repeat it: short words, no markup."""
+    words = value if isinstance(value, list) else [value]
+    return bool(words) and all(isinstance(word, str) and re.fullmatch(r"[\w.:/+ -]{1,200}", word) for word in words)

@@ -204,17 +204,26 @@ class Summary:
             with safe_open(path, "numpy") as file:
                 numbers = file.metadata() or {}
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, a file is no mapping
-        except SafetensorError as error:
+        except (SafetensorError, TypeError, KeyError) as error:  # the last two: of a number type that NumPy has not
             raise ValueError(f"{path} is no summary: expected a file written by Summary.save ({error})") from error
         if numbers.get("format") != _FORMAT or arrays.keys() != set(_ARRAYS):
             raise ValueError(f"{path} is no summary: expected a file written by Summary.save")
-        width, rows = len(arrays["sum"]), len(arrays["keys"])
-        if arrays["gram_sum"].shape != (width, width) or arrays["rows"].shape != (rows, width):
+        width, rows = arrays["sum"].size, arrays["keys"].size
+        shapes = dict(zip(_ARRAYS, ((width,), (width, width), (rows, width), (rows,)), strict=True))
+        if {name: array.shape for name, array in arrays.items()} != shapes:
             raise ValueError(f"{path} is damaged: the shapes of its arrays do not fit one another")
-        summary = cls(width, int(numbers["sample_size"]), int(numbers["seed"]))
-        summary.count, summary._drawn = int(numbers["count"]), int(numbers["drawn"])
-        summary._norm_sum = float.fromhex(numbers["norm_sum"])
-        summary._stream = int(numbers["stream"]) if numbers["stream"] else None
+        if any(array.dtype != (np.float32 if name == "rows" else np.float64) for name, array in arrays.items()):
+            raise ValueError(f"{path} is damaged: its arrays are of types that no summary has")
+        try:
+            summary = cls(width, int(numbers["sample_size"]), int(numbers["seed"]))
+            summary.count, summary._drawn = int(numbers["count"]), int(numbers["drawn"])
+            summary._norm_sum = float.fromhex(numbers["norm_sum"])
+            summary._stream = int(numbers["stream"]) if numbers["stream"] else None
+        except (KeyError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path} is damaged: its numbers are missing or none ({error})") from error
+        finite = all(np.isfinite(array).all() for array in (summary._norm_sum, *arrays.values()))
+        if not finite or not rows <= min(summary.count, summary.sample_size):
+            raise ValueError(f"{path} is damaged: its numbers are not finite, or do not fit one another")
         summary._sum, summary._gram_sum = arrays["sum"], arrays["gram_sum"]
         summary._rows, summary._keys = arrays["rows"].copy(), arrays["keys"]
         return summary

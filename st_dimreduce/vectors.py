@@ -17,7 +17,8 @@ from tqdm import tqdm
 from st_dimreduce.choice import Choice
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.precision import Precision, quantize
-from st_dimreduce.sinks import Parts, part_suffix
+from st_dimreduce.progress import progress_bar
+from st_dimreduce.sinks import Parts, only_run, part_suffix
 from st_dimreduce.sources import Batch, Source, batch_rows, batches, open_source
 from st_dimreduce.summary import Summary, check_rows
 
@@ -180,7 +181,7 @@ def reduce_vectors(
         "precision": precision.value,
         "rows of a part": part_rows,
     }
-    with Parts(path, suffix, identity, opened.path, overwrite) as parts:
+    with only_run(path), Parts(path, suffix, identity, opened.path, overwrite) as parts:
         if parts.bad_rows and on_bad_row is OnBadRow.RAISE:
             raise ValueError(
                 f"{parts.folder} was begun with on_bad_row='zero' and holds {parts.bad_rows} bad rows as zeros: "
@@ -197,7 +198,7 @@ def reduce_vectors(
                     parts.end_part()
                     held = 0
             parts.end_part()
-        size = parts.finish()
+        size = parts.finish(show_progress_bar)
     return Reduced(path, parts.rows, parts.bad_rows, size, time.perf_counter() - start)
 
 
@@ -287,5 +288,4 @@ def _digest(head: DimReduce) -> str:
 
 
 def _bar(what: str, opened: Source, start: int, shown: bool | None) -> tqdm:
-    silent = None if shown is None else not shown
-    return tqdm(desc=what, unit=" rows", unit_scale=True, total=opened.rows, initial=start, disable=silent)
+    return progress_bar(what, "rows", shown, total=opened.rows, done=start)

@@ -156,3 +156,18 @@ def texts():
     pairs = docstring_pairs()
     longest = sorted((document for _, document in pairs), key=len)[-20:]
     return [query for query, _ in pairs[:200]] + [document for _, document in pairs[:200]] + longest + ["cat", "why?"]
+
+
+@pytest.fixture(scope="session")
+def folders(tiny_path, minilm, tmp_path_factory):
+    """Portable folders: two sizes of the tiny model, and MiniLM in 128 dimensions."""
+    root = tmp_path_factory.mktemp("folders")
+    from st_dimreduce import compare, reduce_model, save_portable
+
+    tiny = SentenceTransformer(modules=[Transformer(tiny_path), Pooling(32, "mean"), Normalize()], device="cpu")
+    tiny.save_pretrained(str(root / "base"))
+    for name, base, size in (("small", tiny, 8), ("smaller", tiny, 4), ("minilm", minilm, 128)):
+        reduced = reduce_model(base, SENTENCES, size)
+        figures = compare(base, reduced, SENTENCES[:40], precision="int8").to_dict()
+        save_portable(reduced, root / name, figures=figures)
+    return root

@@ -9,6 +9,20 @@ import sys
 import tempfile
 from pathlib import Path
 
+# Put before code that must do without this package: an attempt to find it fails loudly, wherever it stands.
+WITHOUT_US = """
+import sys
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "st_dimreduce":
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Blocked())
+try:
+    import st_dimreduce
+    raise SystemExit("the block does not work")
+except ImportError:
+    pass
+"""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "st_dimreduce-tests"
 
 

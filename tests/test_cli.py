@@ -39,7 +39,8 @@ def test_reduce_writes_a_model_and_prints_what_it_cost(base_path, texts_path, tm
     assert SentenceTransformer(str(out), device="cpu").encode(["x"]).shape == (1, 8)
     record = json.loads((out / "st_dimreduce.json").read_text())
     assert record["seed"] == 4
-    base, reduced = record["figures"]["rows"]
+    base, reduced, *others = record["figures"]["rows"]
+    assert [row["precision"] for row in others] == ["int8", "int4", "int2", "binary"]
     assert (base["dimensions"], reduced["dimensions"], reduced["bytes_per_vector"]) == (32, 8, 32)
     assert 0 < reduced["overlap"] <= 1
     assert record["figures"]["documents"] + record["vectors"] == len(SENTENCES)
@@ -63,7 +64,8 @@ def test_a_budget_in_place_of_a_dimension(base_path, texts_path, tmp_path):
     best = record["choice"]["best"]
     assert best["bytes_per_vector"] <= 8
     assert (best["out_features"], best["precision"]) == (record["out_features"], record["precision"])
-    assert record["figures"]["rows"][1]["bytes_per_vector"] == best["bytes_per_vector"]
+    measured = {row["precision"]: row["bytes_per_vector"] for row in record["figures"]["rows"][1:]}
+    assert measured[best["precision"]] == best["bytes_per_vector"]
     for word in ("Chosen on held-out data", "overlap@10 kept", best["precision"]):
         assert word in done.stdout
 

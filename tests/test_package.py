@@ -12,13 +12,16 @@ import pytest
 
 PACKAGE = Path("st_dimreduce")
 FLOORS = [
-    {"atomic", "choice", "docstrings", "pieces", "texts"},
-    {"dim_reduce", "summary", "precision"},
-    {"fitting", "portable", "compare", "search", "arrow", "langchain"},
-    {"encoding", "report", "sources", "sinks"},
-    {"vectors", "stack"},
+    {"atomic", "choice", "pieces", "progress", "reading", "texts"},
+    {"dim_reduce", "docstrings", "figures", "layout", "summary", "precision"},
+    {"card"},
+    {"fitting", "portable", "stored", "search", "arrow", "langchain", "onnx_graph"},
+    {"compare", "encoding", "sources", "sinks"},
+    {"plots", "vectors", "stack"},
+    {"hub", "report"},
     {"recipe", "faiss_index", "distributed"},
     {"demo", "heads"},
+    {"runtimes", "serve"},
     {"cli"},
 ]
 
@@ -58,6 +61,12 @@ def test_importing_the_package_imports_no_optional_dependency():
         "pyarrow",
         "onnx",
         "langchain_core",
+        "matplotlib",
+        "starlette",
+        "uvicorn",
+        "onnxruntime",
+        "onnxscript",
+        "openvino",
     ]
     code = f"import sys, st_dimreduce; print([name for name in {optional} if name in sys.modules])"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}

@@ -23,20 +23,9 @@ from transformers import AutoTokenizer
 
 from st_dimreduce import DimReduce, reduce_model, save_portable
 from tests.conftest import SENTENCES
+from tests.environments import WITHOUT_US
 
-# Run where this package cannot be imported: it stands on the path nowhere, and an attempt to find it fails loudly.
-CONSUMER = """
-import sys
-class Blocked:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] == "st_dimreduce":
-            raise ImportError("blocked: " + name)
-sys.meta_path.insert(0, Blocked())
-try:
-    import st_dimreduce
-    raise SystemExit("the block does not work")
-except ImportError:
-    pass
+CONSUMER = f"""{WITHOUT_US}
 import numpy as np
 from sentence_transformers import SentenceTransformer
 model = SentenceTransformer(sys.argv[1], device="cpu")
@@ -104,7 +93,7 @@ def test_is_written_in_the_layout_that_old_readers_know(tiny, tmp_path):
 
 
 def test_says_how_it_was_fitted(tiny, tmp_path):
-    save_portable(reduce_model(tiny, SENTENCES, 8, seed=5), tmp_path / "p", figures={"overlap": 0.9})
+    save_portable(reduce_model(tiny, SENTENCES, 8, seed=5), tmp_path / "p", figures={"documents": 2})
     record = read(tmp_path, "p", "st_dimreduce.json")
     assert (record["in_features"], record["out_features"], record["seed"], record["vectors"]) == (
         32,
@@ -112,7 +101,7 @@ def test_says_how_it_was_fitted(tiny, tmp_path):
         5,
         len(SENTENCES),
     )
-    assert record["figures"] == {"overlap": 0.9}
+    assert record["figures"] == {"documents": 2}
     assert set(record["versions"]) == {"st_dimreduce", "sentence-transformers", "transformers", "torch"}
     assert str(tmp_path) not in json.dumps(record) + (tmp_path / "p" / "README.md").read_text()
 
@@ -227,7 +216,7 @@ def test_a_failure_half_way_leaves_the_old_model_and_nothing_else(tiny, tmp_path
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("st_dimreduce.portable.save._card", full_disk)
+    monkeypatch.setattr("st_dimreduce.portable.save.model_card", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_portable(reduced, tmp_path / "p", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["p"]

@@ -289,12 +289,3 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     arguments = [sys.executable, "-c", code, tmp_path / "x.npy", tmp_path / "y.npy"]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 180, "megabytes, for a file of 246"
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress(terminal, capsys):
-    summarize(X, show_progress_bar=terminal)
-    list(reduce_vectors(X, HEAD, show_progress_bar=terminal))
-    reported = capsys.readouterr().err
-    for word in ("Summarising: 100%", "Reducing: 100%", "1.00k/1.00k", "rows/s"):
-        assert (word in reported) == terminal, reported

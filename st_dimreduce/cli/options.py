@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Annotated, ParamSpec
 
 import typer
+from huggingface_hub.utils import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 P = ParamSpec("P")
@@ -26,6 +28,9 @@ Goal = Annotated[
     str, typer.Option("--objective", help="quality: what people look for; fidelity: what the base model finds.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed: the same seed gives the same result.")]
+Trust = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the base model: only if you have read it.")
+]
 Source = Annotated[
     str, typer.Argument(help="Vectors: a .npy, .parquet or .arrow file, or a folder of one of these kinds.")
 ]
@@ -41,14 +46,18 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     @app.command()
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        transformers_logging.disable_progress_bar()
+        if kwargs.get("quiet") or not sys.stderr.isatty():  # the bars of loading and downloading
+            transformers_logging.disable_progress_bar()
+            disable_progress_bars()
         try:
             function(*args, **kwargs)
         except (ValueError, OSError, ModuleNotFoundError) as error:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as interrupt:
-            typer.echo("interrupted: the output was not written", err=True)
+            typer.echo(
+                f"interrupted: {str(interrupt) or 'no output is left half written, call again to start anew'}", err=True
+            )
             raise typer.Exit(130) from interrupt
 
     return wrapped

@@ -19,8 +19,10 @@ from st_dimreduce.cli.options import (
     Quiet,
     Seed,
     Source,
+    Trust,
     command,
 )
+from st_dimreduce.encoding import load_model
 from st_dimreduce.heads import fit_on_vectors, load_head, save_head
 from st_dimreduce.portable import RECORD, save_portable
 from st_dimreduce.report import choice_table
@@ -99,10 +101,12 @@ def attach(
     head: Annotated[str, typer.Argument(help="Folder of a head.")],
     model: Annotated[str, typer.Argument(help="Name or path of the model that the vectors came from.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the reduced model to.")],
+    trust_remote_code: Trust = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Put a head behind its model, to encode queries that agree with the reduced vectors."""
     check_target(output, force)
-    save_portable(attach_head(model, load_head(head)), output, overwrite=force)
+    base = load_model(model, trust_remote_code=trust_remote_code)
+    save_portable(attach_head(base, load_head(head)), output, overwrite=force)
     Console(quiet=quiet).print(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", highlight=False)

@@ -12,6 +12,7 @@ import numpy as np
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.subspace import DEFAULT_WHITENING, Objective, directions, rotate, usable_pairs
 from st_dimreduce.precision import Precision, dequantize, quantize
+from st_dimreduce.progress import progress_bar
 from st_dimreduce.summary import Summary
 
 FEWEST_VECTORS = 60  # fewer leave too few neighbours to tell two options apart
@@ -65,6 +66,7 @@ def choose(
     objective: Objective | str = Objective.QUALITY,
     pairs: Pairs | None = None,
     seed: int = 0,
+    show_progress_bar: bool | None = None,
 ) -> Choice:
     """Choose dimension and precision together, by what they find on data held out from the fit.
 
@@ -80,6 +82,7 @@ def choose(
         objective: As in :func:`st_dimreduce.fit_head`.
         pairs: As in :func:`st_dimreduce.fit_head`.
         seed: Seed of what is held out. Defaults to 0.
+        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Raises:
         ValueError: If not exactly one of ``bytes_per_vector`` and ``keep`` is given, it is out of range, or there are
@@ -98,14 +101,19 @@ def choose(
         )
     objective = Objective(objective)
     splits = _SPLITS if usable_pairs(objective, pairs) else 1
-    evidence = [_Evidence(summary, objective, pairs, seed + split) for split in range(splits)]
+    evidence = [
+        _Evidence(summary, objective, pairs, seed + split)
+        for split in progress_bar("Holding out", "splits", show_progress_bar, range(splits))
+    ]
     measured: list[Option] = []
-    for budget in [bytes_per_vector] if bytes_per_vector is not None else _LADDER:
-        for size, precision in _options(budget, summary):
-            kept = float(np.mean([split.kept(size, precision) for split in evidence]))
-            measured.append(Option(size, precision.value, precision.bytes_per_vector(size), kept))
-        if keep is not None and measured and max(option.kept for option in measured) >= keep:
-            break
+    with progress_bar("Choosing", "options", show_progress_bar) as bar:
+        for budget in [bytes_per_vector] if bytes_per_vector is not None else _LADDER:
+            for size, precision in _options(budget, summary):
+                kept = float(np.mean([split.kept(size, precision) for split in evidence]))
+                measured.append(Option(size, precision.value, precision.bytes_per_vector(size), kept))
+                bar.update()
+            if keep is not None and measured and max(option.kept for option in measured) >= keep:
+                break
     if keep is not None:
         good = [option for option in measured if option.kept >= keep]
         if good:

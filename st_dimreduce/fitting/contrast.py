@@ -25,6 +25,7 @@ def contrast_head(
     steps: int = 200,
     learning_rate: float = 5e-3,
     seed: int = 0,
+    show_progress_bar: bool | None = None,
 ) -> DimReduce:
     """Train a head on labelled pairs of embeddings, every other document of a batch being a wrong answer.
 
@@ -39,6 +40,7 @@ def contrast_head(
         steps: Steps to take. Defaults to 200.
         learning_rate: For a weight of root mean square 1. Defaults to 0.005.
         seed: Seed of the batches and of what is held out. Defaults to 0.
+        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         The best step's head; the one given, with a warning, where there are too few pairs to hold any out.
@@ -65,6 +67,7 @@ def contrast_head(
         _loss(unseen, precision, lambda: torch.arange(len(unseen))),
         steps=steps,
         learning_rate=learning_rate,
+        show_progress_bar=show_progress_bar,
     )
     trained.fitted |= {"labelled_pairs": len(pairs), "trained_steps": step}
     return trained

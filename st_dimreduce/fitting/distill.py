@@ -24,6 +24,7 @@ def distill_head(
     steps: int = 150,
     learning_rate: float = 3e-3,
     seed: int = 0,
+    show_progress_bar: bool | None = None,
 ) -> DimReduce:
     """Train a head so that, within a batch, its cosines rank as the base model's do.
 
@@ -39,6 +40,7 @@ def distill_head(
         steps: Steps to take. Defaults to 150.
         learning_rate: For a weight of root mean square 1. Defaults to 0.003.
         seed: Seed of the batches. Defaults to 0.
+        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         The best step's head; the one given, with a warning, where fewer than 64 vectors leave none to hold out.
@@ -74,6 +76,7 @@ def distill_head(
         lambda weight: divergence(weight, held),
         steps=steps,
         learning_rate=learning_rate,
+        show_progress_bar=show_progress_bar,
     )
     trained.fitted |= {"distilled_steps": step}
     return trained

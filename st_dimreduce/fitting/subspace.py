@@ -12,6 +12,7 @@ import torch
 from st_dimreduce.choice import Choice
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.fitting.pairs import Pairs
+from st_dimreduce.progress import progress_bar
 from st_dimreduce.summary import Summary
 
 Rotation = Literal["itq", "random"]
@@ -43,6 +44,7 @@ def fit_head(
     objective: Objective | str = Objective.QUALITY,
     pairs: Pairs | None = None,
     nested: Sequence[int] | None = None,
+    show_progress_bar: bool | None = None,
 ) -> DimReduce:
     """Fit a head in closed form: the best subspace for cosines, partly whitened, rotated, through a Tanh.
 
@@ -71,6 +73,7 @@ def fit_head(
             The rotation stays within the blocks between them, so that the first 64 outputs are those of a head fitted
             for 64. In multiples of 8, codes can be cut there too. Costs where few bits are stored: later blocks vary
             less than the first, and one grid serves them all. Defaults to None: one block.
+        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         A ``DimReduce(d, out_features, bias=False)`` for vectors of length 1.
@@ -92,7 +95,7 @@ def fit_head(
     if rotation is not None:
         rows = sample[:_ITQ_ROWS] @ projection.astype(np.float32)
         for block in (slice(*ends) for ends in pairwise(blocks)):
-            projection[:, block] = projection[:, block] @ rotate(rows[:, block], rotation, seed)
+            projection[:, block] = projection[:, block] @ rotate(rows[:, block], rotation, seed, show_progress_bar)
     outputs = sample @ projection.astype(np.float32)
     weight = projection.T * (gain / np.sqrt(np.mean(np.square(outputs, dtype=np.float64))))
     head = DimReduce(summary.width, out_features, bias=False, init_weight=torch.from_numpy(weight.astype(np.float32)))
@@ -157,13 +160,13 @@ def directions(summary: Summary, objective: Objective, pairs: Pairs | None, whit
     return metric @ vectors * np.maximum(values, _RANK_FLOOR * values[0]) ** -whitening
 
 
-def rotate(rows: np.ndarray, kind: Rotation, seed: int) -> np.ndarray:
+def rotate(rows: np.ndarray, kind: Rotation, seed: int, shown: bool | None = False) -> np.ndarray:
     """Orthogonal (k, k) matrix: random, or turned until the signs of the rows, shape (n, k), say most about them."""
     size = rows.shape[1]
     rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0].astype(np.float32)
     if kind == "itq":
         centred = rows - rows.mean(axis=0)
-        for _ in range(_ITQ_STEPS):
+        for _ in progress_bar("Rotating", "steps", shown, range(_ITQ_STEPS)):
             left, _, right = np.linalg.svd(centred.T @ np.sign(centred @ rotation))
             rotation = left @ right
     return rotation

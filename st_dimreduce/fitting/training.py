@@ -11,12 +11,21 @@ from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.precision import Precision, dequantize, quantize
+from st_dimreduce.progress import progress_bar
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
 _EVERY, _WARM_UP = 25, 20
 
 
-def train(head: DimReduce, loss: Loss, held_out: Loss, *, steps: int, learning_rate: float) -> tuple[DimReduce, int]:
+def train(
+    head: DimReduce,
+    loss: Loss,
+    held_out: Loss,
+    *,
+    steps: int,
+    learning_rate: float,
+    show_progress_bar: bool | None = None,
+) -> tuple[DimReduce, int]:
     """Train a head's weight with Adam and a cosine schedule.
 
     A head with nested sizes is trained at all of them (Kusupati et al., "Matryoshka Representation Learning", 2022).
@@ -27,6 +36,7 @@ def train(head: DimReduce, loss: Loss, held_out: Loss, *, steps: int, learning_r
         held_out: Likewise to the loss on data that ``loss`` never sees.
         steps: Steps to take.
         learning_rate: Greatest learning rate, for a weight of root mean square 1.
+        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         The head of the step with the least held-out loss, at the same gain, and that step: 0 if none beat the start.
@@ -42,7 +52,7 @@ def train(head: DimReduce, loss: Loss, held_out: Loss, *, steps: int, learning_r
     optimizer = torch.optim.Adam([weight], lr=learning_rate, betas=(0.9, 0.98))
     with torch.no_grad():
         least, best, best_step = float(over_sizes(held_out, weight)), weight.detach().clone(), 0
-    for step in range(1, steps + 1):
+    for step in progress_bar("Training", "steps", show_progress_bar, range(1, steps + 1)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1, step / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.zero_grad()

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
@@ -26,15 +25,17 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import nn
 
 from st_dimreduce.atomic import new_folder
+from st_dimreduce.card import model_card
 from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.portable.older import speak_older
 
 RECORD = "st_dimreduce.json"
 _NO_LIMIT = 10**9  # tokenizers without a maximum length report a huge one
-_ACTIVATIONS: dict[type, str] = {
+ACTIVATIONS: dict[type, str] = {
     nn.Tanh: "torch.nn.modules.activation.Tanh",
     nn.Identity: "torch.nn.modules.linear.Identity",
 }
-_POOLING_KEYS = {
+POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
     "max": "pooling_mode_max_tokens",
@@ -76,7 +77,9 @@ def save_portable(
         entries = []
         for index, module in enumerate(modules):
             kind = next(kind for kind in _WRITERS if isinstance(module, kind))
-            relative = "" if index == 0 else f"{index}_{kind.__name__}"
+            relative = (
+                "" if kind is Transformer else f"{index}_{kind.__name__}"
+            )  # before 5, "" is a Transformer's alone
             if kind is not Normalize:  # it has no settings, and the Hub keeps no empty folder
                 (folder / relative).mkdir(exist_ok=True)
                 _WRITERS[kind](module, folder / relative)
@@ -86,7 +89,7 @@ def save_portable(
         write_json(folder / "config_sentence_transformers.json", _model_config(model))
         record = fit_record(DimReduce.from_model(model), figures)
         write_json(folder / RECORD, record)
-        (folder / "README.md").write_text(_card(model, record), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(record), encoding="utf-8")
 
 
 def unportable(modules: list[nn.Module]) -> list[str]:
@@ -122,7 +125,7 @@ def _head_problems(module: nn.Module) -> list[str]:
         problems.append(
             f"{name} reads {module.module_input_name!r}, expected 'sentence_embedding': put it behind Pooling"
         )
-    if type(module.activation_function) not in _ACTIVATIONS:
+    if type(module.activation_function) not in ACTIVATIONS:
         activation = type(module.activation_function).__name__
         problems.append(f"{name} ends in {activation}, expected Tanh or Identity: train it with one of these")
     if module.use_residual:
@@ -132,6 +135,7 @@ def _head_problems(module: nn.Module) -> list[str]:
 
 def _write_transformer(module: Transformer, folder: Path) -> None:
     module.save(str(folder))
+    speak_older(folder)
     length = module.max_seq_length
     config = {
         "max_seq_length": length if length and length < _NO_LIMIT else None,
@@ -144,7 +148,7 @@ def _write_pooling(module: Pooling, folder: Path) -> None:
     modes = (module.pooling_mode,) if isinstance(module.pooling_mode, str) else module.pooling_mode
     config = {
         "word_embedding_dimension": module.embedding_dimension,
-        **{key: mode in modes for mode, key in _POOLING_KEYS.items()},
+        **{key: mode in modes for mode, key in POOLING_KEYS.items()},
         "include_prompt": module.include_prompt,
     }
     write_json(folder / "config.json", config)
@@ -155,7 +159,7 @@ def _write_dense(module: Dense, folder: Path) -> None:
         "in_features": module.in_features,
         "out_features": module.out_features,
         "bias": module.bias,
-        "activation_function": _ACTIVATIONS[type(module.activation_function)],
+        "activation_function": ACTIVATIONS[type(module.activation_function)],
     }
     write_json(folder / "config.json", config)
     module.save_torch_weights(str(folder))
@@ -190,35 +194,6 @@ def fit_record(head: DimReduce, figures: dict[str, Any] | None = None) -> dict[s
         "versions": {name: version(name) for name in packages},
         **({"figures": figures} if figures else {}),
     }
-
-
-def _card(model: SentenceTransformer, record: dict[str, Any]) -> str:
-    size = model.get_embedding_dimension()
-    metadata = ModelCardData(
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        base_model=record.get("base_model"),
-        tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "dimensionality-reduction"],
-    )
-    origin = f" It is `{record['base_model']}` with one layer more." if record.get("base_model") else ""
-    return f"""---
-{metadata.to_yaml()}
----
-
-# Sentence embeddings of {size} dimensions
-
-This model maps texts to {size} numbers.{origin} The layer was fitted with `st_dimreduce`,
-which is not needed to use it:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path or name of this model")
-embeddings = model.encode(["A sentence", "Another sentence"])  # shape (2, {size})
-```
-
-How it was fitted and what that cost stands in `{RECORD}`.
-"""
 
 
 def write_json(path: Path, content: Any) -> None:
