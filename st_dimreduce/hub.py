@@ -28,7 +28,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_dimreduce.card import MARK, PICTURE, model_card
 from st_dimreduce.encoding import load_model
-from st_dimreduce.portable import RECORD, save_portable, unportable
+from st_dimreduce.portable import RECORD, check, save_portable, unportable
 
 _CODE = {".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}  # what runs code when it is loaded
 _CARD = "README.md"
@@ -141,8 +141,7 @@ def _check_folder(folder: Path) -> None:
     if missing:
         raise ValueError(f"{folder} holds no {' and no '.join(missing)}: give a reduced model's folder (save_portable)")
     problems = unportable(list(load_model(folder)))
-    types = [str(module.get("type")) for module in json.loads((folder / "modules.json").read_text(encoding="utf-8"))]
-    problems += [f"{name} is a name older readers do not know" for name in types if ".models." not in name]
+    problems += [str(problem) for problem in check(folder) if problem.fixable]
     if problems:
         raise ValueError(f"{folder} is not in the portable form, write it with save_portable: {'; '.join(problems)}")
 

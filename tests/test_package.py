@@ -60,13 +60,13 @@ def test_importing_the_package_imports_no_optional_dependency():
         "ray",
         "pyarrow",
         "onnx",
-        "langchain_core",
         "matplotlib",
         "starlette",
         "uvicorn",
         "onnxruntime",
         "onnxscript",
         "openvino",
+        "langchain_core",
     ]
     code = f"import sys, st_dimreduce; print([name for name in {optional} if name in sys.modules])"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}

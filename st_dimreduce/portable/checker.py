@@ -45,6 +45,11 @@ class Problem:
     reader: str
     remedy: str
 
+    @property
+    def fixable(self) -> bool:
+        """Whether :func:`st_dimreduce.portable.fix` mends it."""
+        return self.remedy == _FIX
+
     def __str__(self) -> str:
         return f"{self.where}: {self.what}: {self.reader}; {self.remedy}"
 
