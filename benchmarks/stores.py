@@ -63,8 +63,8 @@ def main() -> None:
         store finds. ms: median of a query, asked one at a time from Python."""
     notes = """
         "then": candidates found by bits, 200 of them, are rescored by what stands behind the word. Qdrant's int8 and
-        binary keep the float32 vectors beside the codes, so that only a reduced model saves disk. Chroma keeps new
-        vectors in its log as well until its index has been written."""
+        binary keep the float32 vectors beside the codes, so that only a reduced model saves disk. Chroma's
+        SQLite file keeps the room that vectors took before they were written to the index."""
     elastic = "No server was run: the mappings and all documents pass the field type's documented rules."
     blocks = ["# Stores", about, side_by_side(rows), notes, "## Elasticsearch", elastic, "\n".join(exact)]
     text = "\n\n".join(textwrap.dedent(block).strip() for block in blocks) + "\n"

@@ -13,10 +13,9 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce import quantize, reduce_model, save_portable, search
 from st_dimreduce.docstrings import package_pairs
 from tests.conftest import missing
-from tests.test_portable import CONSUMER
+from tests.environments import WITHOUT_US
 
 FRAMEWORKS = ["LangChain", "LlamaIndex", "Haystack", "mteb"]
-BLOCK = CONSUMER.partition("import numpy")[0]
 
 # Each framework loads the folder by name, with no flag. One process for all: what fails in one is kept for its test.
 LOADS = """
@@ -110,7 +109,7 @@ def encoded(folder, texts):
 def found(folder, texts, tmp_path_factory):
     installed = [name for name in FRAMEWORKS if not missing(name)]
     out = tmp_path_factory.mktemp("found") / "found.json"
-    command = [sys.executable, "-c", BLOCK + LOADS, str(folder), str(out), " ".join(installed)]
+    command = [sys.executable, "-c", WITHOUT_US + LOADS, str(folder), str(out), " ".join(installed)]
     subprocess.run(command, input=json.dumps(texts), text=True, check=True, timeout=600)
     return json.loads(out.read_text())
 
