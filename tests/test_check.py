@@ -171,6 +171,15 @@ def test_poolings_that_are_joined(tiny_path, tmp_path):
     assert [problem.reader for problem in check(tmp_path / "p")] == [f"{TEI} takes one of them alone"]
 
 
+@pytest.mark.parametrize("modes", [("mean", "cls"), ("cls", "mean")])
+def test_fix_never_reorders_what_is_joined(modes, tiny_path, tmp_path):
+    pooling = Pooling(32, modes)
+    model = SentenceTransformer(modules=[Transformer(tiny_path), pooling, Dense(64, 8)], device="cpu")
+    model.save_pretrained(str(tmp_path / "stock"))
+    fix(tmp_path / "stock")
+    assert np.array_equal(encode(tmp_path / "stock"), model.encode(SENTENCES))
+
+
 def test_files_that_are_missing(copy, tiny_path):
     (copy / "tokenizer.json").rename(copy / "vocab.txt")
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")

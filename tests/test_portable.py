@@ -107,7 +107,8 @@ def test_says_how_it_was_fitted(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mode", ["cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ("cls", "mean")]
+    "mode",
+    ["cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ("cls", "mean"), ("max", "mean")],
 )
 def test_every_pooling_mode(tiny_path, tmp_path, mode):
     transformer = Transformer(tiny_path)
@@ -175,6 +176,10 @@ def router(tiny, tiny_path):
         ),
         (lambda tiny, path: [*list(tiny)[:2], Dense(32, 8, use_residual=True)], "has a residual connection"),
         (lambda tiny, path: [*list(tiny)[:2], LayerNorm(32), DimReduce(32, 8)], "LayerNorm stands behind Pooling"),
+        (
+            lambda tiny, path: [tiny[0], Pooling(32, ("mean", "cls")), DimReduce(64, 8)],
+            r"its Pooling joins \('mean', 'cls'\), readers join in the order cls, max, mean",
+        ),
         (token_head, r"starts with \['Transformer', 'DimReduce'\], expected Transformer then Pooling"),
         (router, r"starts with \['Router', 'DimReduce'\]"),
         (

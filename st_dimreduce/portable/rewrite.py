@@ -13,7 +13,7 @@ from st_dimreduce.atomic import new_folder
 from st_dimreduce.layout import PICKLE, WEIGHTS, Part, pooling_modes, read_layout
 from st_dimreduce.portable.checker import DENSE_KEYS, OLD_NAMES, TRANSFORMER_KEYS
 from st_dimreduce.portable.older import speak_older
-from st_dimreduce.portable.save import POOLING_KEYS, write_json
+from st_dimreduce.portable.save import POOLING_KEYS, in_order, write_json
 from st_dimreduce.reading import read_json, read_object, read_pickle, stay_inside
 
 _TANH = "torch.nn.modules.activation.Tanh"
@@ -86,8 +86,9 @@ def _rewrite_transformer(folder: Path, part: Part) -> None:
 
 
 def _rewrite_pooling(folder: Path, part: Part) -> None:
-    keys = {POOLING_KEYS.get(mode, mode) for mode in pooling_modes(part.config)}
-    if not keys <= set(POOLING_KEYS.values()):
+    given = pooling_modes(part.config)
+    keys = {POOLING_KEYS.get(mode, mode) for mode in given}
+    if not keys <= set(POOLING_KEYS.values()) or ("pooling_mode" in part.config and not in_order(given)):
         return
     width = part.config.get("word_embedding_dimension", part.config.get("embedding_dimension"))
     modes: dict[str, Any] = {key: key in keys for key in POOLING_KEYS.values()}

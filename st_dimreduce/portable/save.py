@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,10 @@ ACTIVATIONS: dict[type, str] = {
     nn.Tanh: "torch.nn.modules.activation.Tanh",
     nn.Identity: "torch.nn.modules.linear.Identity",
 }
-POOLING_KEYS = {
+POOLING_KEYS = {  # in the order in which readers join several
     "cls": "pooling_mode_cls_token",
-    "mean": "pooling_mode_mean_tokens",
     "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
     "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
@@ -113,7 +113,15 @@ def _body_problems(modules: list[nn.Module]) -> list[str]:
         problems.append(f"its Transformer runs on {modules[0].backend}: load the base model with backend='torch'")
     if "text" not in modules[0].modality_config or set(modules[0].modality_config) - {"text", "message"}:
         problems.append("its Transformer reads more than text: use save_pretrained")
+    if not in_order(modules[1].pooling_mode):
+        order = ", ".join(POOLING_KEYS)
+        problems.append(f"its Pooling joins {modules[1].pooling_mode}, readers join in the order {order}: use that one")
     return problems
+
+
+def in_order(modes: str | Sequence[str]) -> bool:
+    """Whether boolean keys, which have no order, say these modes of pooling."""
+    return isinstance(modes, str) or list(modes) == [mode for mode in POOLING_KEYS if mode in modes]
 
 
 def _head_problems(module: nn.Module) -> list[str]:
