@@ -47,6 +47,7 @@ def only_run(sink: Path) -> Iterator[None]:
         PermissionError: If it cannot be written there.
     """
     path = check_place(sink.parent / f".{sink.name}.lock")
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=0):
@@ -54,6 +55,9 @@ def only_run(sink: Path) -> Iterator[None]:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+                for folder in made:
+                    with suppress(OSError):  # something stands in it
+                        folder.rmdir()
     except Timeout as error:
         raise BlockingIOError(
             errno.EWOULDBLOCK, f"another run is writing {sink}: wait for it, or choose another sink"

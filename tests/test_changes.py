@@ -75,7 +75,7 @@ def test_another_column(tmp_path, monkeypatch):
 def test_what_appears_meanwhile_is_not_replaced(source, tmp_path, monkeypatch):
     finish = sinks.Parts.finish
     for sink in (tmp_path / "sink.npy", tmp_path / "sink"):
-        monkeypatch.setattr(sinks.Parts, "finish", lambda self, sink=sink: sink.touch() or finish(self))
+        monkeypatch.setattr(sinks.Parts, "finish", lambda self, *bar, sink=sink: sink.touch() or finish(self, *bar))
         with pytest.raises(FileExistsError, match="exists"):
             reduce_vectors(source, HEAD, sink)
         assert sink.read_bytes() == b""

@@ -191,7 +191,7 @@ def test_a_dry_run_says_all_and_sends_nothing(errors, quiet, folders):
         ("a name", "ValueError", "user/other holds no modules.json"),
         ("pickle", "ValueError", "optimizer.pt may run code when it is loaded: take it out"),
         ("code", "ValueError", "modeling.py may run code when it is loaded"),
-        ("link", "ValueError", "notes.txt leads out of its folder"),
+        ("link", "ValueError", "notes.txt is a link that leads out of"),
         ("new", "ValueError", "base.modules.Dense"),
         ("weights", "ValueError", "no model could be loaded from"),
         ("record", "ValueError", "st_dimreduce.json is not as st_dimreduce writes it"),

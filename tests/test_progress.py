@@ -183,7 +183,7 @@ MOMENTS = {
     "measuring": (recipe, "compare"),
     "writing the first file": (save._WRITERS, save.Transformer),
     "writing the head": (save._WRITERS, save.Dense),
-    "writing the last file": (save, "_card"),
+    "writing the last file": (save, "model_card"),
 }
 
 

@@ -69,7 +69,7 @@ def test_a_folder_that_appears_while_one_is_made_stays(tiny, tmp_path, monkeypat
         save_portable(one, tmp_path / "p")
         return "card"
 
-    monkeypatch.setattr("st_dimreduce.portable.save._card", late)
+    monkeypatch.setattr("st_dimreduce.portable.save.model_card", late)
     with pytest.raises(FileExistsError, match="has appeared meanwhile"):
         save_portable(two, tmp_path / "p")
     assert SentenceTransformer(str(tmp_path / "p"), device="cpu").get_embedding_dimension() == 8
