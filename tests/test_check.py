@@ -171,6 +171,10 @@ def test_poolings_that_are_joined(tiny_path, tmp_path):
     assert [problem.reader for problem in check(tmp_path / "p")] == [f"{TEI} takes one of them alone"]
 
 
+def test_a_base_model_without_a_head_is_clean(minilm_path):
+    assert check(minilm_path) == []
+
+
 @pytest.mark.parametrize("modes", [("mean", "cls"), ("cls", "mean")])
 def test_fix_never_reorders_what_is_joined(modes, tiny_path, tmp_path):
     pooling = Pooling(32, modes)

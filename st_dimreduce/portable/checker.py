@@ -95,7 +95,7 @@ def _modules(root: Path, parts: list[Part]) -> Iterator[Problem]:
     if "Normalize" in kinds[:last]:
         what = "a Normalize stands before a Dense"
         yield Problem(where, what, f"{SERVER} leaves it out and serves different vectors", _REDUCE)
-    if "Pooling" in kinds and min(places, default=last) < kinds.index("Pooling"):
+    if "Pooling" in kinds and min(places, default=len(kinds)) < kinds.index("Pooling"):
         yield Problem(where, "a Dense stands before Pooling", f"{SERVER} applies it behind, to other vectors", _REDUCE)
 
 
