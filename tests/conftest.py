@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import shutil
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
@@ -180,3 +181,23 @@ def hub():
     server = LoopbackHub()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def saved(tiny_path, tmp_path_factory):
+    """Folders of one reduced model: portable, as stock Sentence Transformers saves it, and with the plug-in."""
+    from st_dimreduce import reduce_model, save_portable
+
+    folder = tmp_path_factory.mktemp("saved")
+    base = SentenceTransformer(modules=[Transformer(tiny_path), Pooling(32, "mean"), Normalize()], device="cpu")
+    reduced = reduce_model(base, SENTENCES, 8)
+    save_portable(reduced, folder / "portable")
+    reduced.save_pretrained(str(folder / "stock"))
+    reduce_model(base, SENTENCES, 8, trainable=True).save_pretrained(str(folder / "plug-in"))
+    return folder
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """A portable folder of one's own, to be changed."""
+    return Path(shutil.copytree(saved / "portable", tmp_path / "copy"))
