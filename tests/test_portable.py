@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,16 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
-    LayerNorm,
     Normalize,
     Pooling,
-    Router,
     StaticEmbedding,
     Transformer,
 )
-from torch import nn
 from transformers import AutoTokenizer
 
 from st_dimreduce import DimReduce, reduce_model, save_portable
+from st_dimreduce.card import model_card
+from st_dimreduce.portable.save import POOLING_KEYS
 from tests.conftest import SENTENCES
 from tests.environments import WITHOUT_US
 
@@ -156,43 +156,47 @@ def test_half_precision_keeps_its_weights(tiny, tmp_path):
     assert np.allclose(again.encode(SENTENCES), reduced.encode(SENTENCES), atol=2e-3)
 
 
-def token_head(tiny, tiny_path):
-    head = DimReduce(32, 8, module_input_name="token_embeddings")
-    return [Transformer(tiny_path), head, Pooling(8, "mean")]
+def test_every_setting_is_written_as_it_is(tiny, tmp_path):
+    tiny.prompts = {"query": "질문: ", "document": None}
+    tiny[0].do_lower_case, tiny[1].include_prompt = True, False
+    reduced = reduce_model(tiny, SENTENCES, 8, seed=3)
+    reduced.truncate_dim, reduced.max_seq_length = 4, 10**9
+    save_portable(reduced, tmp_path / "p")
+    assert read(tmp_path, "p", "sentence_bert_config.json") == {"max_seq_length": None, "do_lower_case": True}
+    assert read(tmp_path, "p", "1_Pooling", "config.json") == {
+        "word_embedding_dimension": 32,
+        **{key: key == "pooling_mode_mean_tokens" for key in POOLING_KEYS.values()},
+        "include_prompt": False,
+    }
+    config = {
+        "prompts": {"query": "질문: ", "document": ""},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    assert read(tmp_path, "p", "config_sentence_transformers.json") == config | {"truncate_dim": 4}
+    record = read(tmp_path, "p", "st_dimreduce.json")
+    names = ("st_dimreduce", "sentence-transformers", "transformers", "torch")
+    assert record == {
+        "in_features": 32,
+        "out_features": 8,
+        **DimReduce.from_model(reduced).fitted,
+        "versions": {name: version(name) for name in names},
+    }
+    assert (tmp_path / "p" / "README.md").read_text(encoding="utf-8") == model_card(record)
+    text = (tmp_path / "p" / "config_sentence_transformers.json").read_bytes().decode("utf-8")
+    assert text.startswith('{\n  "prompts": {\n    "query": "질문: "')
+    assert text.endswith("}\n")
+    reduced.truncate_dim, reduced.max_seq_length = None, 10**9 - 1
+    save_portable(reduced, tmp_path / "q")
+    assert read(tmp_path, "q", "config_sentence_transformers.json") == config
+    assert read(tmp_path, "q", "sentence_bert_config.json")["max_seq_length"] == 10**9 - 1
 
 
-def router(tiny, tiny_path):
-    return [Router.for_query_document(query_modules=list(tiny)[:2], document_modules=list(tiny)[:2]), DimReduce(32, 8)]
-
-
-@pytest.mark.parametrize(
-    ("modules", "message"),
-    [
-        (lambda tiny, path: list(tiny), "there is no head .* fit one with reduce_model"),
-        (lambda tiny, path: [*tiny, DimReduce(32, 8)], "Normalize stands behind Pooling, where only Dense"),
-        (
-            lambda tiny, path: [*list(tiny)[:2], DimReduce(32, 8, activation_function=nn.ReLU())],
-            "ends in ReLU, expected Tanh",
-        ),
-        (lambda tiny, path: [*list(tiny)[:2], Dense(32, 8, use_residual=True)], "has a residual connection"),
-        (lambda tiny, path: [*list(tiny)[:2], LayerNorm(32), DimReduce(32, 8)], "LayerNorm stands behind Pooling"),
-        (
-            lambda tiny, path: [tiny[0], Pooling(32, ("mean", "cls")), DimReduce(64, 8)],
-            r"its Pooling joins \('mean', 'cls'\), readers join in the order cls, max, mean",
-        ),
-        (token_head, r"starts with \['Transformer', 'DimReduce'\], expected Transformer then Pooling"),
-        (router, r"starts with \['Router', 'DimReduce'\]"),
-        (
-            lambda tiny, path: [*list(tiny)[:2], DimReduce(32, 8, module_output_name="small")],
-            "expected 'sentence_embedding': put it behind Pooling",
-        ),
-    ],
-)
-def test_what_the_layout_cannot_express_is_named_and_nothing_is_written(tiny, tiny_path, tmp_path, modules, message):
-    model = SentenceTransformer(modules=modules(tiny, tiny_path), device="cpu")
-    with pytest.raises(ValueError, match=f"cannot express this model: .*{message}"):
-        save_portable(model, tmp_path / "p")
-    assert list(tmp_path.iterdir()) == []
+def test_modules_are_numbered_and_a_normalize_has_no_folder(tiny, tmp_path):
+    save_portable(reduce_model(tiny, SENTENCES, 8), tmp_path / "p")
+    entries = read(tmp_path, "p", "modules.json")
+    assert [(entry["idx"], entry["name"]) for entry in entries] == [(0, "0"), (1, "1"), (2, "2"), (3, "3")]
+    assert sorted(path.name for path in (tmp_path / "p").iterdir() if path.is_dir()) == ["1_Pooling", "2_Dense"]
 
 
 def test_an_existing_folder_is_kept_unless_told_otherwise(tiny, tmp_path):

@@ -96,26 +96,26 @@ def unportable(modules: list[nn.Module]) -> list[str]:
     """Name everything in a sequence of modules that the portable layout cannot express, and what to do about it."""
     if isinstance(modules[0], StaticEmbedding):
         problems, rest = [], modules[1:]
+    elif len(modules) > 1 and isinstance(modules[0], Transformer) and isinstance(modules[1], Pooling):
+        problems, rest = _body_problems(modules[0], modules[1]), modules[2:]
     else:
-        problems, rest = _body_problems(modules), modules[2:]
+        names = [type(module).__name__ for module in modules[:2]]
+        return [f"it starts with {names}, expected Transformer then Pooling: keep the head behind Pooling"]
     heads = rest[:-1] if rest and isinstance(rest[-1], Normalize) else rest
     if not heads:
         problems.append("there is no head (DimReduce or Dense) behind Pooling: fit one with reduce_model")
     return problems + [problem for head in heads for problem in _head_problems(head)]
 
 
-def _body_problems(modules: list[nn.Module]) -> list[str]:
-    if not (len(modules) > 1 and isinstance(modules[0], Transformer) and isinstance(modules[1], Pooling)):
-        names = [type(module).__name__ for module in modules[:2]]
-        return [f"it starts with {names}, expected Transformer then Pooling: keep the head behind Pooling"]
+def _body_problems(transformer: Transformer, pooling: Pooling) -> list[str]:
     problems = []
-    if modules[0].backend != "torch":
-        problems.append(f"its Transformer runs on {modules[0].backend}: load the base model with backend='torch'")
-    if "text" not in modules[0].modality_config or set(modules[0].modality_config) - {"text", "message"}:
+    if transformer.backend != "torch":
+        problems.append(f"its Transformer runs on {transformer.backend}: load the base model with backend='torch'")
+    if "text" not in transformer.modality_config or set(transformer.modality_config) - {"text", "message"}:
         problems.append("its Transformer reads more than text: use save_pretrained")
-    if not in_order(modules[1].pooling_mode):
+    if not in_order(pooling.pooling_mode):
         order = ", ".join(POOLING_KEYS)
-        problems.append(f"its Pooling joins {modules[1].pooling_mode}, readers join in the order {order}: use that one")
+        problems.append(f"its Pooling joins {pooling.pooling_mode}, readers join in the order {order}: use that one")
     return problems
 
 
@@ -130,9 +130,8 @@ def _head_problems(module: nn.Module) -> list[str]:
         return [f"{name} stands behind Pooling, where only Dense, DimReduce and a last Normalize may: leave it out"]
     problems = []
     if {module.module_input_name, module.module_output_name} != {"sentence_embedding"}:
-        problems.append(
-            f"{name} reads {module.module_input_name!r}, expected 'sentence_embedding': put it behind Pooling"
-        )
+        words = f"reads {module.module_input_name!r} and writes {module.module_output_name!r}"
+        problems.append(f"{name} {words}, expected 'sentence_embedding' for both: put it behind Pooling")
     if type(module.activation_function) not in ACTIVATIONS:
         activation = type(module.activation_function).__name__
         problems.append(f"{name} ends in {activation}, expected Tanh or Identity: train it with one of these")

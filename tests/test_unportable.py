@@ -1,0 +1,89 @@
+"""What the portable layout cannot express is named, each thing in full, and nothing is written."""
+
+from __future__ import annotations
+
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize, Pooling, Router, Transformer
+from torch import nn
+
+from st_dimreduce import DimReduce, save_portable
+from st_dimreduce.portable import unportable
+
+
+def token_head(tiny, tiny_path):
+    head = DimReduce(32, 8, module_input_name="token_embeddings")
+    return [Transformer(tiny_path), head, Pooling(8, "mean")]
+
+
+def router(tiny, tiny_path):
+    return [Router.for_query_document(query_modules=list(tiny)[:2], document_modules=list(tiny)[:2]), DimReduce(32, 8)]
+
+
+@pytest.mark.parametrize(
+    ("modules", "messages"),
+    [
+        (
+            lambda tiny, path: list(tiny),
+            ["there is no head (DimReduce or Dense) behind Pooling: fit one with reduce_model"],
+        ),
+        (
+            lambda tiny, path: [*tiny, DimReduce(32, 8)],
+            ["Normalize stands behind Pooling, where only Dense, DimReduce and a last Normalize may: leave it out"],
+        ),
+        (
+            lambda tiny, path: [*list(tiny)[:2], DimReduce(32, 8, activation_function=nn.ReLU())],
+            ["DimReduce ends in ReLU, expected Tanh or Identity: train it with one of these"],
+        ),
+        (
+            lambda tiny, path: [*list(tiny)[:2], Dense(32, 8, use_residual=True)],
+            ["Dense has a residual connection, which older readers ignore: train it without"],
+        ),
+        (
+            lambda tiny, path: [*list(tiny)[:2], LayerNorm(32), Dense(32, 8, activation_function=nn.ReLU())],
+            [
+                "LayerNorm stands behind Pooling, where only Dense, DimReduce and a last Normalize may: leave it out",
+                "Dense ends in ReLU, expected Tanh or Identity: train it with one of these",
+            ],
+        ),
+        (
+            lambda tiny, path: [tiny[0], Pooling(32, ("mean", "cls")), DimReduce(64, 8)],
+            [
+                "its Pooling joins ('mean', 'cls'), readers join in the order cls, max, mean, mean_sqrt_len_tokens, "
+                "weightedmean, lasttoken: use that one"
+            ],
+        ),
+        (token_head, ["it starts with ['Transformer', 'DimReduce'], expected Transformer then Pooling: keep the head "
+                      "behind Pooling"]),
+        (router, ["it starts with ['Router', 'DimReduce'], expected Transformer then Pooling: keep the head behind "
+                  "Pooling"]),
+        (
+            lambda tiny, path: [*list(tiny)[:2], DimReduce(32, 8, module_output_name="small")],
+            [
+                "DimReduce reads 'sentence_embedding' and writes 'small', expected 'sentence_embedding' for both: "
+                "put it behind Pooling"
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_layout_cannot_express_is_named_and_nothing_is_written(tiny, tiny_path, tmp_path, modules, messages):
+    model = SentenceTransformer(modules=modules(tiny, tiny_path), device="cpu")
+    with pytest.raises(ValueError, match="cannot express") as error:
+        save_portable(model, tmp_path / "p")
+    assert str(error.value) == f"the portable form cannot express this model: {'; '.join(messages)}"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("backend", "onnx", "its Transformer runs on onnx: load the base model with backend='torch'"),
+        ("modality_config", {"image": {}}, "its Transformer reads more than text: use save_pretrained"),
+        ("modality_config", {"text": {}, "image": {}}, "its Transformer reads more than text: use save_pretrained"),
+    ],
+)
+def test_transformers_that_the_layout_cannot_express(tiny, attribute, value, message):
+    setattr(tiny[0], attribute, value)
+    assert unportable([*list(tiny)[:2], DimReduce(32, 8)]) == [message]
+    tiny[0].backend, tiny[0].modality_config = "torch", {"text": {}, "message": {}}
+    assert unportable([*list(tiny)[:2], DimReduce(32, 8), Normalize()]) == []
