@@ -41,6 +41,7 @@ COMPONENTS = {
     "LlamaIndex": ["llama_index.embeddings.huggingface"],
     "Haystack": ["haystack_integrations.components.embedders.sentence_transformers"],
     "mteb": ["mteb"],
+    "atheris": ["atheris"],
 }
 
 
