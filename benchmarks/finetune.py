@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from data import CACHE, SHARED, TEST_QUERIES, Task, mpnet
 from datasets import Dataset
+from measured import grid
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
@@ -216,11 +217,6 @@ def measure(bench: Bench, steps: int, again: bool) -> tuple[dict[str, dict[str, 
     return rows, tried
 
 
-def markdown(lines: list[list[str]]) -> str:
-    head, *rest = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([head, f"| --- |{' ---: |' * (len(lines[0]) - 1)}", *rest])
-
-
 def table(bench: Bench, rows: dict[str, dict[str, Any]]) -> str:
     full = {task.dataset: judged(task, task.queries, task.documents)["float32"]["ndcg"] for task in bench.tasks}
     titles = [f"{dataset}: {title}" for dataset in full for title in ("nDCG@10", "% of full", "overlap@10")]
@@ -233,7 +229,7 @@ def table(bench: Bench, rows: dict[str, dict[str, Any]]) -> str:
             cells = {name: " / ".join(f"{100 * some[name]:.1f}" for some in figures) for name in ("ndcg", "overlap")}
             line += [cells["ndcg"], f"{100 * figures[0]['ndcg'] / ndcg:.1f}", cells["overlap"]]
         lines.append([*line, f"{rows[kind]['seconds']:.1f}"])
-    return markdown(lines)
+    return grid(lines[0], lines[1:])
 
 
 def settings(rows: dict[str, dict[str, Any]], tried: dict[str, list[dict[str, Any]]]) -> str:
@@ -244,7 +240,7 @@ def settings(rows: dict[str, dict[str, Any]], tried: dict[str, list[dict[str, An
             title = f"**{title}**" if row.get("name") == rows[f"whole {kind}"]["name"] else title
             chosen = [f"{100 * row['chosen'][name]:.1f}" for name in ("ndcg", "overlap")]
             lines.append([title, f"{row['rate']:g}" if "rate" in row else "", *chosen, f"{row['seconds']:.1f}"])
-    return markdown(lines)
+    return grid(lines[0], lines[1:])
 
 
 def gained(rows: dict[str, dict[str, Any]], kind: str) -> str:

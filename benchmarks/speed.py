@@ -29,28 +29,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from measured import WIDTH, grid, memory, shown, timed, vectors
 from sklearn.decomposition import PCA, IncrementalPCA
 
 from st_dimreduce import DimReduce, Precision, Summary, fit_head, quantize, reduce_vectors, search, summarize
 from st_dimreduce.fitting import choose
 
-WIDTH, OUT, OPQ_STEPS = 768, 256, 5
+OUT, OPQ_STEPS = 256, 5
 HERE = Path(__file__).parent
-
-
-@cache
-def vectors(rows: int) -> np.ndarray:
-    """Unit vectors in 2,000 clusters, float32 of shape (rows, 768)."""
-    rng = np.random.default_rng(0)
-    spread = (np.arange(WIDTH) + 1.0).astype(np.float32) ** -0.5
-    centres = rng.standard_normal((2000, WIDTH), np.float32) * spread
-    drawn = np.empty((rows, WIDTH), np.float32)
-    for first in range(0, rows, 50_000):
-        some = slice(first, min(first + 50_000, rows))
-        size = some.stop - first
-        drawn[some] = centres[rng.integers(2000, size=size)] + rng.standard_normal((size, WIDTH), np.float32) * spread
-        drawn[some] /= np.linalg.norm(drawn[some], axis=1, keepdims=True)
-    return drawn
 
 
 @cache
@@ -58,30 +44,14 @@ def head(size: int = OUT) -> DimReduce:
     return fit_head(Summary.of(vectors(50_000)), size)
 
 
-def timed(repeats: int, *ways: Callable[[], Any]) -> list[list[float]]:
-    """Seconds of each way, by turns, so that what slows the machine slows all; the first turn does not count."""
-    seconds: list[list[float]] = [[] for _ in ways]
-    for turn in range(repeats + 1):
-        for way, found in zip(ways, seconds, strict=True):
-            start = time.perf_counter()
-            way()
-            if turn:
-                found.append(time.perf_counter() - start)
-    return seconds
-
-
-def shown(seconds: list[float]) -> str:
-    return f"{np.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
-
-
 def table(names: list[str], seconds: list[list[float]], targets: dict[str, str]) -> str:
     """Seconds of ours, named first, and of each other, with how many times ours it took."""
-    lines = ["| | seconds | times ours | reach for |", "| --- | ---: | ---: | ---: |"]
     ours = np.median(seconds[0])
-    for name, some in zip(names, seconds, strict=True):
-        ratio = f"{np.median(some) / ours:.2f}"
-        lines.append(f"| {name} | {shown(some)} | {ratio} | {targets.get(name, '')} |")
-    return "\n".join(lines)
+    rows = [
+        [name, shown(some), f"{np.median(some) / ours:.2f}", targets.get(name, "")]
+        for name, some in zip(names, seconds, strict=True)
+    ]
+    return grid(["", "seconds", "times ours", "reach for"], rows)
 
 
 def summing(chosen: argparse.Namespace) -> str:
@@ -156,8 +126,7 @@ def consume(x: np.ndarray, h: DimReduce, precision: Precision) -> None:
 
 def from_disk(chosen: argparse.Namespace) -> str:
     """Each run in a process of its own, beside a bare product of as many rows and a bare read and write."""
-    lines = ["| | rows | seconds | rows/s | of the slower of reading and product | peak memory, MB over imports |"]
-    lines.append(f"| --- |{' ---: |' * 5}")
+    lines = []
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         Path(folder, "head").mkdir()
         head().save(str(Path(folder, "head")))
@@ -175,8 +144,9 @@ def from_disk(chosen: argparse.Namespace) -> str:
                     peak = max(run["peak"] for run in runs)
                     name = {"summarize": "`summarize`", "reduce": "`reduce_vectors`, int4"}[what]
                     cells = [f"{name}, {kind}", f"{rows:,}", shown(seconds), f"{rows / np.median(seconds):,.0f}"]
-                    lines.append(f"| {' | '.join(cells)} | {share:.0%} | {peak:.0f} |")
-    return "\n".join(lines)
+                    lines.append([*cells, f"{share:.0%}", f"{peak:.0f}"])
+    shares = "of the slower of reading and product"
+    return grid(["", "rows", "seconds", "rows/s", shares, "peak memory, MB over imports"], lines)
 
 
 def write(folder: Path, rows: int) -> None:
@@ -223,11 +193,6 @@ def read(path: Path) -> None:
             pass
 
 
-def memory(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
-
-
 def searching(chosen: argparse.Namespace) -> str:
     x, asked = vectors(chosen.rows), queries()
     flat = faiss.IndexFlatIP(WIDTH)
@@ -271,7 +236,7 @@ def indexes(chosen: argparse.Namespace) -> str:
     x, asked, h = vectors(rows), queries(), head(128)
     small, reduced = (quantize(h.reduce(some), "float32") for some in (x, asked))
     exact: np.ndarray | None = None
-    lines = ["| | build, seconds | 100 queries, seconds | MB | recall@10 of the full flat |", "| --- |" + " ---: |" * 4]
+    lines = []
     for name, data, q in (("768 dimensions", x, asked), ("128 dimensions", small, reduced)):
         for kind in ("Flat", "HNSW32"):
             index = faiss.index_factory(data.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
@@ -280,15 +245,9 @@ def indexes(chosen: argparse.Namespace) -> str:
             hits = index.search(q, 10)[1]
             exact = hits if exact is None else exact
             size = len(faiss.serialize_index(index)) / 1e6
-            cells = [
-                f"{kind}, {name}",
-                f"{built:.1f}",
-                shown(seconds),
-                f"{size:.0f}",
-                f"{100 * share(hits, exact):.1f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            found = f"{100 * share(hits, exact):.1f}"
+            lines.append([f"{kind}, {name}", f"{built:.1f}", shown(seconds), f"{size:.0f}", found])
+    return grid(["", "build, seconds", "100 queries, seconds", "MB", "recall@10 of the full flat"], lines)
 
 
 SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {

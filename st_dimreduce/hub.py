@@ -29,6 +29,7 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce.card import MARK, PICTURE, model_card
 from st_dimreduce.encoding import load_model
 from st_dimreduce.portable import RECORD, check, save_portable, unportable
+from st_dimreduce.reading import read_object
 
 _CODE = {".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}  # what runs code when it is loaded
 _CARD = "README.md"
@@ -160,8 +161,8 @@ def _contents(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], str]
         if path.is_file():
             files[name] = path
     picture = b""
+    record = read_object(folder / RECORD)
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record.get("figures", {}).get("rows"):
             picture = _picture(record["figures"])
         card = model_card(record, repo_id, picture=bool(picture))

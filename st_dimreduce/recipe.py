@@ -89,13 +89,13 @@ def reduce_model(
             is too little for ``out_features``, or the model cannot be loaded or gives no sentence embedding.
     """
     if sentences is None or embeddings is not None or summary is not None:
-        _check_one(embeddings=embeddings, summary=summary)
+        check_one(embeddings=embeddings, summary=summary)
     if nested:
-        _check_one(nested=nested, bytes_per_vector=bytes_per_vector, keep=keep)
+        check_one(nested=nested, bytes_per_vector=bytes_per_vector, keep=keep)
         out_features = nested[-1] if out_features is None else out_features
     elif (out_features, bytes_per_vector, keep) == (None, None, None):
         out_features = 128
-    _check_one(out_features=out_features, bytes_per_vector=bytes_per_vector, keep=keep)
+    check_one(out_features=out_features, bytes_per_vector=bytes_per_vector, keep=keep)
     objective = Objective(objective)
     if pairs is not None and objective is Objective.FIDELITY:
         raise ValueError("pairs train for quality, objective='fidelity' is for the base model's neighbours: drop one")
@@ -206,7 +206,8 @@ def fit_to_size(
     return head
 
 
-def _check_one(**arguments: object) -> None:
+def check_one(**arguments: object) -> None:
+    """Refuse anything but exactly one argument that is not None."""
     given = [name for name, value in arguments.items() if value is not None]
     if len(given) != 1:
         raise ValueError(f"{', '.join(given) or 'nothing'} was given: give exactly one of {', '.join(arguments)}")

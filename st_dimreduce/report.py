@@ -18,6 +18,7 @@ from rich.table import Table
 from st_dimreduce.atomic import new_file
 from st_dimreduce.compare import Comparison, Hurt, Row
 from st_dimreduce.figures import FIGURE_NAMES
+from st_dimreduce.portable import write_json
 from st_dimreduce.texts import Question
 
 _SHOWN = 3  # texts shown of what a query finds
@@ -112,6 +113,12 @@ def publication_table(files: dict[str, int]) -> Table:
     for name, size in files.items():
         table.add_row(name, f"{size:,}")
     return table
+
+
+def write_figures(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+    """Write the figures of a comparison as JSON; a file that is there is replaced."""
+    with new_file(path) as file:
+        write_json(file, comparison.to_dict())
 
 
 def write_html(

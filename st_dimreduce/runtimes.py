@@ -28,6 +28,7 @@ from st_dimreduce.encoding import load_model
 from st_dimreduce.heads import load_head
 from st_dimreduce.portable import RECORD, unportable, write_json
 from st_dimreduce.precision import Precision
+from st_dimreduce.reading import read_object
 
 SETTINGS = "export.json"
 _NO_LIMIT = 10**9  # tokenizers without a maximum length report a huge one
@@ -126,7 +127,7 @@ def _opened(source: Any) -> tuple[SentenceTransformer | DimReduce, str]:
         return _opened(load_head(folder))
     model, record = load_model(source), folder / RECORD
     _check(model)
-    said = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    said = read_object(record) if record.is_file() else {}
     return model, said.get("precision", "float32")
 
 

@@ -18,19 +18,15 @@ _SHORTEST, _LONGEST = 1e-30, 1e30  # lengths whose inverse float32 holds
 _SURE = 1e-15, 1e15  # lengths whose square float32 holds to all its digits
 
 
-def check_rows(vectors: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """Return the length of every vector, having made sure that each has a direction.
+def row_lengths(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the length of every vector, and which of them have no direction.
 
     Args:
         vectors: Float array of shape (n, d).
-        first_row: Number of the first row, for the message. Defaults to 0.
 
     Returns:
-        float64 array of shape (n,).
-
-    Raises:
-        ValueError: If a row holds NaN or infinity, zeros only, or is shorter than 1e-30 or longer than 1e30; names the
-            first such row.
+        float64 array of shape (n,), and the positions of the rows that hold NaN or infinity, zeros only, or are
+        shorter than 1e-30 or longer than 1e30.
     """
     if vectors.dtype.itemsize < 4:  # a square of float16 overflows at 256
         vectors = vectors.astype(np.float32)
@@ -39,7 +35,16 @@ def check_rows(vectors: np.ndarray, first_row: int = 0) -> np.ndarray:
         doubtful = np.flatnonzero(~((lengths > _SURE[0]) & (lengths < _SURE[1])))
         if len(doubtful):
             lengths[doubtful] = np.linalg.norm(vectors[doubtful].astype(np.float64), axis=1)
-    bad = np.flatnonzero(~((lengths >= _SHORTEST) & (lengths <= _LONGEST)))
+    return lengths, np.flatnonzero(~((lengths >= _SHORTEST) & (lengths <= _LONGEST)))
+
+
+def check_rows(vectors: np.ndarray, first_row: int = 0) -> np.ndarray:
+    """Return the length of every vector, shape (n,), having made sure that each has a direction.
+
+    Raises:
+        ValueError: If a row has none; names the first, counting from ``first_row``.
+    """
+    lengths, bad = row_lengths(vectors)
     if len(bad):
         length = lengths[bad[0]]
         kind = "is all zeros" if length == 0 else f"has length {length:g}" if length > 0 else "holds NaN"

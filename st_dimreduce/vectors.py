@@ -20,10 +20,9 @@ from st_dimreduce.precision import Precision, quantize
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.sinks import Parts, only_run, part_suffix
 from st_dimreduce.sources import Batch, Source, batch_rows, batches, open_source
-from st_dimreduce.summary import Summary, check_rows
+from st_dimreduce.summary import Summary, check_rows, row_lengths
 
 _PART_BATCHES = 8
-_SAFE = 1e-20, 1e20  # squared lengths that float32 tells for sure
 _NEW_COLUMN = "embedding"  # the column of codes where the source has no columns
 
 
@@ -232,16 +231,13 @@ def bad_rows(vectors: np.ndarray, first_row: int, on_bad_row: OnBadRow | str) ->
     Raises:
         ValueError: If there are any and ``on_bad_row`` is ``"raise"``; names the first, counting from ``first_row``.
     """
-    low, high = _SAFE
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    doubtful = np.flatnonzero(~((squares > low) & (squares < high)))
-    if len(doubtful) and OnBadRow(on_bad_row) is OnBadRow.RAISE:
-        try:
-            check_rows(vectors, first_row)
-        except ValueError as error:
-            raise ValueError(f"{error}; or pass on_bad_row='zero' (--on-bad-row zero)") from error
-        return doubtful[:0]
-    return np.array([row for row in doubtful if not _has_direction(vectors[row])], np.int64)
+    if OnBadRow(on_bad_row) is OnBadRow.ZERO:
+        return row_lengths(vectors)[1]
+    try:
+        check_rows(vectors, first_row)
+    except ValueError as error:
+        raise ValueError(f"{error}; or pass on_bad_row='zero' (--on-bad-row zero)") from error
+    return np.empty(0, np.int64)
 
 
 def _reduced(
@@ -268,14 +264,6 @@ def _items_of(reading: Generator[tuple[Any, int, int], None, None], bar: tqdm) -
         for item, rows, _ in reading:
             bar.update(rows)
             yield item
-
-
-def _has_direction(vector: np.ndarray) -> bool:
-    try:
-        check_rows(vector[None])
-    except ValueError:
-        return False
-    return True
 
 
 def _digest(head: DimReduce) -> str:

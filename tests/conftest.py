@@ -23,6 +23,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
+from tests.loopback_hub import LoopbackHub
+
 WORDS = ["the", "a", "cat", "dog", "bird", "fish", "runs", "sleeps", "swims", "sings"]
 WORDS += ["over", "under", "near", "far", "red", "blue", "green", "small", "large", "old"]
 SENTENCES = [f"{a} {b} {c} {d}" for a in WORDS[:2] for b in WORDS[2:6] for c in WORDS[6:10] for d in WORDS[10:14]]
@@ -213,3 +215,10 @@ def folders(tiny_path, minilm, tmp_path_factory):
         figures = compare(base, reduced, SENTENCES[:40], precision="int8").to_dict()
         save_portable(reduced, root / name, figures=figures)
     return root
+
+
+@pytest.fixture(scope="module")
+def hub():
+    server = LoopbackHub()
+    yield server
+    server.close()

@@ -9,21 +9,27 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Put before code that must do without this package: an attempt to find it fails loudly, wherever it stands.
-WITHOUT_US = """
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "st_dimreduce-tests"
+
+
+def without(*names):
+    """Return code to put before code that must do without these packages: an attempt to find one fails loudly."""
+    return f"""
 import sys
 class Blocked:
     def find_spec(self, name, *_):
-        if name.split(".")[0] == "st_dimreduce":
+        if name.split(".")[0] in {names}:
             raise ImportError("blocked: " + name)
 sys.meta_path.insert(0, Blocked())
 try:
-    import st_dimreduce
+    import {names[0]}
     raise SystemExit("the block does not work")
 except ImportError:
     pass
 """
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "st_dimreduce-tests"
+
+
+WITHOUT_US = without("st_dimreduce")
 
 
 def packages(*requirements):

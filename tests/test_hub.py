@@ -22,13 +22,6 @@ from tests.loopback_hub import LoopbackHub
 KILLS = int(os.environ.get("ST_DIMREDUCE_KILLS", "6"))  # random moments; 50 for a thorough look
 
 
-@pytest.fixture(scope="module")
-def hub():
-    server = LoopbackHub()
-    yield server
-    server.close()
-
-
 PUBLISHER = """
 import json, sys
 from pathlib import Path

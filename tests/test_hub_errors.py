@@ -11,14 +11,6 @@ from st_dimreduce import publish
 from tests.hub_protocol import WRITER
 from tests.loopback_hub import LoopbackHub
 
-
-@pytest.fixture(scope="module")
-def hub():
-    server = LoopbackHub()
-    yield server
-    server.close()
-
-
 ERRORS = """
 import json, os, shutil, sys, time, warnings
 from pathlib import Path

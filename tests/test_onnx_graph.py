@@ -13,22 +13,10 @@ from st_dimreduce import DimReduce, Precision, export, quantize, reduce_vectors
 from st_dimreduce.heads import fit_on_vectors
 from st_dimreduce.precision import INT8_STEPS, thresholds
 from tests.conftest import SENTENCES
+from tests.environments import without
 
 CODES = [precision.value for precision in Precision if precision is not Precision.FLOAT32]
-# Run where none of these can be imported: they stand on the path, and an attempt to find one fails loudly.
-WITHOUT_TORCH = """
-import sys
-class Blocked:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] in ("torch", "transformers", "sentence_transformers", "st_dimreduce"):
-            raise ImportError("blocked: " + name)
-sys.meta_path.insert(0, Blocked())
-try:
-    import torch
-    raise SystemExit("the block does not work")
-except ImportError:
-    pass
-"""
+WITHOUT_TORCH = without("torch", "transformers", "sentence_transformers", "st_dimreduce")
 KOREAN = ["고양이가 소파에서 잔다", "기차는 몇 시에 출발하나요?", "김치찌개 끓이는 법", "서울의 겨울은 춥다"]
 ENGLISH = ["What time does the train leave?", "weather", "", "naïve café, 10 % off!", "An old dog sleeps. " * 99]
 

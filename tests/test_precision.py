@@ -48,8 +48,8 @@ def test_a_code_depends_on_the_direction_of_its_row_alone(precision, rows, scale
     if precision == "float32":
         assert np.allclose(alone, together, atol=1e-6)
     else:
-        differ = (alone != together).mean()
-        assert differ < 0.01, "rounding at a threshold aside, codes are equal"
+        differ = (alone != together).sum()
+        assert differ <= 1 + together.size // 100, "rounding at a threshold aside, codes are equal"
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4", "int2", "binary"])

@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from st_dimreduce.atomic import check_place, new_file
+from st_dimreduce.atomic import check_place
 from st_dimreduce.cli.options import Force, Quiet, command
 from st_dimreduce.compare import compare as compare_models
 from st_dimreduce.demo import run_demo
 from st_dimreduce.encoding import load_model
-from st_dimreduce.portable import write_json
 from st_dimreduce.precision import Precision
-from st_dimreduce.report import comparison_table, write_html, write_plots
+from st_dimreduce.report import comparison_table, write_figures, write_html, write_plots
 from st_dimreduce.texts import read_question, read_texts
 
 _TABLE_WIDTH = 124  # of all its columns; a narrower terminal breaks the lines, and loses nothing
@@ -83,8 +82,7 @@ def compare(
     title = f"{comparison.documents:,} texts, {comparison.queries:,} queries (percent)"
     console.print(comparison_table(comparison, title, vectors, price))
     if json_:
-        with new_file(json_) as file:
-            write_json(file, comparison.to_dict())
+        write_figures(comparison, json_)
     if plots:
         write_plots(comparison, plots)
     if report:
