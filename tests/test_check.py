@@ -4,59 +4,36 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from transformers import AutoModel, AutoTokenizer
 from typer.testing import CliRunner
 
-from st_dimreduce import DimReduce, reduce_model, save_portable
+from st_dimreduce import reduce_model, save_portable
 from st_dimreduce.cli import app
 from st_dimreduce.portable import check, fix
 from tests.conftest import SENTENCES
-
-
-def tiny_of(tiny_path, mode="mean", *more):
-    return SentenceTransformer(modules=[Transformer(tiny_path), Pooling(32, mode), *more], device="cpu")
-
-
-@pytest.fixture(scope="module")
-def saved(tiny_path, tmp_path_factory):
-    """Folders of one reduced model: portable, as stock Sentence Transformers saves it, and with the plug-in."""
-    folder = tmp_path_factory.mktemp("saved")
-    reduced = reduce_model(tiny_of(tiny_path, "mean", Normalize()), SENTENCES, 8)
-    save_portable(reduced, folder / "portable")
-    reduced.save_pretrained(str(folder / "stock"))
-    reduce_model(tiny_of(tiny_path, "mean", Normalize()), SENTENCES, 8, trainable=True).save_pretrained(
-        str(folder / "plug-in")
-    )
-    return folder
-
-
-@pytest.fixture
-def copy(saved, tmp_path):
-    return Path(shutil.copytree(saved / "portable", tmp_path / "copy"))
-
-
-def encode(path):
-    return SentenceTransformer(str(path), device="cpu").encode(SENTENCES)
-
-
-def change(path, **settings):
-    """Change settings of a JSON file; None takes one away."""
-    content = json.loads(path.read_text()) | settings
-    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
-
-
-def module(copy, number, **settings):
-    entries = json.loads((copy / "modules.json").read_text())
-    entries[number] |= settings
-    (copy / "modules.json").write_text(json.dumps(entries))
+from tests.folders import (
+    BERT,
+    CONFIG,
+    DENSE,
+    FIX,
+    MODEL,
+    OLD_WORDS,
+    OLDER,
+    POOL,
+    REDUCE,
+    SERVED,
+    STOPS,
+    TEI,
+    TOKENIZER,
+    change,
+    tiny_of,
+)
 
 
 @pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken"])
@@ -67,140 +44,176 @@ def test_what_we_save_is_clean(mode, tiny_path, tmp_path):
     assert check(tmp_path / "p") == []
 
 
-@pytest.mark.parametrize("form", ["stock", "plug-in"])
-def test_a_stock_folder_is_reported_and_fix_makes_it_clean_with_the_same_vectors(form, saved, tmp_path):
-    folder = Path(shutil.copytree(saved / form, tmp_path / "model"))
-    (folder / "LICENSE").write_text("ours")
-    readme = (folder / "README.md").read_text()
-    found = {(problem.where, problem.reader.split(",")[0]) for problem in check(folder)}
-    older, server = "Sentence Transformers before 6 does not load it", "Text Embeddings Inference does not start"
-    assert {("modules.json", older), ("1_Pooling/config.json", older), ("1_Pooling/config.json", server)} <= found
-    weights = {path.name: path.read_bytes() for path in folder.rglob("*.safetensors")}
-    fix(folder)
-    assert check(folder) == []
-    assert np.array_equal(encode(folder), encode(saved / "portable"))
-    model = SentenceTransformer(str(folder), device="cpu")
-    assert model.max_seq_length == SentenceTransformer(str(saved / "portable"), device="cpu").max_seq_length == 24
-    assert {path.name: path.read_bytes() for path in folder.rglob("*.safetensors")} == weights
-    assert ((folder / "LICENSE").read_text(), (folder / "README.md").read_text()) == ("ours", readme)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def test_fix_moves_what_lies_elsewhere_and_turns_pickles_into_safetensors(copy):
-    vectors = encode(copy)
-    torch.save({name: torch.from_numpy(w) for name, w in load_file(copy / "2_Dense" / "model.safetensors").items()},
-               copy / "2_Dense" / "pytorch_model.bin")  # fmt: skip
-    (copy / "2_Dense" / "model.safetensors").unlink()
-    (copy / "2_Dense").rename(copy / "head")
-    (copy / "1_Pooling").rename(copy / "pool")
-    (copy / "0_Transformer").mkdir()
-    for path in [*copy.glob("*token*"), copy / "config.json", copy / "model.safetensors", *copy.glob("*bert*")]:
-        path.rename(copy / "0_Transformer" / path.name)
-    for number, path in enumerate(["0_Transformer", "pool", "head"]):
-        module(copy, number, path=path, idx=None)
-    said = "; ".join(map(str, check(copy)))
-    for word in ("transformer lies in 0_Transformer", "'pool'", "head/pytorch_model.bin", "no idx"):
-        assert word in said
-    fix(copy)
-    assert check(copy) == []
-    assert np.array_equal(encode(copy), vectors)
-    assert not list(copy.rglob("*.bin"))
-
-
-CONFIG, POOL, DENSE, MODULES = "config.json", "1_Pooling/config.json", "2_Dense/config.json", "modules.json"
-TEI = "Text Embeddings Inference"
+GELU = "torch.nn.modules.activation.GELU"
 BROKEN = {
-    "an activation": (DENSE, {"activation_function": "torch.nn.modules.activation.GELU"}, "its activation is"),
-    "no activation": (DENSE, {"activation_function": None}, "takes Identity, all others Tanh"),
-    "no bias": (DENSE, {"bias": 0}, "no true or false for bias"),
-    "new keys of a head": (DENSE, {"module_input_name": "sentence_embedding"}, "new keys module_input_name"),
-    "a head on tokens": (DENSE, {"module_output_name": "token_embeddings"}, "does not reduce the sentence embedding"),
-    "max pooling": (POOL, {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}, "knows cls, mean"),
-    "no pooling": (POOL, {"pooling_mode_mean_tokens": False}, "its pooling is none"),
-    "pooling as a word": (POOL, {"pooling_mode": "mean"}, "new keys pooling_mode"),
-    "no word on cls": (POOL, {"pooling_mode_cls_token": None}, "no true or false for pooling_mode_cls_token"),
-    "prompts left out": (POOL, {"include_prompt": False}, "pools the prompt too"),
-    "a classifier": (CONFIG, {"architectures": ["DistilBertForSequenceClassification"]}, "takes it for a classifier"),
-    "no architecture": (CONFIG, {"architectures": None}, "names no architectures"),
-    "rotary positions in new words": (CONFIG, {"rope_parameters": {"rope_theta": 5.0}}, "rope_theta is not said"),
-    "code of its own": (CONFIG, {"auto_map": {"AutoModel": "m.M"}, "model_type": "mine"}, "needs trust_remote_code"),
-    "a new tokenizer": ("tokenizer_config.json", {"tokenizer_class": "TokenizersBackend"}, "tokenizer_class is not"),
-    "new special tokens": ("tokenizer_config.json", {"extra_special_tokens": ["[A]"]}, "extra_special_tokens is not"),
-    "no length": ("sentence_bert_config.json", {"max_seq_length": None}, "says no max_seq_length"),
-    "lower case": ("sentence_bert_config.json", {"do_lower_case": True}, "does not lower the case"),
-    "a new transformer": ("sentence_bert_config.json", {"modality_config": {}}, "new keys modality_config"),
-    "cut vectors": ("config_sentence_transformers.json", {"truncate_dim": 4}, "serves all dimensions"),
-    "a prompt of none": ("config_sentence_transformers.json", {"prompts": {"query": 5}}, "a prompt is no string"),
-}  # fmt: skip
+    "an activation": (
+        (DENSE, {"activation_function": GELU}),
+        [f"its activation is {GELU}: {STOPS}; train the head with Tanh or Identity"],
+    ),
+    "no activation": (
+        (DENSE, {"activation_function": None}),
+        [f"it names no activation: {TEI} takes Identity, all others Tanh; {FIX}"],
+    ),
+    "no bias": ((DENSE, {"bias": 0}), [f"it says no true or false for bias: {STOPS}; {FIX}"]),
+    "new keys of a head": (
+        (DENSE, {"module_output_name": "sentence_embedding", "module_input_name": "sentence_embedding"}),
+        [f"it has the new keys module_input_name, module_output_name: {OLDER}; {FIX}"],
+    ),
+    "a head for tokens": (
+        (DENSE, {"module_output_name": "token_embeddings"}),
+        [
+            f"it has the new keys module_output_name: {OLDER}; {FIX}",
+            f"it does not reduce the sentence embedding: {TEI} applies it to that; {REDUCE}",
+        ],
+    ),
+    "a head on tokens": (
+        (DENSE, {"module_input_name": "token_embeddings"}),
+        [
+            f"it has the new keys module_input_name: {OLDER}; {FIX}",
+            f"it does not reduce the sentence embedding: {TEI} applies it to that; {REDUCE}",
+        ],
+    ),
+    "max pooling": (
+        (POOL, {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}),
+        [f"its pooling is pooling_mode_max_tokens: {SERVED}"],
+    ),
+    "no pooling": ((POOL, {"pooling_mode_mean_tokens": False}), [f"its pooling is none: {SERVED}"]),
+    "pooling as a word": ((POOL, {"pooling_mode": "mean"}), [f"it has the new keys pooling_mode: {OLDER}; {FIX}"]),
+    "no word on cls and mean": (
+        (POOL, {"pooling_mode_cls_token": None, "pooling_mode_mean_tokens": 1}),
+        [
+            f"it says no true or false for pooling_mode_cls_token, pooling_mode_mean_tokens: {STOPS}; {FIX}",
+            f"its pooling is none: {SERVED}",
+        ],
+    ),
+    "prompts left out": (
+        (POOL, {"include_prompt": False}),
+        [f"include_prompt is false: {TEI} pools the prompt too; use it without prompts there"],
+    ),
+    "a classifier": (
+        (CONFIG, {"architectures": ["DistilBertForSequenceClassification"]}),
+        [
+            f"it names ['DistilBertForSequenceClassification']: {TEI} takes it for a classifier; "
+            "save the base model without its classifier"
+        ],
+    ),
+    "no architecture": (
+        (CONFIG, {"architectures": None}),
+        [f"it names no architectures: {STOPS}; save the base model again"],
+    ),
+    "rotary positions in new words": (
+        (CONFIG, {"rope_parameters": {"rope_theta": 5.0}}),
+        [f"rope_theta {OLD_WORDS}; {FIX}"],
+    ),
+    "code of its own": (
+        (CONFIG, {"auto_map": {"AutoModel": "m.M"}, "model_type": "mine"}),
+        ["it needs code of its own: every reader needs trust_remote_code; choose a base model that does not"],
+    ),
+    "code that it does not need": ((CONFIG, {"auto_map": {"AutoModel": "m.M"}}), []),
+    "a new tokenizer": ((TOKENIZER, {"tokenizer_class": "TokenizersBackend"}), [f"tokenizer_class {OLD_WORDS}; {FIX}"]),
+    "new special tokens": (
+        (TOKENIZER, {"extra_special_tokens": ["[A]"]}),
+        [f"additional_special_tokens {OLD_WORDS}; {FIX}", f"extra_special_tokens {OLD_WORDS}; {FIX}"],
+    ),
+    "no length": (
+        (BERT, {"max_seq_length": None}),
+        [f"it says no max_seq_length: {STOPS} in some versions; {FIX}"],
+    ),
+    "lower case": (
+        (BERT, {"do_lower_case": True}),
+        [f"do_lower_case is true: {TEI} does not lower the case; lower the case in tokenizer.json"],
+    ),
+    "a new transformer": ((BERT, {"modality_config": {}}), [f"it has the new keys modality_config: {OLDER}; {FIX}"]),
+    "cut vectors": (
+        (MODEL, {"truncate_dim": 4}),
+        [
+            f"truncate_dim is 4: {TEI} serves all dimensions; "
+            "cut the vectors where they are used, or fit a head of this size"
+        ],
+    ),
+    "a prompt that is a number": ((MODEL, {"prompts": {"query": 5}}), [f"a prompt is no string: {STOPS}; {FIX}"]),
+    "prompts in a list": ((MODEL, {"prompts": ["query: "]}), [f"a prompt is no string: {STOPS}; {FIX}"]),
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_each_thing_is_named_alone(case, copy):
-    file, settings, message = BROKEN[case]
+    (file, settings), expected = BROKEN[case]
     change(copy / file, **settings)
-    problems = check(copy)
-    assert any(message in str(problem) and problem.where == file for problem in problems), problems
-    assert len(problems) <= 2, problems
-    assert all("\n" not in str(problem) and problem.remedy for problem in problems)
+    assert [str(problem) for problem in check(copy)] == [f"{file}: {line}" for line in expected]
+    assert [problem.fixable for problem in check(copy)] == [line.endswith(FIX) for line in expected]
 
 
 @pytest.mark.parametrize(
-    ("change_modules", "message"),
+    ("change_modules", "expected"),
     [
-        (lambda entries: entries.insert(2, {**entries[3], "name": "4"}), "a Normalize stands before a Dense"),
-        (lambda entries: entries.insert(1, entries.pop(2)), "a Dense stands before Pooling"),
+        (
+            lambda entries: entries.insert(2, {**entries[3], "name": "4"}),
+            f"a Normalize stands before a Dense: {TEI} leaves it out and serves different vectors; {REDUCE}",
+        ),
+        (
+            lambda entries: entries.insert(1, entries.pop(2)),
+            f"a Dense stands before Pooling: {TEI} applies it behind, to other vectors; {REDUCE}",
+        ),
         (
             lambda entries: entries[2].update(type="sentence_transformers.models.LayerNorm"),
-            "Transformer, Pooling, Dense",
+            f"it names 'sentence_transformers.models.LayerNorm': {TEI} serves unreduced embeddings; "
+            "use Transformer, Pooling, Dense and Normalize alone",
         ),
-        (lambda entries: entries[2].update(type="os.system"), "every other reader needs trust_remote_code"),
-        (lambda entries: entries[3].update(idx="3"), "module 3 has no idx"),
+        (
+            lambda entries: entries[2].update(type="os.system"),
+            f"it names 'os.system': {TEI} serves unreduced embeddings, every other reader needs trust_remote_code; "
+            "use Transformer, Pooling, Dense and Normalize alone",
+        ),
+        (
+            lambda entries: entries[2].update(type="st_dimreduce.dim_reduce.DimReduce"),
+            "it names 'st_dimreduce.dim_reduce.DimReduce': every reader needs trust_remote_code and the package, "
+            f"{TEI} serves unreduced embeddings; {FIX}",
+        ),
+        (
+            lambda entries: entries[1].update(type="sentence_transformers.base.modules.Pooling"),
+            "Pooling has its new name 'sentence_transformers.base.modules.Pooling': "
+            f"{OLDER}, {TEI} may serve unreduced embeddings; {FIX}",
+        ),
+        (lambda entries: entries[3].update(idx="3"), f"module 3 has no idx: {TEI} serves unreduced embeddings; {FIX}"),
+        (lambda entries: entries[3].update(idx=True), f"module 3 has no idx: {TEI} serves unreduced embeddings; {FIX}"),
+        (lambda entries: entries[3].update(idx=-1), f"module 3 has no idx: {TEI} serves unreduced embeddings; {FIX}"),
     ],
 )
-def test_modules_that_the_server_misreads(change_modules, message, copy):
+def test_modules_that_the_server_misreads(change_modules, expected, copy):
     entries = json.loads((copy / "modules.json").read_text())
     change_modules(entries)
     (copy / "modules.json").write_text(json.dumps(entries))
-    problems = check(copy)
-    assert any(message in str(problem) for problem in problems), problems
-    assert all(TEI in str(problem) for problem in problems)
+    assert [str(problem) for problem in check(copy)] == [f"modules.json: {expected}"]
 
 
 def test_poolings_that_are_joined(tiny_path, tmp_path):
     save_portable(reduce_model(tiny_of(tiny_path, ("cls", "mean")), SENTENCES, 8), tmp_path / "p")
-    assert [problem.reader for problem in check(tmp_path / "p")] == [f"{TEI} takes one of them alone"]
+    assert [str(problem) for problem in check(tmp_path / "p")] == [
+        f"{POOL}: it joins the poolings pooling_mode_cls_token, pooling_mode_mean_tokens: "
+        f"{TEI} takes one of them alone; choose a base model with one"
+    ]
 
 
 def test_a_base_model_without_a_head_is_clean(minilm_path):
     assert check(minilm_path) == []
 
 
-@pytest.mark.parametrize("modes", [("mean", "cls"), ("cls", "mean")])
-def test_fix_never_reorders_what_is_joined(modes, tiny_path, tmp_path):
-    pooling = Pooling(32, modes)
-    model = SentenceTransformer(modules=[Transformer(tiny_path), pooling, Dense(64, 8)], device="cpu")
-    model.save_pretrained(str(tmp_path / "stock"))
-    fix(tmp_path / "stock")
-    assert np.array_equal(encode(tmp_path / "stock"), model.encode(SENTENCES))
-
-
 def test_files_that_are_missing(copy, tiny_path):
+    weights = (copy / "model.safetensors").read_bytes()
     (copy / "tokenizer.json").rename(copy / "vocab.txt")
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    assert [problem.where for problem in check(copy)] == ["tokenizer.json", "."]
-    assert next(problem.where for problem in check(tiny_path)) == "modules.json"
+    assert [str(problem) for problem in check(copy)] == [
+        f"tokenizer.json: it is missing: {STOPS}; save the model with a fast tokenizer",
+        ".: there is no model.safetensors: readers that refuse pickles do not load it; save the model again",
+    ]
+    (copy / "part.safetensors").write_bytes(weights)
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"x": "part.safetensors"}}')
+    assert [problem.where for problem in check(copy)] == ["tokenizer.json"]
+    missing = f"modules.json: it is missing: {TEI} finds no pooling; save the model with save_portable"
+    assert str(check(tiny_path)[0]) == missing
     with pytest.raises(ValueError, match=r"has no modules\.json: save the model with save_portable"):
         fix(tiny_path)
-
-
-def test_a_static_embedding_is_said_not_to_be_servable_and_fixing_keeps_it(tiny_path, tmp_path):
-    static = StaticEmbedding(AutoTokenizer.from_pretrained(tiny_path), embedding_dim=16)
-    model = SentenceTransformer(modules=[static, DimReduce(16, 4).to_dense()], device="cpu")
-    model.save_pretrained(str(tmp_path / "p"))
-    vectors = encode(tmp_path / "p")
-    fix(tmp_path / "p")
-    assert ["cannot serve it" in problem.reader for problem in check(tmp_path / "p")] == [True]
-    assert np.array_equal(encode(tmp_path / "p"), vectors)
 
 
 def test_the_command(saved, tmp_path):

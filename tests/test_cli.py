@@ -132,6 +132,7 @@ def test_demo(tmp_path):
     assert done.returncode == 0, done.stderr
     for word in ("base model", "untrained Tanh", "reduced, int8", "loaded by plain SentenceTransformer"):
         assert word in " ".join(done.stdout.split()), done.stdout
+    assert "…" not in done.stdout, "a figure was cut"
     rows = json.loads((tmp_path / "model" / "st_dimreduce.json").read_text())["figures"]["rows"]
     full, untrained, reduced, int8 = (row["ndcg"] for row in rows)
     assert reduced >= 0.93 * full, "128 dimensions keep at least 93 % of the full model's nDCG@10"

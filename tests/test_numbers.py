@@ -96,6 +96,21 @@ def test_eight_thousand_dimensions():
     assert np.array_equal(search(wide, codes, "binary", 1)[1][:, 0], np.arange(64))
 
 
+@pytest.mark.parametrize("objective", ["quality", "fidelity"])
+def test_a_wide_model_whose_last_directions_are_not_computed_gets_the_same_head(objective, monkeypatch):
+    varied = rows(800, 256) * np.linspace(2, 0.1, 256, dtype=np.float32) + rows(1, 256) / 2
+    low, basis = rows(100, 3) @ rows(3, 256, seed=1), np.eye(256, dtype=np.float32)[:20]
+    expected = fit_head(Summary.of(varied), 16, objective=objective).linear.weight
+    monkeypatch.setattr("st_dimreduce.fitting.subspace._WIDE", 100)
+    monkeypatch.setattr(np.linalg, "eigh", None)  # finds all of them
+    found = fit_head(Summary.of(varied), 16, objective=objective).linear.weight
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    for x in (low, basis):  # eigenvalues that are equal, or zero
+        one, other = (fit_head(Summary.of(x), 16, objective=objective, rotation=None) for _ in range(2))
+        assert torch.equal(one.linear.weight, other.linear.weight)
+        assert np.isfinite(one.reduce(x)).all()
+
+
 @pytest.mark.parametrize("width", [1, 7, 384])
 def test_all_dimensions_are_a_rotation(width):
     x = rows(width + 50, width)

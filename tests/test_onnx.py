@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -21,6 +20,8 @@ from tests.conftest import SENTENCES, WORDS
 from tests.environments import packages, run_python
 from tests.test_onnx_graph import ENGLISH, KOREAN, without_torch
 
+onnxruntime = pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.component("ONNX Runtime")
 EXAMPLE = Path("examples/serving/encode_with_onnxruntime.py").absolute()
 
 
@@ -119,6 +120,7 @@ def test_codes_are_those_that_the_head_was_fitted_for(tiny, tmp_path):
     assert json.loads((tmp_path / "x" / "export.json").read_text())["precision"] == precision
 
 
+@pytest.mark.component("OpenVINO")
 def test_openvino_gives_the_same_and_tells_nobody(reduced, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino_telemetry", None)
     import openvino
@@ -157,6 +159,7 @@ def test_openvino_gives_the_same_and_tells_nobody(reduced, tmp_path, monkeypatch
     assert np.array_equal(found["codes"], quantize(found["reduced"], "int8"))
 
 
+@pytest.mark.component("OpenVINO")
 def test_the_backends_of_sentence_transformers_keep_the_head(reduced, tmp_path):
     save_portable(reduced, tmp_path / "model")
     folder = packages(

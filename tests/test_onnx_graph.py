@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
@@ -15,6 +14,8 @@ from st_dimreduce.precision import INT8_STEPS, thresholds
 from tests.conftest import SENTENCES
 from tests.environments import without
 
+onnxruntime = pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.component("ONNX Runtime")
 CODES = [precision.value for precision in Precision if precision is not Precision.FLOAT32]
 WITHOUT_TORCH = without("torch", "transformers", "sentence_transformers", "st_dimreduce")
 KOREAN = ["고양이가 소파에서 잔다", "기차는 몇 시에 출발하나요?", "김치찌개 끓이는 법", "서울의 겨울은 춥다"]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from shutil import which
 
 import pytest
+
+from st_dimreduce.serve import Corpus
+from tests.serving import ATTACK, KOREAN, LONG, TEXTS, ask, make_base, make_folder, served
+
+pytest.importorskip("selenium")
+
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from st_dimreduce.serve import Corpus
-from tests.serving import ATTACK, KOREAN, LONG, TEXTS, ask, make_base, make_folder, served
+pytestmark = pytest.mark.component("Chromium")
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +31,11 @@ def site(tiny_path, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    driver = which("chromedriver")
-    if driver is None:
-        assert not os.environ.get("CI"), "install Debian's chromium and chromium-driver"
-        pytest.skip("no chromedriver: install Debian's chromium and chromium-driver")
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(which("chromedriver")))
     yield chrome
     chrome.quit()
 

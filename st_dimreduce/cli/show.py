@@ -27,7 +27,7 @@ def demo(
     force: Force = False,
 ) -> None:
     """Reduce all-MiniLM-L6-v2 on this machine's docstrings and show what it finds. Downloads nothing."""
-    run_demo(Console(), pairs, output, force)
+    run_demo(Console(width=max(_TABLE_WIDTH, Console().width)), pairs, output, force)
 
 
 @command

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 
 from st_dimreduce.choice import Choice
 from st_dimreduce.dim_reduce import DimReduce
@@ -20,6 +21,7 @@ Rotation = Literal["itq", "random"]
 FEWEST_PAIRS = 200  # fewer say too little about a covariance of hundreds of dimensions
 _PAIR_POWER, _PAIR_RIDGE = 0.35, 0.5
 _ITQ_ROWS, _ITQ_STEPS = 8192, 40
+_WIDE = 4096  # dimensions from which on finding fewer directions than all saves seconds
 _RANK_FLOOR = 1e-7  # of the largest eigenvalue: below it float32 vectors hold rounding noise only
 
 
@@ -90,7 +92,7 @@ def fit_head(
     if pairs is not None and pairs.width != summary.width:
         raise ValueError(f"pairs of {pairs.width} dimensions for a summary of {summary.width}: expected equal widths")
     paired = usable_pairs(objective, pairs)
-    projection = directions(summary, objective, paired, whitening)[:, :out_features]
+    projection = directions(summary, objective, paired, whitening, out_features)[:, :out_features]
     sample = summary.sample
     if rotation is not None:
         rows = sample[:_ITQ_ROWS] @ projection.astype(np.float32)
@@ -126,11 +128,11 @@ def _check(summary: Summary, out_features: int, whitening: float, rotation: str 
         raise ValueError(f"rotation={rotation!r}: choose 'itq', 'random' or None")
 
 
-def _without_mean(summary: Summary) -> np.ndarray:
-    """Projector (d, d) that drops the direction of the mean, where that direction is more than one among many."""
+def _without_mean(summary: Summary) -> np.ndarray | None:
+    """Projector (d, d) that drops the direction of the mean; None where that direction is one among many."""
     square = float(summary.mean @ summary.mean)
     if not 2 / summary.width < square < 1 - _RANK_FLOOR:
-        return np.eye(summary.width)
+        return None
     return np.eye(summary.width) - np.outer(summary.mean, summary.mean) / square
 
 
@@ -148,16 +150,31 @@ def usable_pairs(objective: Objective, pairs: Pairs | None) -> Pairs | None:
     return pairs if objective is Objective.QUALITY and pairs is not None and len(pairs) >= FEWEST_PAIRS else None
 
 
-def directions(summary: Summary, objective: Objective, pairs: Pairs | None, whitening: float) -> np.ndarray:
-    """All d directions, the one to keep first in front, each divided by its eigenvalue^whitening: columns of (d, d)."""
-    metric = _without_mean(summary) if objective is Objective.QUALITY else np.eye(summary.width)
+def directions(
+    summary: Summary, objective: Objective, pairs: Pairs | None, whitening: float, count: int | None = None
+) -> np.ndarray:
+    """Directions, the one to keep first in front, each divided by its eigenvalue^whitening: columns of (d, d).
+
+    Where d is large and only ``count`` are needed, others may be left out.
+    """
+    gram, metric = summary.gram, _without_mean(summary) if objective is Objective.QUALITY else None
     if pairs is not None:
-        metric = metric @ _damping(pairs)
-    values, vectors = np.linalg.eigh(metric.T @ summary.gram @ metric)
-    values, vectors = values[::-1], vectors[:, ::-1]
+        metric = _damping(pairs) if metric is None else metric @ _damping(pairs)
+    values, vectors = _eigen(gram if metric is None else metric.T @ gram @ metric, count or summary.width)
     # The sign of an eigenvector is arbitrary; fixed, the same summary gives the same head on every machine.
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(summary.width)])
-    return metric @ vectors * np.maximum(values, _RANK_FLOOR * values[0]) ** -whitening
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(values))])
+    vectors = vectors if metric is None else metric @ vectors
+    return vectors * np.maximum(values, _RANK_FLOOR * values[0]) ** -whitening
+
+
+def _eigen(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of a symmetric matrix, the largest first: all, or ``count`` of a wide matrix."""
+    size = len(matrix)
+    if count < size and size > _WIDE:
+        values, vectors = eigh(matrix, subset_by_index=[size - count, size - 1])
+    else:
+        values, vectors = np.linalg.eigh(matrix)
+    return values[::-1], vectors[:, ::-1]
 
 
 def rotate(rows: np.ndarray, kind: Rotation, seed: int, shown: bool | None = False) -> np.ndarray:
