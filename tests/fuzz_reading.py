@@ -24,7 +24,17 @@ from tests.test_hostile import NAMES, NUMBERS, all_places, put
 
 FORBIDDEN = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect"}
 FORBIDDEN |= {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
-KEYS = ["use_residual", "types", "auto_map", "module_input_name", "pooling_mode", "rope_parameters", "truncate_dim"]
+KEYS = [
+    "use_residual",
+    "types",
+    "auto_map",
+    "module_input_name",
+    "module_output_name",
+    "extra_special_tokens",
+    "pooling_mode",
+    "rope_parameters",
+    "truncate_dim",
+]
 OPTIONS = ["-timeout=20", "-rss_limit_mb=4096", "-max_len=100000", "-len_control=0", "-keep_seed=1"]
 OPTIONS += ["-print_final_stats=1"]
 
