@@ -107,17 +107,17 @@ def dequantize(codes: np.ndarray, precision: Precision | str, out_features: int)
 
 def _scaled(rows: np.ndarray, length: float) -> np.ndarray:
     """Rows scaled to a length, each for itself: what is not finite or far from 1 takes the long way round."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):
         squares = np.einsum("ij,ij->i", rows, rows)
         scaled = rows * (np.float32(length) / np.sqrt(squares))[:, None]
-    doubtful = np.flatnonzero(~((squares > _SURE[0]) & (squares < _SURE[1])))
-    if len(doubtful):
-        scaled[doubtful] = _unit(np.nan_to_num(rows[doubtful])) * np.float32(length)
+        doubtful = np.flatnonzero(~((squares > _SURE[0]) & (squares < _SURE[1])))
+        if len(doubtful):
+            scaled[doubtful] = _unit(np.nan_to_num(rows[doubtful])) * np.float32(length)
     return scaled
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True, initial=0), np.float32(1e-30))
+    rows = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-30))
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
 
 

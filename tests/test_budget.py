@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from st_dimreduce import DimReduce, Precision, Summary, reduce_model
+from st_dimreduce import DimReduce, Precision, Summary, dequantize, quantize, reduce_model
 from st_dimreduce.fitting import Pairs, choose, contrast_head, distill_head, fit_head
 from st_dimreduce.fitting.contrast import _loss
 from tests.conftest import SENTENCES
@@ -82,8 +82,6 @@ def test_too_few_vectors_to_choose_by():
 
 
 def overlap(head, precision="float32"):
-    from st_dimreduce import dequantize, quantize
-
     full = X / np.linalg.norm(X, axis=1, keepdims=True)
     small = head.reduce(X, normalize_embeddings=True)
     stored = dequantize(quantize(small, precision), precision, head.out_features)
@@ -244,3 +242,56 @@ def test_reduce_model_with_labelled_pairs(tiny):
 def test_reduce_model_with_bad_budgets_and_pairs(tiny, arguments, message):
     with pytest.raises(ValueError, match=message):
         reduce_model(tiny, SENTENCES, **arguments)
+
+
+def kept_by_definition(summary, size, precision, objective, pairs, seed):
+    """What a head fitted on the rest keeps of what the full vectors of held-out queries find, written out."""
+    sample, paired = summary.sample, None
+    if pairs is None:
+        count = min(500, len(sample) // 4)
+        queries, documents = sample[:count], sample[count:]
+        fitted = Summary.of(documents)
+    else:
+        paired, unseen = pairs.split(1 / 3, seed)
+        nearest = (unseen.documents @ sample.T).argmax(axis=1)
+        others = np.delete(sample, np.unique(nearest), axis=0)
+        queries, documents, fitted = unseen.queries, np.concatenate([unseen.documents, others]), summary
+    settings = {"objective": objective, "pairs": paired, "rotation": "random", "seed": seed, "gain": 1e-3}
+    head = fit_head(fitted, size, **settings)
+    stored = dequantize(quantize(head.reduce(documents), precision), precision, size)
+    tops = [
+        np.argsort(-(asked @ found.T), axis=1)[:, :10]
+        for asked, found in ((queries, documents), (head.reduce(queries), stored))
+    ]
+    if pairs is None:
+        return np.mean(
+            [len(set(full) & set(small)) / 10 for full, small in zip(*map(np.ndarray.tolist, tops), strict=True)]
+        )
+    gains = [np.mean((top == np.arange(len(top))[:, None]) @ (1 / np.log2(np.arange(2, 12)))) for top in tops]
+    return gains[1] / gains[0]
+
+
+@pytest.mark.parametrize("objective", ["quality", "fidelity"])
+@pytest.mark.parametrize("count", [200, 3000])
+def test_what_is_kept_of_the_neighbours_is_measured_on_held_out_vectors(objective, count):
+    summary = Summary.of(X[:count] + np.float32(0.5))
+    choice = choose(summary, bytes_per_vector=8, objective=objective, seed=5)
+    assert shares(choice).keys() == {(32, "int2"), (16, "int4"), (8, "int8")}
+    for (size, precision), kept in shares(choice).items():
+        expected = kept_by_definition(summary, size, precision, objective, None, 5)
+        assert kept == pytest.approx(expected, abs=0.004), (size, precision)
+
+
+def test_what_is_kept_of_the_answers_is_the_mean_over_three_thirds_of_the_pairs():
+    choice = choose(SUMMARY, bytes_per_vector=2, pairs=PAIRS, seed=5)
+    for (size, precision), kept in shares(choice).items():
+        each = [kept_by_definition(SUMMARY, size, precision, "quality", PAIRS, seed) for seed in (5, 6, 7)]
+        assert np.ptp(each) > 0.002, "the thirds differ"
+        assert kept == pytest.approx(np.mean(each), abs=0.002), (size, precision)
+
+
+def test_options_that_waste_half_of_the_budget_are_left_out():
+    assert shares(choose(SUMMARY, bytes_per_vector=16)).keys() == {(32, "int4"), (16, "int8")}
+    assert shares(choose(SUMMARY, bytes_per_vector=128)).keys() == {(32, "int8"), (32, "float32")}
+    few = Summary.of(X[:60, :8])
+    assert shares(choose(few, bytes_per_vector=1)).keys() == {(8, "binary"), (4, "int2"), (2, "int4"), (1, "int8")}

@@ -146,6 +146,24 @@ def test_pairs_damp_the_directions_in_which_they_differ():
     assert found(pairs=few) == found(), "too few pairs to tell a covariance by"
 
 
+def test_pairs_damp_by_the_formula():
+    """M = (W + r tr(W)/d I)^-0.35 with r = 0.5, W the covariance within pairs; the head is that of M G M."""
+    queries, documents = RNG.standard_normal((2, 400, 24)) * SPREAD
+    pairs = Pairs(queries, documents)
+    apart = (pairs.queries - pairs.documents).astype(np.float64)
+    within = apart.T @ apart / 800
+    values, vectors = np.linalg.eigh(within + 0.5 * np.trace(within) / 24 * np.eye(24))
+    damping = vectors @ np.diag(values**-0.35) @ vectors.T
+    summary = Summary.of(X + np.float32(2))
+    mean = summary.mean / np.linalg.norm(summary.mean)
+    metric = (np.eye(24) - np.outer(mean, mean)) @ damping
+    values, vectors = np.linalg.eigh(metric.T @ summary.gram @ metric)
+    expected = (metric @ vectors[:, ::-1][:, :6] * values[::-1][:6] ** -0.1).T
+    weight = fit_head(summary, 6, pairs=pairs, rotation=None).linear.weight.detach().numpy()
+    for row, wanted in zip(weight / np.linalg.norm(weight), expected / np.linalg.norm(expected), strict=True):
+        assert min(np.abs(row - wanted).max(), np.abs(row + wanted).max()) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [

@@ -89,6 +89,39 @@ def test_no_rows_at_all():
         assert dequantize(quantize(np.empty((0, 8), np.float32), precision), precision, 8).shape == (0, 8)
 
 
+@pytest.mark.parametrize("precision", ALL)
+@pytest.mark.parametrize("given", [np.float64, np.float32, np.float16])
+def test_codes_and_vectors_are_of_one_type_whatever_is_given(precision, given):
+    codes = quantize(X[:50].astype(given), precision)
+    assert codes.dtype == {"float32": np.float32, "int8": np.int8}.get(precision, np.uint8)
+    assert dequantize(codes, precision, 64).dtype == np.float32
+    exact = quantize(X[:50].astype(given).astype(np.float64) / 7, precision)
+    assert (np.abs(codes.astype(np.float64) - exact) > 1e-6).mean() < 0.01
+
+
+def test_float32_rows_are_of_length_one():
+    assert np.allclose(np.linalg.norm(quantize(X, "float32"), axis=1), 1, atol=1e-6)
+
+
+def test_a_row_of_zeros_takes_the_lower_of_the_two_codes_nearest_to_zero():
+    zeros = np.zeros((1, 4), np.float32)
+    expected = {
+        "float32": [0, 0, 0, 0],
+        "int8": [0, 0, 0, 0],
+        "int4": [0x77, 0x77],
+        "int2": [0b01010101],
+        "binary": [0],
+    }
+    assert {precision: quantize(zeros, precision)[0].tolist() for precision in ALL} == expected
+
+
+@pytest.mark.parametrize("precision", ALL)
+def test_the_callers_errors_on_floats_are_not_raised(precision):
+    rows = np.array([[0, 0], [1e30, 1], [1e-30, 1e-25], [np.nan, 1], [np.inf, -np.inf]], np.float32)
+    with np.errstate(all="raise"):
+        quantize(rows, precision)
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="unknown precision 'int3': choose from float32, int8, int4, int2, binary"):
         quantize(X, "int3")

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from st_dimreduce import Summary
 
@@ -180,10 +182,43 @@ def test_load_of_what_is_no_summary(tmp_path):
     path.write_bytes(b"not safetensors")
     with pytest.raises(ValueError, match="is no summary"):
         Summary.load(path)
-    from safetensors.numpy import save_file
-
     save_file({"sum": np.zeros(3)}, path)
     with pytest.raises(ValueError, match="is no summary"):
         Summary.load(path)
     Summary.of(vectors(10)).save(path)
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+SHAPES, TYPES = "the shapes of its arrays do not fit one another", "its arrays are of types that no summary has"
+MISSING = "its numbers are missing or none"
+UNFIT = "its numbers are not finite, or do not fit one another"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "numbers", "message"),
+    [
+        ({"sum": np.zeros(4)}, {}, f"is damaged: {SHAPES}"),
+        ({"keys": np.zeros(9)}, {}, f"is damaged: {SHAPES}"),
+        ({"sum": np.zeros((5, 1))}, {}, f"is damaged: {SHAPES}"),
+        ({"sum": np.zeros(5, np.float32)}, {}, f"is damaged: {TYPES}"),
+        ({"rows": np.zeros((10, 5))}, {}, f"is damaged: {TYPES}"),
+        ({"gram_sum": np.full((5, 5), np.nan)}, {}, f"is damaged: {UNFIT}"),
+        ({}, {"norm_sum": "inf"}, f"is damaged: {UNFIT}"),
+        ({}, {"count": "9"}, f"is damaged: {UNFIT}"),
+        ({}, {"sample_size": "9"}, f"is damaged: {UNFIT}"),
+        ({}, {"count": "ten"}, rf"is damaged: {MISSING} \(invalid literal"),
+        ({}, {"seed": None}, rf"is damaged: {MISSING} \('seed'\)"),
+        ({}, {"sample_size": "0"}, rf"is damaged: {MISSING} \(width=5, sample_size=0: both must be at least 1\)"),
+        ({}, {"norm_sum": "0x1p99999"}, rf"is damaged: {MISSING} \(hexadecimal value too large"),
+        ({}, {"format": "st_dimreduce.summary.0"}, "is no summary: expected a file written by Summary.save"),
+        ({"more": np.zeros(1)}, {}, "is no summary: expected a file written by Summary.save"),
+    ],
+)
+def test_load_of_a_summary_that_is_damaged(tmp_path, arrays, numbers, message):
+    path = tmp_path / "x.safetensors"
+    Summary.of(vectors(10)).save(path)
+    with safe_open(path, "numpy") as file:
+        said = file.metadata() | numbers
+    save_file(load_file(path) | arrays, path, {name: value for name, value in said.items() if value is not None})
+    with pytest.raises(ValueError, match=f"^{path} {message}"):
+        Summary.load(path)
