@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers say what the disk refused
+_ABANDONED = 60  # seconds after which a lock that nobody holds was not just being taken
 
 
 def check_target(path: str | os.PathLike[str], overwrite: bool = False, marker: str = "modules.json") -> Path:
@@ -57,15 +65,21 @@ def check_place(path: str | os.PathLike[str]) -> Path:
 def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: str = "modules.json") -> Iterator[Path]:
     """Fill a folder beside ``path``, which appears under its name when the block ends and not at all if it fails.
 
+    A process that is killed leaves the hidden folder in which it worked, ``.NAME.`` and eight characters; a later call
+    for the same path removes it. Killed in the moment between two renames, what was to be replaced is in there, as
+    ``old``, and is kept until something has its name again.
+
     Takes the arguments of :func:`check_target`, and raises as it does. Yields the folder to fill.
+
+    Raises:
+        OSError: If the disk is full, or refuses otherwise.
     """
     target = check_target(path, overwrite, marker)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with _workplace(target) as work:
         filled = work / "new"
         filled.mkdir()
-        yield filled
+        with _writing(target):
+            yield filled
         if overwrite and os.path.lexists(target):
             target.rename(work / "old")
         try:
@@ -76,21 +90,58 @@ def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: st
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise FileExistsError(f"{target} has appeared meanwhile: another run made it, and it stays") from error
             raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
 def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file beside ``path``, which takes its place when the block ends and is gone if it fails.
 
-    Yields the path to write to.
+    Killed, it leaves what :func:`new_folder` does. Yields the path to write to.
+
+    Raises:
+        OSError: If the disk is full, or refuses otherwise.
     """
     target = Path(path).absolute()
+    with _workplace(target) as work:
+        with _writing(target):
+            yield work / target.name
+        (work / target.name).replace(target)
+
+
+@contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """Make a hidden folder beside the target to work in, having removed those that killed processes left."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????"):
+        _remove_abandoned(left, target)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        yield work / target.name
-        (work / target.name).replace(target)
+        with FileLock(work / "lock"):  # lost with the process that holds it
+            yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_abandoned(work: Path, target: Path) -> None:
+    lock = work / "lock"
+    with suppress(OSError, Timeout):  # somebody works there, or it is not ours
+        if time.time() - lock.stat().st_mtime < _ABANDONED or ((work / "old").exists() and not target.exists()):
+            return
+        with FileLock(lock, timeout=0):
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Say in one line what the disk refuses, whoever writes."""
+    try:
+        yield
+    except Exception as error:
+        said = _OF_RUST.search(str(error))
+        code = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+        if code is None:
+            raise
+        cause = "make room there" if code in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+        failure = OSError(f"{target} could not be written ({os.strerror(code)}): {cause} and call again")
+        failure.errno = code
+        raise failure from error

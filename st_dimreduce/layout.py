@@ -168,6 +168,9 @@ def check_dense(folder: Path) -> tuple[int, int]:
             f"{folder / 'config.json'} names the activation {short(activation)}, which is none of torch.nn's: expected "
             "one such as 'torch.nn.modules.activation.Tanh'"
         )
+    for name in ("module_input_name", "module_output_name"):
+        if not isinstance(config.get(name), (str, type(None))):
+            raise ValueError(f"{folder / 'config.json'} says {name} {short(config[name])}: expected a word")
     columns, rows = int(sizes[0] or 0), int(sizes[1] or 0)
     expected: Shapes = {"linear.weight": (rows, columns)}
     expected |= {"linear.bias": (rows,)} if config.get("bias", True) else {}

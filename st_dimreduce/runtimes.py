@@ -232,7 +232,12 @@ def _to_openvino(path: Path) -> None:
     finally:
         if not known:
             del sys.modules["openvino_telemetry"]
-    openvino.save_model(openvino.Core().read_model(path), path.with_suffix(".xml"), compress_to_fp16=False)
+    graph = openvino.Core().read_model(path)
+    try:
+        openvino.save_model(graph, path.with_suffix(".xml"), compress_to_fp16=False)
+    except RuntimeError as error:  # of the disk, and does not say which
+        said = " ".join(str(error).split())
+        raise OSError(f"OpenVINO could not write {path.parent} ({said}): make room there and call again") from error
     path.unlink()
 
 

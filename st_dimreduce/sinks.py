@@ -114,7 +114,7 @@ class Parts:
             self._writer = None
         self._writing.unlink(missing_ok=True)
         if self._identity["source"] is None or not self._done:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._discard()
         elif kind is KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"{self.rows:,} rows are kept, call again as before to go on behind them"
@@ -159,8 +159,13 @@ class Parts:
                     shutil.rmtree(self.folder / "old", ignore_errors=True)
                     self._sink.rename(self.folder / "old")
                 self._new.rename(self._sink)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._discard()
         return size
+
+    def _discard(self) -> None:
+        with suppress(OSError):  # before the rest: a run that is killed here leaves nothing to go on with, or to heed
+            self._new.rename(self.folder / "gone")
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def _new(self) -> Path:
@@ -210,7 +215,7 @@ class Parts:
                 "call again as it was begun, or start anew with overwrite=True (--force)"
             )
         if changed or self._identity["source"] is None:
-            shutil.rmtree(self.folder)
+            self._discard()
             return []
         whole = 0
         while whole < len(parts) and _size(self._part(whole)) == parts[whole]["bytes"]:

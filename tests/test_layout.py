@@ -96,6 +96,7 @@ CASES = {
     "negative head": (DENSE, {"in_features": -32}, "says in_features -32"),
     "activation": (DENSE, {"activation_function": "os.abort"}, "'os.abort', which is none of torch.nn's"),
     "no class": (DENSE, {"activation_function": "torch.nn.functional.tanh"}, "none of torch.nn's"),
+    "no word": (DENSE, {"module_output_name": []}, "says module_output_name []: expected a word"),
     "weight": (lambda f: weights(f, **{"linear.weight": torch.full((8, 32), float("nan"))}), "not finite"),
     "more weights": (lambda f: weights(f, extra=torch.zeros(3)), "config.json asks for"),
     "no weights": (lambda f: (f / HEAD).unlink(), "holds no weights: expected model.safetensors"),
