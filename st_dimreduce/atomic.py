@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 _OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers say what the disk refused
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _ABANDONED = 60  # seconds after which a lock that nobody holds was not just being taken
 
 
@@ -116,7 +117,7 @@ def _workplace(target: Path) -> Iterator[Path]:
         _remove_abandoned(left, target)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with FileLock(work / "lock"):  # lost with the process that holds it
+        with held(work / "lock"):
             yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -124,11 +125,34 @@ def _workplace(target: Path) -> Iterator[Path]:
 
 def _remove_abandoned(work: Path, target: Path) -> None:
     lock = work / "lock"
-    with suppress(OSError, Timeout):  # somebody works there, or it is not ours
+    with suppress(OSError):  # somebody works there, or it is not ours
         if time.time() - lock.stat().st_mtime < _ABANDONED or ((work / "old").exists() and not target.exists()):
             return
-        with FileLock(lock, timeout=0):
-            shutil.rmtree(work, ignore_errors=True)
+        with held(lock) as sure:
+            if sure:
+                shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Hold a lock, which is lost with the process that holds it, until the block ends; yields whether it is held.
+
+    It is not on a file system that knows no locks, as some in the network.
+
+    Raises:
+        Timeout: If another process holds it.
+        OSError: If it cannot be made.
+    """
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+            raise
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from st_dimreduce.atomic import check_place, check_target
+from st_dimreduce.atomic import check_place, check_target, held
 from st_dimreduce.progress import progress_bar
 
 _FORMAT = "st_dimreduce.job.1"
@@ -50,7 +50,7 @@ def only_run(sink: Path) -> Iterator[None]:
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(path, timeout=0):
+        with held(path):
             try:
                 yield
             finally:

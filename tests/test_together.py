@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -109,3 +112,26 @@ def test_a_run_that_was_killed_holds_nobody_up(tmp_path):
     assert (tmp_path / ".sink.npy.lock").exists()
     reduce_vectors(X, DimReduce(32, 8), tmp_path / "sink.npy")
     assert [path.name for path in tmp_path.iterdir()] == ["sink.npy"]
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_written_all_the_same(tiny, tmp_path, monkeypatch, refusal):
+    def no_locks(*_):
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    reduced = reduce_model(tiny, SENTENCES, 8)
+    left = tmp_path / ".p.abcdefgh"
+    left.mkdir()
+    (left / "lock").touch()
+    os.utime(left / "lock", (0, 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a lock is soft there
+        save_portable(reduced, tmp_path / "p")
+        reduce_vectors(X, DimReduce(32, 8), tmp_path / "x.npy")
+    assert SentenceTransformer(str(tmp_path / "p"), device="cpu").get_embedding_dimension() == 8
+    assert np.load(tmp_path / "x.npy").shape == (4000, 8)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"p", "x.npy"} <= names <= {"p", "x.npy", left.name}
+    if refusal != errno.ENOSYS:  # where a lock may be soft, it is known whether somebody works there
+        assert left.name in names, "nobody knows whether another process works there"
