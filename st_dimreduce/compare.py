@@ -42,7 +42,6 @@ class Row:
         dimensions: Size of an embedding.
         precision: How the documents' embeddings are stored; queries stay float.
         bytes_per_vector: Bytes a stored vector takes.
-        gigabytes: Gigabytes (1e9 bytes) that 10 million stored vectors take.
         overlap: Share in [0, 1] of the base model's 10 nearest neighbours that are among this one's.
         spearman: Rank correlation of cosines with the base model's, over random pairs of query and document.
         ndcg: nDCG@10 against the relevant documents; None without labels.
@@ -59,7 +58,6 @@ class Row:
     dimensions: int
     precision: str
     bytes_per_vector: int
-    gigabytes: float
     overlap: float
     spearman: float
     ndcg: float | None = None
@@ -246,7 +244,6 @@ def _row(found: _Found, base: _Found, figure: Figure) -> Row:
         dimensions=size,
         precision=getattr(stored.precision, "value", stored.precision),
         bytes_per_vector=width,
-        gigabytes=width / 100,
         spearman=RankCorrelation(found.cosines, base.cosines).value,
         retention=estimates[figure].value / max(reference.value, 1e-12),
         intervals=intervals,

@@ -28,6 +28,7 @@ from st_dimreduce.encoding import load_model
 from st_dimreduce.heads import load_head
 from st_dimreduce.portable import RECORD, unportable, write_json
 from st_dimreduce.precision import Precision
+from st_dimreduce.progress import progress_bar
 from st_dimreduce.reading import read_object
 
 SETTINGS = "export.json"
@@ -52,6 +53,7 @@ def export(
     *,
     precision: Precision | str | None = None,
     overwrite: bool = False,
+    show_progress_bar: bool | None = None,
 ) -> Path:
     """Write a reduced model or a head as one graph, which needs neither torch nor this package to run.
 
@@ -74,6 +76,7 @@ def export(
         format: ``"onnx"`` (the default) or ``"openvino"``.
         precision: What codes to give; no codes if ``"float32"``. Defaults to what the head was fitted for.
         overwrite: Replace an export that is there. Defaults to False.
+        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         The file of the graph.
@@ -88,30 +91,34 @@ def export(
     missing = [name for name in _NEEDED[format] if find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"{', '.join(missing)} is missing: pip install 'st_dimreduce[{format.value}]'")
-    opened, fitted_for = _opened(source)
-    precision = Precision(precision or fitted_for)
     import onnx  # noqa: PLC0415, optional
 
     from st_dimreduce.onnx_graph import add_codes, head_graph  # noqa: PLC0415, needs onnx
 
-    tokenizer: Tokenizer | None = None
-    if isinstance(opened, DimReduce):
-        name, graph, settings = "head", head_graph(opened), {"in_features": opened.in_features}
-    else:
-        tokenizer = _tokenizer(opened[0])
-        name, graph, settings = "model", _traced(opened), _reading(opened, tokenizer)
-    settings |= {"dimensions": graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value}
-    if precision is not Precision.FLOAT32:
-        add_codes(graph, precision)
-    onnx.checker.check_model(graph)
-    with new_folder(target, overwrite, SETTINGS) as folder:
-        onnx.save(graph, folder / f"{name}.onnx")
-        if format is Format.OPENVINO:
-            _to_openvino(folder / f"{name}.onnx")
-        if tokenizer:
-            tokenizer.save(str(folder / "tokenizer.json"))
-        outputs = [output.name for output in graph.graph.output]
-        write_json(folder / SETTINGS, settings | {"precision": precision.value, "outputs": outputs})
+    with progress_bar("Exporting", "steps", show_progress_bar, total=3) as bar:
+        opened, fitted_for = _opened(source)
+        precision = Precision(precision or fitted_for)
+        bar.update()
+        tokenizer: Tokenizer | None = None
+        if isinstance(opened, DimReduce):
+            name, graph, settings = "head", head_graph(opened), {"in_features": opened.in_features}
+        else:
+            tokenizer = _tokenizer(opened[0])
+            name, graph, settings = "model", _traced(opened), _reading(opened, tokenizer)
+        settings |= {"dimensions": graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value}
+        bar.update()
+        if precision is not Precision.FLOAT32:
+            add_codes(graph, precision)
+        onnx.checker.check_model(graph)
+        with new_folder(target, overwrite, SETTINGS) as folder:
+            onnx.save(graph, folder / f"{name}.onnx")
+            if format is Format.OPENVINO:
+                _to_openvino(folder / f"{name}.onnx")
+            if tokenizer:
+                tokenizer.save(str(folder / "tokenizer.json"))
+            outputs = [output.name for output in graph.graph.output]
+            write_json(folder / SETTINGS, settings | {"precision": precision.value, "outputs": outputs})
+        bar.update()
     return target / f"{name}.{'xml' if format is Format.OPENVINO else 'onnx'}"
 
 

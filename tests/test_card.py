@@ -15,7 +15,7 @@ from tests.hub_card_rules import card_errors
 
 
 def row(name, dimensions, precision, width, ndcg, overlap, **more):
-    sizes = {"dimensions": dimensions, "precision": precision, "bytes_per_vector": width, "gigabytes": width / 100}
+    sizes = {"dimensions": dimensions, "precision": precision, "bytes_per_vector": width}
     return {"name": name, **sizes, "ndcg": ndcg, "recall": None, "overlap": overlap, "spearman": 0.9, **more}
 
 

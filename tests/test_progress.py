@@ -16,18 +16,32 @@ import time
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
-from st_dimreduce import DimReduce, Summary, recipe, reduce_vectors, save_head, sources, summarize
+from st_dimreduce import (
+    DimReduce,
+    Summary,
+    plots,
+    recipe,
+    reduce_model,
+    reduce_vectors,
+    report,
+    runtimes,
+    save_head,
+    save_portable,
+    sources,
+    summarize,
+)
 from st_dimreduce.cli import app
 from st_dimreduce.fitting import contrast_head, distill_head, fit_head, subspace
 from st_dimreduce.fitting.pairs import Pairs
-from st_dimreduce.portable import save
+from st_dimreduce.portable import rewrite, save
 from tests.conftest import SENTENCES
 from tests.test_resume import BATCH, ROWS, X, make_head
 
 BARS = ["Encoding", "Holding out", "Choosing", "Rotating", "Training", "Batches", "Measuring", "Resampling"]
-BARS += ["Summarising", "Reducing", "Joining"]
+BARS += ["Summarising", "Reducing", "Joining", "Exporting"]
 # Several commands in one process, which takes seconds to start. A terminal's Ctrl-C goes to whom it controls.
 SCRIPT = """
 import json, os, sys, time
@@ -81,6 +95,7 @@ def commands(folder, mark, *more):
     return [
         ["reduce", base, texts, "--bytes", "8", "--objective", "fidelity", "-o", out, *more],
         ["fit", vectors, "--dim", "8", "-o", head, *more],
+        ["export", out, "-o", f"{out}-onnx", *more],
         ["apply", head, vectors, codes, *more],
     ]
 
@@ -216,16 +231,28 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
         (["apply", "HEAD", "X", "OUT.npy"], (DimReduce, "reduce")),
         (["apply", "HEAD", "X", "OUT"], (DimReduce, "reduce")),
         (["attach", "HEAD", "BASE", "-o", "OUT"], (save, "write_json")),
+        (["export", "SMALL", "-o", "OUT"], (runtimes, "_traced")),
+        (["export", "SMALL", "-o", "OUT"], (runtimes, "write_json")),
+        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--json", "OUT"], (SentenceTransformer, "encode_document")),
+        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--json", "OUT"], (report, "write_json")),
+        (
+            ["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"],
+            (plots, "plot_cosines"),
+        ),
+        (["check", "SMALL", "--fix"], (rewrite, "_rewrite_model")),
     ],
 )
 def test_ctrl_c_during_the_others_leaves_nothing(command, moment, tiny, source, tmp_path, monkeypatch):
     tiny.save_pretrained(str(tmp_path / "base"))
     if command[0] == "attach":
         save_head(DimReduce(32, 4), tmp_path / "head", overwrite=True)
-    before = sorted(tmp_path.rglob("*"))
+    save_portable(reduce_model(tiny, SENTENCES, 8), tmp_path / "small")
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES))
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     interrupt_at(monkeypatch, *moment)
     names = {"X": "x.npy", "HEAD": "head", "BASE": "base", "OUT": "out", "OUT.npy": "out.npy"}
+    names |= {"SMALL": "small", "TEXTS": "texts.txt"}
     done = CliRunner().invoke(app, [str(tmp_path / names[word]) if word in names else word for word in command])
     assert done.exit_code == 130, done.output
     assert "interrupted: no output is left half written, call again to start anew" in done.stderr
-    assert sorted(tmp_path.rglob("*")) == before
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before

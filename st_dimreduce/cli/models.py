@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from huggingface_hub.utils import disable_progress_bars
 from rich.console import Console
 
 from st_dimreduce.atomic import check_target
@@ -81,8 +79,6 @@ def publish(
 ) -> None:
     """Publish a reduced model on the Hugging Face Hub, with a model card: all of it in one commit, or nothing."""
     console = Console(quiet=quiet, soft_wrap=True)
-    if quiet or not sys.stderr.isatty():
-        disable_progress_bars()
     token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else None  # never in a list of processes
     done = publish_model(folder, repo_id, private=private or None, token=token, revision=revision, dry_run=dry_run)
     if dry_run:
@@ -105,7 +101,8 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a reduced model or a head as a graph for ONNX Runtime or OpenVINO."""
-    written = export_graph(source, output, format_, precision=precision, overwrite=force)
+    shown = False if quiet else None
+    written = export_graph(source, output, format_, precision=precision, overwrite=force, show_progress_bar=shown)
     Console(quiet=quiet).print(f"Wrote {written}.", highlight=False)
 
 
