@@ -169,21 +169,6 @@ def test_a_negative_is_pushed_away():
     assert told_apart(taught) > 0.005 > 2 * abs(told_apart(without))
 
 
-def test_what_is_held_out_shares_no_text_with_what_is_not():
-    rows = RNG.standard_normal((300, 4)).astype(np.float32)
-    several = Pairs(rows[np.arange(300) // 3], rows[::-1])  # three documents a query
-    seen, unseen = several.split(1 / 8, seed=3)
-    assert len(seen) + len(unseen) == 300
-    assert len(unseen) == 36
-    assert not {row.tobytes() for row in seen.queries} & {row.tobytes() for row in unseen.queries}
-    uneven = Pairs(rows[[0] * 290 + [*range(1, 11)]], rows)  # one query of 290 documents, and ten others
-    assert len(uneven.split(1 / 8)[1]) == 10
-    assert len(uneven._rows(np.arange(300) >= 288).split(1 / 12)[1]) == 1
-    assert Pairs(rows, rows[::-1], rows + 1).split(0.5)[1].negatives.shape == (150, 4)
-    with pytest.raises(ValueError, match="all 10 pairs share texts with one another: none can be held out"):
-        Pairs(rows[:10], rows[[0] * 10]).split(0.5)
-
-
 def test_a_document_that_answers_twice_is_no_wrong_answer(recwarn):
     rows = X[:200] / np.linalg.norm(X[:200], axis=1, keepdims=True)
     documents = np.repeat(rows[:100], 2, axis=0)

@@ -164,20 +164,6 @@ def test_pairs_damp_by_the_formula():
         assert min(np.abs(row - wanted).max(), np.abs(row + wanted).max()) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        (((0, 4), (0, 4)), "expected two equal shapes"),
-        (((3, 4), (2, 4)), r"shapes \(3, 4\) and \(2, 4\)"),
-        (((4,), (4,)), "expected two equal shapes"),
-        (((3, 4), (3, 4)), "all 3 pairs are the same"),
-    ],
-)
-def test_pairs_that_are_none(shapes, message):
-    with pytest.raises(ValueError, match=message):
-        Pairs(*(np.ones(shape) for shape in shapes))
-
-
 def test_pairs_of_another_width():
     with pytest.raises(ValueError, match="pairs of 4 dimensions for a summary of 24"):
         fit_head(SUMMARY, 8, pairs=Pairs(np.eye(4), np.eye(4)))
