@@ -146,6 +146,20 @@ def test_pairs_damp_the_directions_in_which_they_differ():
     assert found(pairs=few) == found(), "too few pairs to tell a covariance by"
 
 
+@pytest.mark.parametrize(("shift", "dropped"), [(0.62, False), (0.75, True)])
+def test_the_mean_is_dropped_where_it_is_more_than_two_directions_are(shift, dropped):
+    """Its square against 2/d: that of the mean of a few random directions is 1/d for each."""
+    rows = RNG.standard_normal((20_000, 24))
+    rows[:, 0] += shift * 2
+    summary = Summary.of(rows)
+    square = summary.mean @ summary.mean
+    assert (square > 2 / 24) == dropped
+    assert abs(square - 2 / 24) < 0.035
+    weight = fit_head(summary, 23, rotation=None).linear.weight.detach().numpy()
+    seen = np.linalg.norm(weight @ summary.mean) / np.linalg.norm(weight, 2) / np.sqrt(square)
+    assert seen < 0.01 if dropped else seen > 0.5
+
+
 def test_pairs_damp_by_the_formula():
     """M = (W + r tr(W)/d I)^-0.35 with r = 0.5, W the covariance within pairs; the head is that of M G M."""
     queries, documents = RNG.standard_normal((2, 400, 24)) * SPREAD

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -119,6 +121,26 @@ def test_any_slice_of_the_sample_is_uniform():
     x = np.eye(20, dtype=np.float32)
     first = np.mean([Summary.of(x, 20, seed).sample[:5].sum(axis=0) for seed in range(3000)], axis=0)
     assert np.abs(first - 0.25).max() < 0.04
+
+
+@pytest.mark.parametrize("batch", [7, 1000, 6000])
+def test_the_sample_holds_the_rows_with_the_smallest_keys(batch):
+    x = vectors(6000)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    summary = Summary(5, 40, seed=3)
+    for start in range(0, len(x), batch):
+        summary.update(x[start : start + batch])
+    stream = zlib.crc32((x[0] * np.float32(1 / np.linalg.norm(x[0].astype(np.float64)))).tobytes())
+    keys = np.random.Generator(np.random.PCG64(np.random.SeedSequence([3, stream]))).random(6000)
+    assert np.allclose(summary.sample, unit[np.argsort(keys)[:40]], atol=1e-6)
+    assert (Summary(5).sample_size, Summary(5).seed) == (50_000, 0)
+
+
+def test_a_bad_row_is_counted_over_batches_and_blocks():
+    x = vectors(9000)
+    x[5000] = np.nan
+    with pytest.raises(ValueError, match=r"^the vector in row 5010 holds NaN: drop or repair it, it has no direction$"):
+        Summary.of(vectors(10)).update(x)
 
 
 def test_seeds_and_merging_with_itself():
