@@ -105,7 +105,7 @@ def test_two_heads_in_a_row(tiny_path):
     assert DimReduce.from_model(model).in_features == 16
 
 
-def test_truncate_dim_prompts_half_similarity_and_processes(tiny_path):
+def test_truncate_dim_prompts_half_and_similarity(tiny_path):
     model = stacked(tiny_path, DimReduce(32, 8))
     model.prompts = {"query": "query: ", "document": "document: "}
     plain = model.encode(SENTENCES[:6])
@@ -115,16 +115,6 @@ def test_truncate_dim_prompts_half_similarity_and_processes(tiny_path):
     halves = model.half().encode(SENTENCES[:6])
     assert halves.dtype == np.float16
     assert np.allclose(halves, plain, atol=1e-2)
-
-
-def test_several_processes_encode_alike(tiny_path):
-    model = stacked(tiny_path, DimReduce(32, 8))
-    pool = model.start_multi_process_pool(["cpu", "cpu"])
-    try:
-        together = model.encode(SENTENCES, pool=pool, chunk_size=32)
-    finally:
-        model.stop_multi_process_pool(pool)
-    assert np.allclose(together, model.encode(SENTENCES), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

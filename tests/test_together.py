@@ -30,9 +30,9 @@ def test_one_head_in_eight_threads():
             assert np.allclose(together, alone, atol=1e-6)
 
 
-def test_a_reduced_model_encodes_in_a_pool_of_processes(tiny, tmp_path):
-    save_portable(reduce_model(tiny, SENTENCES, 8), tmp_path / "p")
-    model = SentenceTransformer(str(tmp_path / "p"), device="cpu")
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_reduced_model_encodes_in_a_pool_of_processes(trainable, tiny):
+    model = reduce_model(tiny, SENTENCES, 8, trainable=trainable)
     pool = model.start_multi_process_pool(["cpu", "cpu"])
     try:
         together = model.encode(SENTENCES, pool=pool, chunk_size=20)
