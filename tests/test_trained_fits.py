@@ -192,3 +192,24 @@ def test_every_fit_shows_how_far_it_is(monkeypatch, capsys):
             assert any(line.startswith("Choosing: ") and " options" in line for line in lines), lines
     contrast_head(HEAD, PAIRS, steps=2, show_progress_bar=True)
     assert "\rTraining: 100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fit", [distill_head, contrast_head])
+def test_the_same_seed_gives_the_same_head_and_another_another(fit):
+    rows = (np.random.default_rng(1).standard_normal((2600, 16)) * np.linspace(2, 0.3, 16)).astype(np.float32)
+    evidence = Summary.of(rows) if fit is distill_head else Pairs(rows[:1300], rows[1300:] + 2 * rows[:1300])
+    start = fit_head(Summary.of(rows), 8, whitening=0.5)
+    heads = [fit(start, evidence, steps=50, **settings) for settings in ({}, {"seed": 0}, {"seed": 1})]
+    weights = [head.linear.weight for head in heads]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert all(head.fitted.items() >= start.fitted.items() for head in heads), "it keeps how it began"
+    assert heads[0].fitted.keys() - start.fitted.keys() in ({"distilled_steps"}, {"labelled_pairs", "trained_steps"})
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_fewest_that_are_enough_are_trained_on():
+    assert distill_head(HEAD, Summary.of(X[:64]), steps=25, learning_rate=1e-4) is not HEAD
+    assert (
+        contrast_head(HEAD, Pairs(PAIRS.queries[:32], PAIRS.documents[:32]), steps=25, learning_rate=1e-4) is not HEAD
+    )
