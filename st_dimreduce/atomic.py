@@ -76,11 +76,10 @@ def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: st
         OSError: If the disk is full, or refuses otherwise.
     """
     target = check_target(path, overwrite, marker)
-    with _workplace(target) as work:
+    with _writing(target), _workplace(target) as work:
         filled = work / "new"
         filled.mkdir()
-        with _writing(target):
-            yield filled
+        yield filled
         if overwrite and os.path.lexists(target):
             target.rename(work / "old")
         try:
@@ -103,9 +102,8 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: If the disk is full, or refuses otherwise.
     """
     target = Path(path).absolute()
-    with _workplace(target) as work:
-        with _writing(target):
-            yield work / target.name
+    with _writing(target), _workplace(target) as work:
+        yield work / target.name
         (work / target.name).replace(target)
 
 

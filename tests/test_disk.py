@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from st_dimreduce import DimReduce, reduce_model, save_head, save_portable
+from st_dimreduce.atomic import new_file, new_folder
 from st_dimreduce.cli import app
 from tests.conftest import SENTENCES
 from tests.killing import content
@@ -109,3 +110,14 @@ def test_what_the_disk_refuses_has_its_number(given, tiny, disk):
     disk.remount("ro")
     with pytest.raises(PermissionError, match="cannot be written"):
         save_portable(reduce_model(tiny, SENTENCES, 4), disk.path / "m")
+
+
+@pytest.mark.parametrize("begin", [new_folder, new_file])
+def test_a_place_that_takes_no_files_is_said_in_one_line(begin):
+    with (
+        pytest.raises(
+            OSError, match=r"^/proc/x could not be written \(.*\): mend that and call again$|^/proc cannot be written"
+        ),
+        begin("/proc/x"),
+    ):
+        pass
