@@ -117,7 +117,7 @@ def _scaled(rows: np.ndarray, length: float) -> np.ndarray:
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-30))
+    rows = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True, initial=0), np.float32(1e-30))
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
 
 

@@ -84,8 +84,9 @@ def test_zero_nan_and_infinity(precision):
         assert np.sign(dequantize(codes, precision, 4)[2]).tolist()[::2] == [1, -1]
 
 
-def test_no_rows_at_all():
+def test_no_rows_or_no_dimensions_at_all():
     for precision in ALL:
+        assert dequantize(quantize(np.empty((3, 0), np.float32), precision), precision, 0).shape == (3, 0)
         assert dequantize(quantize(np.empty((0, 8), np.float32), precision), precision, 8).shape == (0, 8)
 
 
