@@ -9,8 +9,8 @@ import subprocess
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
+from contextlib import closing
 from pathlib import Path
-from shutil import which
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a download
 
@@ -57,7 +57,7 @@ def missing(component):
 
     def found(name):
         try:
-            return which(name) is not None if name in PROGRAMS else importlib.util.find_spec(name) is not None
+            return shutil.which(name) is not None if name in PROGRAMS else importlib.util.find_spec(name) is not None
         except ModuleNotFoundError:  # nor can the package that it would be in
             return False
 
@@ -169,12 +169,17 @@ def tiny_path(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture
-def tiny(tiny_path):
-    """Transformer, mean pooling and Normalize over the tiny DistilBERT; new for every test."""
+def make_tiny(tiny_path):
+    """Transformer, mean pooling and Normalize over the tiny DistilBERT."""
     transformer = Transformer(tiny_path)
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+
+
+@pytest.fixture
+def tiny(tiny_path):
+    """The tiny model, new for every test."""
+    return make_tiny(tiny_path)
 
 
 @pytest.fixture(scope="session")
@@ -220,7 +225,7 @@ def folders(tiny_path, minilm, tmp_path_factory):
     root = tmp_path_factory.mktemp("folders")
     from st_dimreduce import compare, reduce_model, save_portable
 
-    tiny = SentenceTransformer(modules=[Transformer(tiny_path), Pooling(32, "mean"), Normalize()], device="cpu")
+    tiny = make_tiny(tiny_path)
     tiny.save_pretrained(str(root / "base"))
     for name, base, size in (("small", tiny, 8), ("smaller", tiny, 4), ("minilm", minilm, 128)):
         reduced = reduce_model(base, SENTENCES, size)
@@ -231,9 +236,8 @@ def folders(tiny_path, minilm, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hub():
-    server = LoopbackHub()
-    yield server
-    server.close()
+    with closing(LoopbackHub()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -242,7 +246,7 @@ def saved(tiny_path, tmp_path_factory):
     from st_dimreduce import reduce_model, save_portable
 
     folder = tmp_path_factory.mktemp("saved")
-    base = SentenceTransformer(modules=[Transformer(tiny_path), Pooling(32, "mean"), Normalize()], device="cpu")
+    base = make_tiny(tiny_path)
     reduced = reduce_model(base, SENTENCES, 8)
     save_portable(reduced, folder / "portable")
     reduced.save_pretrained(str(folder / "stock"))

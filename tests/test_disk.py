@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from st_dimreduce import DimReduce, reduce_model, save_head, save_portable
 from st_dimreduce.atomic import new_file, new_folder
 from st_dimreduce.cli import app
-from tests.conftest import SENTENCES
+from tests.conftest import SENTENCES, make_tiny
 from tests.killing import content
 
 COMMANDS = {
@@ -26,10 +26,7 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def given(tiny_path, tmp_path_factory):
     place = tmp_path_factory.mktemp("given")
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-
-    base = SentenceTransformer(modules=[Transformer(tiny_path), Pooling(32, "mean"), Normalize()], device="cpu")
+    base = make_tiny(tiny_path)
     base.save_pretrained(str(place / "base"))
     save_portable(reduce_model(base, SENTENCES, 8), place / "model")
     save_head(DimReduce(256, 128), place / "head")

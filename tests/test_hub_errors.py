@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -116,9 +117,8 @@ print(json.dumps(said))
 
 @pytest.fixture(scope="module")
 def quiet():
-    server = LoopbackHub()
-    yield server
-    server.close()
+    with closing(LoopbackHub()) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

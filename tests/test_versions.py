@@ -121,8 +121,7 @@ assert "st_dimreduce" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["6.0.0", "newest"])
-def test_the_plug_in_form_needs_the_flag_and_the_package_and_gives_the_same_vectors(name, tiny_path, tmp_path):
-    tiny = SentenceTransformer(modules=[Transformer(tiny_path), Pooling(32, "mean"), Normalize()], device="cpu")
+def test_the_plug_in_form_needs_the_flag_and_the_package_and_gives_the_same_vectors(name, tiny, tmp_path):
     reduced = reduce_model(tiny, SENTENCES, 8, trainable=True)
     assert type(reduced[2]) is DimReduce
     reduced.save_pretrained(str(tmp_path / "plug-in"))
