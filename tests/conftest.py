@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a download
@@ -139,13 +139,15 @@ def disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk.path], check=True)
 
 
-@pytest.fixture
+@contextmanager
 def no_large_files():
-    """No file may grow beyond 20,000 bytes, until the function that this is is called."""
+    """No file may grow beyond 20,000 bytes. No fixture: what pytest prints between tests may go to a longer file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture(scope="session")

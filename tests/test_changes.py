@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from st_dimreduce import DimReduce, reduce_vectors, sinks, sources
+from tests.conftest import no_large_files
 from tests.test_resume import BATCH, HEAD, ROWS, SINKS, WIDTH, X, begin, content
 
 
@@ -129,7 +130,8 @@ def test_a_disk_that_fills_up(sink, source, disk, tmp_path):
     assert content(disk.path / sink) == content(whole)
 
 
-def test_a_file_that_may_not_grow(no_large_files, tmp_path):
-    with pytest.raises(OSError, match=r"File too large.*: mend that and call again as before"):
+def test_a_file_that_may_not_grow(tmp_path):
+    message = r"File too large.*: mend that and call again as before"
+    with no_large_files(), pytest.raises(OSError, match=message):
         reduce_vectors(X, HEAD, tmp_path / "sink.npy")
     assert not list(tmp_path.iterdir())
