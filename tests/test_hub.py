@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -143,6 +144,41 @@ def test_the_card_on_the_hub_is_this_very_models(published, hub, tmp_path):
 
 def test_the_client_asked_nothing_that_the_hub_does_not_know(published, consumed, hub):
     assert hub.unknown == []
+
+
+@pytest.mark.parametrize("moment", ["upload", "commit"])
+def test_ctrl_c_leaves_what_was_there_and_the_same_command_completes_it(moment, folders, tmp_path):
+    with closing(LoopbackHub()) as hub:
+
+        def run():
+            command = [sys.executable, "-c", "from st_dimreduce.cli import app; app()"]
+            command += ["publish", str(folders / "small"), "user/stopped"]
+            return subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=hub.environment(tmp_path)
+            )
+
+        def press():
+            hub.on_request = hub.on_upload = None
+            process.send_signal(signal.SIGINT)
+            time.sleep(1)
+
+        if moment == "upload":
+            hub.on_upload = press
+        else:
+            hub.on_request = lambda method, path: press() if "/commit/" in path else None
+        process = run()
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 130, said
+        assert said.splitlines()[-1] == "interrupted: no output is left half written, call again to start anew"
+        assert "Traceback" not in said
+        there = set(hub.files("user/stopped"))
+        process = run()
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        whole = set(hub.files("user/stopped"))
+        assert "model.safetensors" in whole
+        # A commit that was already sent is carried out by the Hub.
+        assert there == (whole if moment == "commit" else {".gitattributes"})
 
 
 # Publishes in a process of its own, as often as it is told, so that it can be killed without starting Python anew.
