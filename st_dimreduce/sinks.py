@@ -86,6 +86,8 @@ class Parts:
     def __init__(self, sink: Path, suffix: str, identity: dict[str, Any], source: Path | None, overwrite: bool) -> None:
         self._sink, self._suffix, self._overwrite = sink.absolute(), suffix, overwrite
         self.folder = self._sink.parent / f".{sink.name}.parts"
+        self._new, self._coming = self.folder / "new", self.folder / "job.json.new"
+        self._writing, self._whole = self.folder / f"writing{suffix}", self.folder / f"whole{sink.suffix}"
         self._identity = json.loads(json.dumps({"format": _FORMAT, **identity}))  # as it will be read back
         self._writer: Any = None
         self._rows = self._bad = 0
@@ -112,10 +114,14 @@ class Parts:
             with suppress(OSError, ValueError):  # the disk may be as full as it was
                 self._writer.close()
             self._writer = None
-        self._writing.unlink(missing_ok=True)
+        for path in (self._writing, self._whole, self._coming):
+            path.unlink(missing_ok=True)
         if self._identity["source"] is None or not self._done:
             self._discard()
         elif kind is KeyboardInterrupt:
+            self._part(len(self._done)).unlink(missing_ok=True)  # complete, but not yet counted
+            with self._disk():
+                self._save()  # which may be what was interrupted
             raise KeyboardInterrupt(
                 f"{self.rows:,} rows are kept, call again as before to go on behind them"
             ) from error
@@ -149,10 +155,9 @@ class Parts:
         self._check_sink(None)
         with self._disk():
             if self._sink.suffix:
-                whole = self.folder / f"whole{self._sink.suffix}"
-                _join([self._part(number) for number in range(len(self._done))], whole, show_progress_bar)
-                size = whole.stat().st_size
-                whole.replace(self._sink)
+                _join([self._part(number) for number in range(len(self._done))], self._whole, show_progress_bar)
+                size = self._whole.stat().st_size
+                self._whole.replace(self._sink)
             else:
                 size = sum(part["bytes"] for part in self._done)
                 if os.path.lexists(self._sink):
@@ -167,21 +172,13 @@ class Parts:
             self._new.rename(self.folder / "gone")
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    @property
-    def _new(self) -> Path:
-        return self.folder / "new"
-
-    @property
-    def _writing(self) -> Path:
-        return self.folder / f"writing{self._suffix}"
-
     def _part(self, number: int) -> Path:
         return self._new / f"part-{number:05d}{self._suffix}"
 
     def _save(self) -> None:
-        coming = self.folder / "job.json.new"
-        coming.write_text(json.dumps({**self._identity, "parts": self._done}, indent=1), encoding="utf-8")
-        coming.replace(self.folder / "job.json")
+        said = json.dumps({**self._identity, "parts": self._done}, indent=1)
+        self._coming.write_text(said, encoding="utf-8")
+        self._coming.replace(self.folder / "job.json")
 
     def _check_sink(self, source: Path | None) -> None:
         sink, origin = self._sink.resolve(), None if source is None else source.resolve()

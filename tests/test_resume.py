@@ -106,6 +106,35 @@ def test_a_run_goes_on_where_it_was(sink, kind, method, call, complete, source, 
     assert not list(tmp_path.glob(".*")), "parts were left behind"
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("name", "kept"), [("part-00002.npy", 1024), ("job.json", 1536), ("sink.npy", ROWS)])
+def test_ctrl_c_between_two_changes_keeps_what_it_says(name, kept, after, source, tmp_path, monkeypatch):
+    sink, parts, replace = tmp_path / "sink.npy", tmp_path / ".sink.npy.parts", Path.replace
+
+    def interrupted(path, target):
+        if target.name != name or not (parts / "new" / "part-00001.npy").exists():
+            return replace(path, target)
+        if name == "job.json" and not (parts / "new" / "part-00002.npy").exists():
+            return replace(path, target)
+        patch.undo()
+        if after:
+            replace(path, target)
+        raise KeyboardInterrupt
+
+    said = rf"^{kept:,} rows are kept, call again as before to go on"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=said):
+        patch.setattr(Path, "replace", interrupted)
+        reduce_vectors(source, HEAD, sink)
+    assert sorted(path.name for path in parts.iterdir()) == ["job.json", "new"]
+    assert len(list(parts.glob("new/*"))) == -(-kept // 512)
+    with monkeypatch.context() as patch:
+        counted = reduced_rows(patch)
+        reduce_vectors(source, HEAD, sink, overwrite=True)
+    assert sum(counted) == ROWS - kept
+    reduce_vectors(source, HEAD, tmp_path / "whole.npy")
+    assert content(sink) == content(tmp_path / "whole.npy")
+
+
 @pytest.mark.parametrize("sink", SINKS)
 def test_killed_while_it_puts_the_sink_in_place(sink, source, tmp_path, monkeypatch):
     sink = tmp_path / sink
