@@ -5,6 +5,7 @@ import importlib.util
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import tempfile
 import zipfile
@@ -25,6 +26,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
 from tests.loopback_hub import LoopbackHub
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests press Ctrl-C, which a shell's background ignores
 
 WORDS = ["the", "a", "cat", "dog", "bird", "fish", "runs", "sleeps", "swims", "sings"]
 WORDS += ["over", "under", "near", "far", "red", "blue", "green", "small", "large", "old"]
