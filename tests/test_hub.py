@@ -177,8 +177,8 @@ def test_ctrl_c_leaves_what_was_there_and_the_same_command_completes_it(moment, 
         assert process.returncode == 0, said
         whole = set(hub.files("user/stopped"))
         assert "model.safetensors" in whole
-        # A commit that was already sent is carried out by the Hub.
-        assert there == (whole if moment == "commit" else {".gitattributes"})
+        # A commit that was already sent may be carried out by the Hub.
+        assert there == {".gitattributes"} or (moment == "commit" and there == whole)
 
 
 # Publishes in a process of its own, as often as it is told, so that it can be killed without starting Python anew.
