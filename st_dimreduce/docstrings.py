@@ -7,6 +7,7 @@ by the people who wrote the libraries, there are thousands of them, and every ma
 from __future__ import annotations
 
 import ast
+import gc
 import importlib.util
 import random
 import re
@@ -68,16 +69,35 @@ def package_pairs(name: str) -> Iterator[tuple[str, str]]:
         if "tests" in path.relative_to(root).parts:
             continue
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SyntaxWarning)
-                tree = ast.parse(path.read_bytes())
+            tree = _parse(path.read_bytes())
         except SyntaxError:  # a package may ship a file written for a newer Python
             continue
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                pair = _split(ast.get_docstring(node) or "")
-                if pair:
-                    yield pair
+        for node in _definitions(tree):
+            pair = _split(ast.get_docstring(node) or "")
+            if pair:
+                yield pair
+
+
+def _parse(source: bytes) -> ast.Module:
+    """Parse with the garbage collector off: a tree has no cycles, and it would go through all that is imported."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            return ast.parse(source)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _definitions(node: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield every class and function in a tree; expressions, most of it, hold none."""
+    for statements in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, statements, ()):
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield child
+            yield from _definitions(child)
 
 
 def _split(docstring: str) -> tuple[str, str] | None:
