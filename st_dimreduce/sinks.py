@@ -118,7 +118,7 @@ class Parts:
             path.unlink(missing_ok=True)
         if self._identity["source"] is None or not self._done:
             self._discard()
-        elif kind is KeyboardInterrupt:
+        elif kind is KeyboardInterrupt and self._new.exists():
             self._part(len(self._done)).unlink(missing_ok=True)  # complete, but not yet counted
             with self._disk():
                 self._save()  # which may be what was interrupted

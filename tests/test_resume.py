@@ -136,6 +136,24 @@ def test_ctrl_c_between_two_changes_keeps_what_it_says(name, kept, after, source
 
 
 @pytest.mark.parametrize("sink", SINKS)
+def test_ctrl_c_when_the_sink_is_there_keeps_it(sink, source, tmp_path, monkeypatch):
+    def interrupted(folder, **options):
+        patch.undo()
+        shutil.rmtree(folder, **options)
+        raise KeyboardInterrupt
+
+    sink = tmp_path / sink
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
+        patch.setattr(shutil, "rmtree", interrupted)
+        reduce_vectors(source, HEAD, sink)
+    assert not caught.value.args
+    assert not list(tmp_path.glob(".*"))
+    whole = tmp_path / f"whole{sink.suffix}"
+    reduce_vectors(source, HEAD, whole)
+    assert content(sink) == content(whole)
+
+
+@pytest.mark.parametrize("sink", SINKS)
 def test_killed_while_it_puts_the_sink_in_place(sink, source, tmp_path, monkeypatch):
     sink = tmp_path / sink
     reduce_vectors(X[:9], HEAD, sink)
