@@ -112,9 +112,8 @@ def test_ctrl_c_between_two_changes_keeps_what_it_says(name, kept, after, source
     sink, parts, replace = tmp_path / "sink.npy", tmp_path / ".sink.npy.parts", Path.replace
 
     def interrupted(path, target):
-        if target.name != name or not (parts / "new" / "part-00001.npy").exists():
-            return replace(path, target)
-        if name == "job.json" and not (parts / "new" / "part-00002.npy").exists():
+        too_early = name == "job.json" and not (parts / "new" / "part-00002.npy").exists()
+        if target.name != name or too_early:
             return replace(path, target)
         patch.undo()
         if after:
