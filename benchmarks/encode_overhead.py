@@ -20,7 +20,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import reduce_model
-from st_dimreduce.docstrings import docstring_pairs
+from st_dimreduce.apps.docstrings import docstring_pairs
 
 ROUNDS, TEXTS = 25, 512
 

@@ -36,12 +36,12 @@ from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 from torch.utils.data import SequentialSampler
 
 from st_dimreduce import DimReduce, Summary, attach_head, fit_head, quantize, save_portable, search
-from st_dimreduce.atomic import new_file
-from st_dimreduce.compare import compare_embeddings
-from st_dimreduce.docstrings import docstring_pairs
+from st_dimreduce.files import new_file
+from st_dimreduce.evaluation.compare import compare_embeddings
+from st_dimreduce.apps.docstrings import docstring_pairs
 from st_dimreduce.fitting import Pairs, contrast_head, distill_head
 from st_dimreduce.recipe import DEFAULT_POOLED_GAIN, WHITENING_BEFORE_TRAINING
-from st_dimreduce.stored import Embedded, Stored, embed
+from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed
 
 KEPT = CACHE / "finetune"
 OUT_FEATURES, BATCH, TRAIN_LENGTH, WARM_UP, TEMPERATURE = 128, 64, 128, 20, 0.05

@@ -30,12 +30,12 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoTokenizer
 
 from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.docstrings import PACKAGES, docstring_pairs, package_pairs
+from st_dimreduce.apps.docstrings import PACKAGES, docstring_pairs, package_pairs
 from st_dimreduce.fitting import Objective, Pairs, choose, contrast_head, distill_head, fit_head
-from st_dimreduce.precision import Precision, dequantize, quantize
+from st_dimreduce.codes.precision import Precision, dequantize, quantize
 from st_dimreduce.recipe import WHITENING_BEFORE_TRAINING
-from st_dimreduce.search import search
-from st_dimreduce.summary import Summary
+from st_dimreduce.codes.search import search
+from st_dimreduce.fitting.summary import Summary
 
 MINI, MPNET = "all-MiniLM-L6-v2", "all-mpnet-base-v2"
 MODELS, RETRIEVAL = (MINI, MPNET), ("docstrings", "CISI")

@@ -21,8 +21,8 @@ from sentence_transformers.util import quantize_embeddings
 from sklearn.decomposition import PCA
 
 from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.precision import Precision, quantize
-from st_dimreduce.search import search
+from st_dimreduce.codes.precision import Precision, quantize
+from st_dimreduce.codes.search import search
 
 BUDGETS = (16, 32, 48, 64, 96, 128, 256, 384)  # and, above them, the full float vector
 _RESCORE_MULTIPLIER = 4  # candidates that are scored again, for each that is asked for

@@ -30,13 +30,13 @@ from data import CACHE, DATASETS, MODELS, SHARED, TEST_QUERIES, Task, pairing
 from matplotlib import pyplot as plt
 from peers import BUDGETS, OPQ_STEPS, PEERS, SEEDED, Found, Peer, Refused
 
-from st_dimreduce.atomic import new_file
-from st_dimreduce.compare import compare_embeddings
+from st_dimreduce.files import new_file
+from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.fitting import Objective, choose, fit_head
-from st_dimreduce.precision import Precision, quantize
-from st_dimreduce.search import search
-from st_dimreduce.stored import Embedded, Stored
-from st_dimreduce.summary import Summary
+from st_dimreduce.codes.precision import Precision, quantize
+from st_dimreduce.codes.search import search
+from st_dimreduce.evaluation.embeddings import Embedded, Stored
+from st_dimreduce.fitting.summary import Summary
 
 OURS = "st_dimreduce"
 PACKAGES = ("st_dimreduce", "sentence-transformers", "torch", "numpy", "scikit-learn", "faiss-cpu")
@@ -88,7 +88,7 @@ def measure(task: Task, budget: int, method: str, seed: int, chosen: argparse.Na
 
 
 def check(task: Task) -> None:
-    """Make sure that the figures here are those of ``st_dimreduce.compare``."""
+    """Make sure that the figures here are those of ``st_dimreduce.evaluation.compare``."""
     if task.texts.relevant is None:
         return
     head = fit_head(Summary.of(task.train), 64)

@@ -26,7 +26,7 @@ import ray
 from measured import grid
 
 from st_dimreduce import Summary, fit_head
-from st_dimreduce.distributed import SUMMARISED_ROWS, reduce_vectors, summarize
+from st_dimreduce.vectors.ray_data import SUMMARISED_ROWS, reduce_vectors, summarize
 
 WIDTH, OUT, PRECISION = 768, 256, "int2"
 BILLION, MACHINES, CORES = 1e9, 10, 32

@@ -31,7 +31,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
 from st_dimreduce import Precision, export, quantize, reduce_model, save_portable
-from st_dimreduce.docstrings import docstring_pairs
+from st_dimreduce.apps.docstrings import docstring_pairs
 
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it would report this to its makers
 import openvino  # noqa: E402

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, Mu
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from st_dimreduce import DimReduce, save_portable
-from st_dimreduce.docstrings import docstring_pairs
+from st_dimreduce.apps.docstrings import docstring_pairs
 
 name = sys.argv[1] if len(sys.argv) > 1 else "distilbert-base-uncased"
 output = sys.argv[2] if len(sys.argv) > 2 else "trained-model"

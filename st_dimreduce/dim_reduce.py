@@ -1,46 +1,69 @@
-"""The head as a Sentence Transformers module."""
+"""The head as a Sentence Transformers module, and where a model keeps the record of its head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import json
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+from st_dimreduce.enums import Precision
+from st_dimreduce.head import Array, FitRecord, Head
+
+MODEL_KEY = "st_dimreduce"  # of the record in the config of a model's transformer
+_COMMENT = re.compile(r"<!-- st_dimreduce (\{.*\}) -->")  # the record in the model card of a static embedding
 
 
 class DimReduce(Dense):
-    """Reduces an embedding to fewer dimensions: Dropout -> Linear -> Tanh, the form of a head that is trained.
+    """Reduces embeddings to fewer dimensions: Dropout -> Linear -> Tanh.
+
+    Use it to train a head together with its model: it knows how it was fitted (:attr:`record`), reduces stored vectors
+    (:meth:`reduce`) and becomes the portable form when it is saved with :func:`st_dimreduce.save_portable`. Where you
+    need none of these, the stock modules ``Dropout`` and ``Dense`` one after the other compute the same.
 
     Stands behind Pooling or Normalize, or between Transformer and Pooling to reduce ``"token_embeddings"``.
-    Raises ``ValueError`` if a size, the dropout rate or the shape of an initial value is out of range.
 
     Args:
-        in_features, out_features: Sizes of the input and of the output, which is at most as large.
-        dropout: Share of the inputs zeroed while training, in [0, 1). Defaults to 0.1.
-        bias, activation_function, init_weight, init_bias, module_input_name, module_output_name: As in ``Dense``.
+        in_features: Size d of the embeddings.
+        out_features: Size k of the reduced embeddings, 1 to ``in_features``.
+        bias: Whether to add a bias. Defaults to True.
+        activation_function: Module applied last. Defaults to ``nn.Tanh()``; None stands for ``nn.Identity()``.
+        init_weight: Initial weight, tensor of shape (k, d). Defaults to None: drawn as by ``nn.Linear``.
+        init_bias: Initial bias, tensor of shape (k,). Defaults to None.
+        module_input_name: The feature to reduce. Defaults to ``"sentence_embedding"``.
+        module_output_name: The feature to write. Defaults to None: the one that is read.
+        use_residual: As in ``Dense``, which may then be saved but not as a portable form. Defaults to False.
+        dropout: Share of the inputs zeroed in training, in [0, 1). Defaults to 0.1.
+        record: How the weights came about. Defaults to None: an empty record.
+
+    Raises:
+        ValueError: If a size, the dropout or the shape of an initial value is out of range.
     """
 
-    config_keys = [*Dense.config_keys, "dropout"]  # noqa: RUF012, as in every module of Sentence Transformers
-    precision = property(lambda self: self.fitted.get("precision", "float32"), doc="What the fit says to store in.")
+    config_keys = [*Dense.config_keys, "dropout", "record"]  # noqa: RUF012, as in every module of Sentence Transformers
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        dropout: float = 0.1,
         bias: bool = True,
         activation_function: Callable[[Tensor], Tensor] | None = nn.Tanh(),  # noqa: B008, as in Dense
         init_weight: Tensor | None = None,
         init_bias: Tensor | None = None,
         module_input_name: str = "sentence_embedding",
         module_output_name: str | None = None,
+        use_residual: bool = False,
+        *,
+        dropout: float = 0.1,
+        record: FitRecord | Mapping[str, Any] | None = None,
     ) -> None:
         if not 1 <= out_features <= in_features:
             raise ValueError(f"out_features={out_features}: choose a size from 1 to in_features={in_features}")
@@ -49,51 +72,134 @@ class DimReduce(Dense):
         for value, shape in ((init_weight, (out_features, in_features)), (init_bias, (out_features,))):
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"an initial value has shape {tuple(value.shape)}, expected {shape}")
-        rest = (activation_function, init_weight, init_bias, module_input_name, module_output_name)
-        super().__init__(in_features, out_features, bias, *rest)
+        super().__init__(
+            in_features=in_features,
+            out_features=out_features,
+            bias=bias,
+            activation_function=activation_function,
+            init_weight=init_weight,
+            init_bias=init_bias,
+            module_input_name=module_input_name,
+            module_output_name=module_output_name,
+            use_residual=use_residual,
+        )
         self.dropout = dropout
-        self.fitted: dict[str, Any] = {}  # how the weights came about: what st_dimreduce.json says
+        self.record = record if isinstance(record, FitRecord) else FitRecord.from_dict(record or {})
+
+    @property
+    def precision(self) -> Precision:
+        """Precision that the head was fitted for."""
+        return self.record.precision
 
     def forward(self, features: dict[str, Tensor | Any], **_: Any) -> dict[str, Tensor | Any]:
-        x = F.dropout(features[self.module_input_name], self.dropout, self.training)
-        features[self.module_output_name] = self.activation_function(self.linear(x))
+        inputs = features[self.module_input_name]
+        features[self.module_input_name] = F.dropout(inputs, self.dropout, self.training)
+        features = super().forward(features)
+        if self.module_output_name != self.module_input_name:
+            features[self.module_input_name] = inputs
         return features
 
-    @torch.no_grad()
-    def reduce(self, embeddings: Array, normalize_embeddings: bool = False, batch_size: int = 8192) -> Array:
-        """Reduce stored embeddings of shape (n, in_features), else a ``ValueError``, to (n, out_features).
+    def get_config_dict(self) -> dict[str, Any]:
+        return super().get_config_dict() | {"record": self.record.to_dict()}
 
-        NumPy in, NumPy (float32) out; torch in, torch out; no dropout, no gradient. ``normalize_embeddings=True``
-        scales each row to length 1, as a model that ends in ``Normalize`` does.
+    def reduce(self, embeddings: Array, normalize_embeddings: bool = False, batch_size: int = 8192) -> Array:
+        """Reduce stored embeddings, without dropout and without gradient; see :meth:`st_dimreduce.Head.reduce`."""
+        return self.to_head().reduce(embeddings, normalize_embeddings, batch_size)
+
+    def to_head(self) -> Head:
+        """Return the head as plain arrays in float32, with its record.
+
+        Raises:
+            ValueError: If it ends in something other than Tanh or Identity, or has a residual connection.
         """
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.in_features:
-            raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected (n, {self.in_features})")
-        weight, given = self.linear.weight, embeddings if isinstance(embeddings, Tensor) else None
-        place: Any = {"dtype": torch.float32} if given is None else {"dtype": weight.dtype, "device": given.device}
-        out: Any = torch.empty(len(embeddings), self.out_features, **place)
-        for i in range(0, len(embeddings), batch_size):
-            rows: Any = embeddings[i : i + batch_size]
-            rows = torch.from_numpy(np.require(rows, np.float32, ["C", "W"])) if given is None else rows
-            reduced = self.activation_function(self.linear(rows.to(weight)))
-            out[i : i + batch_size] = F.normalize(reduced, dim=-1) if normalize_embeddings else reduced
-        return out.numpy() if given is None else out
+        return _to_head(self, self.record)
 
     def to_dense(self) -> Dense:
-        """Return the stock ``Dense`` with the same weights: the form that loads without this package."""
-        return _copy(self, Dense)
+        """Return the stock ``Dense`` with the same weights, which loads without this package."""
+        return _copy(self, Dense, self.record)
+
+    @classmethod
+    def from_head(cls, head: Head, dropout: float = 0.1) -> DimReduce:
+        """Return a head as a module.
+
+        Args:
+            head: The head.
+            dropout: As in :class:`DimReduce`. Defaults to 0.1.
+        """
+        return _copy(head.to_dense(), cls, head.record, dropout=dropout)
 
     @classmethod
     def from_model(cls, model: SentenceTransformer) -> DimReduce:
-        """Return a copy of a reduced model's head, be it a ``DimReduce`` or a stock ``Dense`` (dropout 0.1)."""
-        kept = [module for module in model if not isinstance(module, (Normalize, Pooling))]
-        if not isinstance(kept[-1], Dense) or kept[-1].use_residual:
-            raise ValueError(f"the model ends in {type(kept[-1]).__name__}: expected a DimReduce or Dense as its head")
-        return _copy(kept[-1], cls, dropout=getattr(kept[-1], "dropout", 0.1))
+        """Return a copy of a reduced model's head with its record, from a ``DimReduce`` or a stock ``Dense``.
+
+        Raises:
+            ValueError: If the model ends in no head.
+        """
+        dense, record = head_of(model)
+        return _copy(dense, cls, record, dropout=getattr(dense, "dropout", 0.1))
 
 
-def _copy(head: Dense, form: type[Dense], **extra: Any) -> Any:
-    config = {key: getattr(head, key) for key in Dense.config_keys if key != "use_residual"}
-    copy = form(**config, **extra).to(head.linear.weight)
-    copy.load_state_dict(head.state_dict())
-    copy.__dict__["fitted"] = dict(getattr(head, "fitted", {}))  # which a stock Dense does not declare
+def head_of(model: SentenceTransformer) -> tuple[Dense, FitRecord]:
+    """Return the ``Dense`` or ``DimReduce`` that is a reduced model's head, and its record.
+
+    Raises:
+        ValueError: If the model ends in no head.
+    """
+    modules = [module for module in model if not isinstance(module, (Normalize, Pooling))]
+    if not isinstance(modules[-1], Dense) or modules[-1].use_residual:
+        kind = type(modules[-1]).__name__
+        raise ValueError(f"the model ends in {kind}: expected a DimReduce or Dense without residual as its head")
+    record = getattr(modules[-1], "record", None)
+    return modules[-1], record if isinstance(record, FitRecord) else _kept_record(model)
+
+
+def keep_record(model: SentenceTransformer, record: FitRecord) -> None:
+    """Keep the record where a model saved by plain Sentence Transformers still has it.
+
+    That is the config of its transformer, whose unknown keys every version keeps. A static embedding has no config:
+    there the ``Dense`` in memory has the record, and what :func:`record_comment` adds to the model card.
+    """
+    dense, _ = head_of(model)
+    dense.__dict__["record"] = record  # which a stock Dense does not declare
+    if isinstance(model[0], Transformer):
+        setattr(model[0].auto_model.config, MODEL_KEY, record.to_dict(large=False))
+
+
+def record_comment(record: FitRecord) -> str:
+    """Return the record as a comment for a model card, which a loaded model keeps."""
+    text = json.dumps(record.to_dict(large=False)).replace(">", "\\u003e")
+    return f"<!-- st_dimreduce {text} -->"
+
+
+def record_in_card(card: str | None) -> FitRecord:
+    """Return the record in a model card's comment; an empty one if there is none that can be read."""
+    found = _COMMENT.search(card or "")
+    with suppress(ValueError):
+        return FitRecord.from_dict(json.loads(found[1])) if found else FitRecord()
+    return FitRecord()
+
+
+def _kept_record(model: SentenceTransformer) -> FitRecord:
+    content = getattr(model[0].auto_model.config, MODEL_KEY, None) if isinstance(model[0], Transformer) else None
+    if isinstance(content, Mapping):
+        return FitRecord.from_dict(content)
+    return record_in_card(model._model_card_text)
+
+
+def _to_head(dense: Dense, record: FitRecord) -> Head:
+    if dense.use_residual:
+        raise ValueError("the module has a residual connection: expected a head without one")
+    tensors: dict[str, np.ndarray | None] = {
+        name: value.detach().float().cpu().numpy() for name, value in dense.linear.named_parameters()
+    }
+    activation: Any = type(dense.activation_function).__name__
+    return Head(tensors["weight"], tensors.get("bias"), activation, record)  # type: ignore[arg-type]
+
+
+def _copy(dense: Dense, form: type[Dense], record: FitRecord, **extra: Any) -> Any:
+    """Return a copy of the same weights and dtype in another form."""
+    config = {key: getattr(dense, key) for key in Dense.config_keys}
+    copy = form(**config, **extra).to(dense.linear.weight)
+    copy.load_state_dict(dense.state_dict())
+    copy.__dict__["record"] = record  # which a stock Dense does not declare
     return copy

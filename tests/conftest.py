@@ -25,7 +25,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
-from tests.loopback_hub import LoopbackHub
+from tests.helpers.loopback_hub import LoopbackHub
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests press Ctrl-C, which a shell's background ignores
 
@@ -217,7 +217,7 @@ def mpnet(tmp_path_factory):
 @pytest.fixture(scope="session")
 def texts():
     """Short and long English texts: sentences and paragraphs of docstrings."""
-    from st_dimreduce.docstrings import docstring_pairs
+    from st_dimreduce.apps.docstrings import docstring_pairs
 
     pairs = docstring_pairs()
     longest = sorted((document for _, document in pairs), key=len)[-20:]

@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 
 from st_dimreduce import load_head, reduce_vectors, save_head, search
-from st_dimreduce.heads import fit_on_vectors
+from st_dimreduce.models.heads import fit_on_vectors
 
 BATCH = 1 << 14  # rows of a record batch, which relation.arrow reads one by one
 MISSING = "SELECT id, embedding FROM documents ANTI JOIN documents_reduced USING (id) WHERE embedding IS NOT NULL"

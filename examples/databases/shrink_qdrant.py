@@ -19,7 +19,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import Batch, Distance, Record, VectorParams
 
 from st_dimreduce import load_head, quantize, save_head
-from st_dimreduce.heads import fit_on_vectors
+from st_dimreduce.models.heads import fit_on_vectors
 
 PAGE = 64  # points
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from st_dimreduce.serve import Corpus, make_app
+from st_dimreduce.apps.search_page import Corpus, make_app
 from st_dimreduce.texts import read_texts
 
 HERE = Path(__file__).parent

@@ -7,8 +7,8 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import DimReduce, quantize, reduce_model
-from st_dimreduce.atomic import new_file
-from st_dimreduce.docstrings import docstring_pairs
+from st_dimreduce.files import new_file
+from st_dimreduce.apps.docstrings import docstring_pairs
 
 OUT_FEATURES, QUERIES = 128, 200
 

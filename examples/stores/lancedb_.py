@@ -11,7 +11,7 @@ import pyarrow as pa
 from corpus import CANDIDATES, Corpus
 
 from st_dimreduce import quantize, rescore
-from st_dimreduce.arrow import codes_of
+from st_dimreduce.vectors.arrow import codes_of
 
 
 def table_of(**columns: np.ndarray) -> pa.Table:

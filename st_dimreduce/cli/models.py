@@ -8,18 +8,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from st_dimreduce.atomic import check_target
+from st_dimreduce.files import check_target
 from st_dimreduce.cli.options import Bytes, Dim, Force, Goal, Keep, Quiet, Seed, Trust, command
 from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.encoding import load_model
+from st_dimreduce.models.encoder import load_model
 from st_dimreduce.fitting import Objective
-from st_dimreduce.hub import publish as publish_model
+from st_dimreduce.portable.hub import publish as publish_model
 from st_dimreduce.portable import check as check_folder
 from st_dimreduce.portable import fix as fix_folder
 from st_dimreduce.portable import save_portable
 from st_dimreduce.recipe import reduce_and_compare
-from st_dimreduce.report import choice_table, comparison_table, publication_table
-from st_dimreduce.runtimes import export as export_graph
+from st_dimreduce.evaluation.report import choice_table, comparison_table, publication_table
+from st_dimreduce.runtimes.export import export as export_graph
 from st_dimreduce.texts import read_texts
 
 

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from st_dimreduce.atomic import check_place
+from st_dimreduce.files import check_place
 from st_dimreduce.cli.options import Force, Quiet, command
-from st_dimreduce.compare import compare as compare_models
-from st_dimreduce.demo import run_demo
-from st_dimreduce.encoding import load_model
-from st_dimreduce.precision import Precision
-from st_dimreduce.report import comparison_table, write_figures, write_html, write_plots
+from st_dimreduce.evaluation.compare import compare as compare_models
+from st_dimreduce.apps.demo import run_demo
+from st_dimreduce.models.encoder import load_model
+from st_dimreduce.codes.precision import Precision
+from st_dimreduce.evaluation.report import comparison_table, write_figures, write_html, write_plots
 from st_dimreduce.texts import read_question, read_texts
 
 _TABLE_WIDTH = 124  # of all its columns; a narrower terminal breaks the lines, and loses nothing
@@ -104,7 +104,7 @@ def serve(
     quiet: Quiet = False,
 ) -> None:
     """Open a page, for this machine only, that searches your texts with the full and the reduced model side by side."""
-    from st_dimreduce.serve import Corpus, address, bind, make_app, run  # noqa: PLC0415, optional
+    from st_dimreduce.apps.search_page import Corpus, address, bind, make_app, run  # noqa: PLC0415, optional
 
     bound = bind(port)  # before the texts are encoded, which takes long
     shown = False if quiet else None

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from st_dimreduce.atomic import check_target
+from st_dimreduce.files import check_target
 from st_dimreduce.cli.options import (
     BadRows,
     Bytes,
@@ -22,12 +22,12 @@ from st_dimreduce.cli.options import (
     Trust,
     command,
 )
-from st_dimreduce.encoding import load_model
-from st_dimreduce.heads import fit_on_vectors, load_head, save_head
+from st_dimreduce.models.encoder import load_model
+from st_dimreduce.models.heads import fit_on_vectors, load_head, save_head
 from st_dimreduce.portable import RECORD, save_portable
-from st_dimreduce.report import choice_table
-from st_dimreduce.stack import attach_head
-from st_dimreduce.vectors import reduce_vectors
+from st_dimreduce.evaluation.report import choice_table
+from st_dimreduce.models.attach import attach_head
+from st_dimreduce.vectors.reduce import reduce_vectors
 
 
 @command

@@ -1,60 +1,119 @@
-"""A budget of bytes instead of a dimension: measured, not guessed."""
+"""Choosing dimension and precision for a byte budget, by retrieval on held-out data."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
+from st_dimreduce.enums import Objective, Precision
+from st_dimreduce.evaluation.metrics import TOP_K, nearest, overlaps, retrieval
+from st_dimreduce.fitting.closed_form import DEFAULT_WHITENING, directions, rotate, usable_pairs
 from st_dimreduce.fitting.pairs import Pairs
-from st_dimreduce.fitting.subspace import DEFAULT_WHITENING, Objective, directions, rotate, usable_pairs
-from st_dimreduce.precision import Precision, dequantize, quantize
+from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.progress import progress_bar
-from st_dimreduce.summary import Summary
 
 FEWEST_VECTORS = 60  # fewer leave too few neighbours to tell two options apart
+DEFAULT_OUT_FEATURES = 128
 _LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _PRECISIONS = (Precision.BINARY, Precision.INT2, Precision.INT4, Precision.INT8)
-_SPLITS = 3  # of the pairs: what one of them says of two options alike is half chance
-_MOST_DOCUMENTS, _MOST_QUERIES, _TOP_K = 10_000, 500, 10
+_SPLITS = 3  # of the pairs: between two similar options, a single split decides half by chance
+_MOST_DOCUMENTS, _MOST_QUERIES = 10_000, 500
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a head that a user asks for: one of a dimension, a byte budget and a share to keep.
+
+    Args:
+        out_features: Dimension k of the reduced embeddings. Defaults to the last of ``nested``, or to 128 where nothing
+            else is given.
+        bytes_per_vector: Bytes per stored vector: the dimension and the precision that find most within them on
+            held-out data.
+        keep: Share in (0, 1] of what the full embeddings find on held-out data: the smallest dimension and precision
+            that keep it.
+        nested: Ascending sizes at which the outputs may be truncated, such as ``(64, 128, 256)``; the last is
+            ``out_features``. In multiples of 8, codes can be truncated there too.
+
+    Raises:
+        ValueError: If several are given, or one is out of range.
+    """
+
+    out_features: int | None = None
+    bytes_per_vector: int | None = None
+    keep: float | None = None
+    nested: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.nested and self.out_features is None:
+            object.__setattr__(self, "out_features", self.nested[-1])
+        values = {"out_features": self.out_features, "bytes_per_vector": self.bytes_per_vector, "keep": self.keep}
+        given = [name for name, value in values.items() if value is not None]
+        if not given:
+            object.__setattr__(self, "out_features", DEFAULT_OUT_FEATURES)
+        if len(given) > 1:
+            raise ValueError(f"{', '.join(given)} were given: give exactly one of {', '.join(values)}")
+        if self.nested and (self.nested[-1] != self.out_features or any(a >= b for a, b in pairwise(self.nested))):
+            asked = f"of which the last is out_features={self.out_features}"
+            raise ValueError(f"nested={self.nested}: give ascending sizes, {asked}")
+        if self.out_features is not None and self.out_features < 1:
+            raise ValueError(f"out_features={self.out_features}: choose a size of at least 1")
+        if self.bytes_per_vector is not None and self.bytes_per_vector < 1:
+            raise ValueError(f"bytes_per_vector={self.bytes_per_vector}: choose a budget of at least 1")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise ValueError(f"keep={self.keep}: choose a share greater than 0 and at most 1, such as 0.99")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The size as keyword arguments of :func:`st_dimreduce.reduce_model`."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @property
+    def fewest_vectors(self) -> int:
+        """Number of vectors without which no head of this size can be fitted."""
+        return FEWEST_VECTORS if self.out_features is None else self.out_features
 
 
 @dataclass(frozen=True)
 class Option:
-    """A way to store a vector, and what of the full embedding's figure it keeps on held-out data.
+    """A way to store a vector, and what it keeps on held-out data.
 
     Attributes:
         out_features: Dimensions.
-        precision: How each is stored.
-        bytes_per_vector: Bytes of a vector.
-        kept: Share of the full embedding's figure: nDCG@10 where there are pairs, else neighbour overlap@10.
+        precision: Precision of each.
+        bytes_per_vector: Bytes per vector.
+        retention: Share of the full embedding's metric that is kept: nDCG@10 where there are pairs, else neighbour
+            overlap@10.
     """
 
     out_features: int
     precision: str
     bytes_per_vector: int
-    kept: float
+    retention: float
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The option chosen, and all that were measured on the way.
+    """The option chosen, and all that were measured.
 
     Attributes:
         best: The option to use.
         measured: Every option measured.
-        figure: What ``kept`` is a share of.
+        metric: What ``retention`` is a share of.
     """
 
     best: Option
     measured: list[Option]
-    figure: str
+    metric: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the curve as JSON can hold it."""
+        """Return the choice as JSON can hold it."""
         return asdict(self)
 
 
@@ -65,6 +124,7 @@ def choose(
     keep: float | None = None,
     objective: Objective | str = Objective.QUALITY,
     pairs: Pairs | None = None,
+    cloze_pairs: Pairs | None = None,
     seed: int = 0,
     show_progress_bar: bool | None = None,
 ) -> Choice:
@@ -76,11 +136,12 @@ def choose(
 
     Args:
         summary: Summary of at least 60 vectors of size d.
-        bytes_per_vector: Bytes that a stored vector may take, 1 to 4 d. Takes the best option within it.
-        keep: Share in (0, 1] of the full embedding's figure that must be kept. Takes the smallest option that does;
-            warns and takes the best where none does.
+        bytes_per_vector: Bytes per stored vector, 1 to 4 d. Takes the best option within it.
+        keep: Share in (0, 1] of the full embedding's metric to keep. Takes the smallest option that does; warns and
+            takes the best where none does.
         objective: As in :func:`st_dimreduce.fit_head`.
         pairs: As in :func:`st_dimreduce.fit_head`.
+        cloze_pairs: As in :func:`st_dimreduce.fit_head`; used where there are no labelled pairs.
         seed: Seed of what is held out. Defaults to 0.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
@@ -96,10 +157,10 @@ def choose(
     if keep is not None and not 0 < keep <= 1:
         raise ValueError(f"keep={keep}: choose a share greater than 0 and at most 1, such as 0.99")
     if summary.count < FEWEST_VECTORS:
-        raise ValueError(
-            f"{summary.count} vectors hold too few out to choose by: give {FEWEST_VECTORS}, or a dimension"
-        )
+        needed = f"give {FEWEST_VECTORS}, or a dimension"
+        raise ValueError(f"{summary.count} vectors are too few to hold any out for a choice: {needed}")
     objective = Objective(objective)
+    pairs = cloze_pairs if pairs is None else pairs
     splits = _SPLITS if usable_pairs(objective, pairs) else 1
     evidence = [
         _Evidence(summary, objective, pairs, seed + split)
@@ -109,25 +170,25 @@ def choose(
     with progress_bar("Choosing", "options", show_progress_bar) as bar:
         for budget in [bytes_per_vector] if bytes_per_vector is not None else _LADDER:
             for size, precision in _options(budget, summary):
-                kept = float(np.mean([split.kept(size, precision) for split in evidence]))
-                measured.append(Option(size, precision.value, precision.bytes_per_vector(size), kept))
+                retention = float(np.mean([split.retention(size, precision) for split in evidence]))
+                measured.append(Option(size, precision.value, precision.bytes_per_vector(size), retention))
                 bar.update()
-            if keep is not None and measured and max(option.kept for option in measured) >= keep:
+            if keep is not None and measured and max(option.retention for option in measured) >= keep:
                 break
     if keep is not None:
-        good = [option for option in measured if option.kept >= keep]
+        good = [option for option in measured if option.retention >= keep]
         if good:
-            best = min(good, key=lambda option: (option.bytes_per_vector, -option.kept))
-            return Choice(best, measured, evidence[0].figure)
-        most_kept = max(option.kept for option in measured)
+            best = min(good, key=lambda option: (option.bytes_per_vector, -option.retention))
+            return Choice(best, measured, evidence[0].metric)
+        most = max(option.retention for option in measured)
         warnings.warn(
-            f"nothing keeps {keep:.1%} of the {evidence[0].figure}: the best keeps {most_kept:.1%}", stacklevel=2
+            f"nothing keeps {keep:.1%} of the {evidence[0].metric}: the best keeps {most:.1%}", stacklevel=2
         )
-    return Choice(max(measured, key=lambda option: option.kept), measured, evidence[0].figure)
+    return Choice(max(measured, key=lambda option: option.retention), measured, evidence[0].metric)
 
 
 def _options(budget: int, summary: Summary) -> Iterator[tuple[int, Precision]]:
-    """Every way to use the budget that neither wastes half of it nor needs more dimensions than there are."""
+    """Yield every split of the budget that uses more than half of it and no more dimensions than there are."""
     widest = min(summary.width, summary.count)
     sizes = {precision: min(8 * budget // precision.bits, widest) for precision in _PRECISIONS}
     used = {precision: precision.bytes_per_vector(size) for precision, size in sizes.items() if size}
@@ -144,41 +205,34 @@ class _Evidence:
     def __init__(self, summary: Summary, objective: Objective, pairs: Pairs | None, seed: int) -> None:
         sample = summary.sample
         paired = usable_pairs(objective, pairs)
-        self.figure = "overlap@10" if paired is None else "nDCG@10"
+        self.metric = "overlap@10" if paired is None else "nDCG@10"
         self._seed = seed
         if paired is None:
             count = min(_MOST_QUERIES, len(sample) // 4)
             self._queries, self._documents = sample[:count], sample[count:][:_MOST_DOCUMENTS]
             fitted = Summary.of(sample[count:], sample_size=_MOST_DOCUMENTS, seed=seed)
-            self._answers = None
+            self._relevant = None
         else:
             paired, unseen = paired.split(1 / 3, seed)
             paired = usable_pairs(objective, paired)
             fitted, corpus = summary, sample[:_MOST_DOCUMENTS]
-            # A made pair's text is the corpus's own less a sentence: the whole text would be found in its stead.
+            # The document of a cloze pair is a text of the corpus without a sentence: the whole text would be found.
             others = np.ones(len(corpus), bool)
             others[(unseen.documents @ corpus.T).argmax(axis=1)] = False
             self._queries, self._documents = unseen.queries, np.concatenate([unseen.documents, corpus[others]])
-            self._answers = np.arange(len(unseen))
+            self._relevant = range(len(unseen))
         self._directions = directions(fitted, objective, paired, DEFAULT_WHITENING[objective]).astype(np.float32)
-        self._nearest = self._search(self._queries, self._documents)
-        self._full = self._figure(self._nearest)
+        self._nearest = nearest(self._queries, self._documents)
+        self._full = self._value(self._nearest)
 
-    def kept(self, out_features: int, precision: Precision) -> float:
-        """Share of the full embedding's figure that is kept."""
+    def retention(self, out_features: int, precision: Precision) -> float:
+        """Return the share of the full embedding's metric that is kept."""
         projection = self._directions[:, :out_features]
         projection = projection @ rotate(self._documents[:1] @ projection, "random", self._seed).astype(np.float32)
         codes = quantize(self._documents @ projection, precision)
-        stored = dequantize(codes, precision, out_features)
-        return self._figure(self._search(self._queries @ projection, stored)) / self._full
+        return self._value(search(self._queries @ projection, codes, precision, TOP_K)[1]) / self._full
 
-    def _search(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        scores = queries @ documents.T
-        top = np.argpartition(-scores, _TOP_K - 1, axis=1)[:, :_TOP_K]
-        return np.take_along_axis(top, np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1), axis=1)
-
-    def _figure(self, found: np.ndarray) -> float:
-        if self._answers is None:
-            return float((found[:, :, None] == self._nearest[:, None, :]).any(axis=2).mean())
-        gains = (found == self._answers[:, None]) / np.log2(np.arange(_TOP_K) + 2)
-        return max(float(gains.sum(axis=1).mean()), 1e-9)
+    def _value(self, found: np.ndarray) -> float:
+        if self._relevant is None:
+            return float(overlaps(self._nearest, found).mean())
+        return max(float(retrieval(found, self._relevant)[0].mean()), 1e-9)

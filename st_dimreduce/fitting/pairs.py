@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from st_dimreduce.summary import check_rows
+from st_dimreduce.fitting.summary import check_rows
 
 
 @dataclass(frozen=True, eq=False)

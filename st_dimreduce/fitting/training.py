@@ -1,16 +1,18 @@
-"""The loop that both trained fits share: start from a head, keep the best held-out step."""
+"""The training loop that contrastive training and distillation share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
-from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.precision import Precision, dequantize, quantize
+from st_dimreduce.codes.precision import dequantize, quantize
+from st_dimreduce.enums import Precision
+from st_dimreduce.head import Head
 from st_dimreduce.progress import progress_bar
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
@@ -18,20 +20,20 @@ _EVERY, _WARM_UP = 25, 20
 
 
 def train(
-    head: DimReduce,
+    head: Head,
     loss: Loss,
     held_out: Loss,
     *,
     steps: int,
     learning_rate: float,
     show_progress_bar: bool | None = None,
-) -> tuple[DimReduce, int]:
+) -> tuple[Head, int]:
     """Train a head's weight with Adam and a cosine schedule.
 
     A head with nested sizes is trained at all of them (Kusupati et al., "Matryoshka Representation Learning", 2022).
 
     Args:
-        head: A head for vectors of length 1, without bias; left unchanged.
+        head: A head for vectors of norm 1, without bias.
         loss: From a weight of shape (k, d) and root mean square 1 to the loss of the next batch.
         held_out: Likewise to the loss on data that ``loss`` never sees.
         steps: Steps to take.
@@ -39,14 +41,14 @@ def train(
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
-        The head of the step with the least held-out loss, at the same gain, and that step: 0 if none beat the start.
+        The head of the step with the lowest held-out loss, at the same gain, and that step: 0 if none beat the start.
     """
-    sizes = head.fitted.get("nested", [head.out_features])
+    sizes = head.record.nested or (head.out_features,)
 
     def over_sizes(one: Loss, weight: torch.Tensor) -> torch.Tensor:
         return torch.stack([one(weight[:size]) for size in sizes]).mean()
 
-    start = head.linear.weight.detach()
+    start = torch.tensor(head.weight)
     scale = start.square().mean().sqrt()
     weight = (start / scale).requires_grad_(True)
     optimizer = torch.optim.Adam([weight], lr=learning_rate, betas=(0.9, 0.98))
@@ -64,15 +66,12 @@ def train(
             if now < least:
                 least, best, best_step = now, weight.detach().clone(), step
     # The gain is proportional to the weight: the same root mean square keeps it where the Tanh is linear.
-    trained = DimReduce(
-        head.in_features, head.out_features, bias=False, init_weight=best * scale / best.square().mean().sqrt()
-    )
-    trained.fitted = dict(head.fitted)
-    return trained, best_step
+    best = best * scale / best.square().mean().sqrt()
+    return replace(head, weight=best.numpy()), best_step
 
 
-def stored(embeddings: torch.Tensor, precision: Precision) -> torch.Tensor:
-    """Unit rows as they come back from storage; the gradient passes straight through (Bengio et al., 2013)."""
+def read_back(embeddings: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """Return unit rows as they are decoded from codes, with a straight-through gradient (Bengio et al., 2013)."""
     unit = F.normalize(embeddings, dim=1)
     if precision is Precision.FLOAT32:
         return unit

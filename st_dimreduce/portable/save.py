@@ -24,10 +24,10 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from torch import nn
 
-from st_dimreduce.atomic import new_folder
-from st_dimreduce.card import model_card
+from st_dimreduce.files import new_folder
+from st_dimreduce.portable.card import model_card
 from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.portable.older import speak_older
+from st_dimreduce.portable.transformers4 import speak_older
 
 RECORD = "st_dimreduce.json"
 _NO_LIMIT = 10**9  # tokenizers without a maximum length report a huge one

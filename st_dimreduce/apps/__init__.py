@@ -1,0 +1,1 @@
+"""Applications: the demo, the corpus of docstrings and the search page."""

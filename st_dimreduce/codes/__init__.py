@@ -1,0 +1,1 @@
+"""Codes: how reduced vectors are stored and searched."""

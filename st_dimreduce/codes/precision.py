@@ -1,0 +1,142 @@
+"""How a reduced vector is stored: one fixed grid per precision, the same for every model and corpus.
+
+A head rotates its output so that the entries of a unit vector of size k, times sqrt(k), are close to a standard
+Gaussian. So one grid suits all: uniform over -4 to 4 for int8, the levels of least squared error for a Gaussian below
+(Max, "Quantizing for minimum distortion", IRE Trans. Inf. Theory 1960). Nothing is calibrated on a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from itertools import pairwise
+from statistics import NormalDist
+
+import numpy as np
+
+from st_dimreduce.enums import Precision
+
+INT8_STEPS = 127 / 4.0  # steps of the int8 grid in one spread
+_BLOCK = 2048  # rows whose numbers stay in the cache
+_SURE = 1e-20, 1e20  # squared lengths that float32 tells to all its digits
+
+
+def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
+    """Store the direction of every embedding in few bits, independent of the other rows.
+
+    A row's length is dropped. NaN counts as 0, infinity as the largest float32. In a row of zeros every entry takes
+    the code nearest to 0, the lower one of two: such a row has no direction, and its code has none that means anything.
+
+    Args:
+        embeddings: Float array of shape (n, k).
+        precision: A ``Precision`` or its name.
+
+    Returns:
+        Codes: float32 unit rows of shape (n, k) for float32, int8 of shape (n, k) for int8, else uint8 of shape
+        (n, ceil(k * bits / 8)), the first dimension in the highest bits of the first byte. ``binary`` equals
+        ``numpy.packbits(embeddings > 0)``, as in Sentence Transformers' ``ubinary`` and FAISS's binary indexes.
+
+    Raises:
+        ValueError: If the precision is unknown or the shape is not (n, k).
+    """
+    precision = Precision(precision)
+    if embeddings.ndim != 2:
+        raise ValueError(f"embeddings have shape {embeddings.shape}, expected (n, out_features)")
+    embeddings = np.asarray(embeddings, np.float32)
+    if precision is Precision.BINARY:
+        return np.packbits(embeddings > 0, axis=1)
+    if precision is Precision.FLOAT32:
+        return _scaled(embeddings, 1)
+    codes = np.empty((len(embeddings), precision.bytes_per_vector(embeddings.shape[1])), np.uint8)
+    for start in range(0, len(embeddings), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        scaled = _scaled(embeddings[rows], math.sqrt(embeddings.shape[1]))
+        if precision is Precision.INT8:
+            np.rint(np.multiply(scaled, INT8_STEPS, out=scaled), out=scaled)
+            codes[rows] = np.clip(scaled, -127, 127, out=scaled).astype(np.int8).view(np.uint8)
+            continue
+        numbers = np.zeros(scaled.shape, np.uint8)
+        for threshold in thresholds(precision):
+            numbers += scaled > threshold
+        codes[rows] = _pack(numbers, precision.bits)
+    return codes.view(np.int8) if precision is Precision.INT8 else codes
+
+
+def dequantize(codes: np.ndarray, precision: Precision | str, out_features: int) -> np.ndarray:
+    """Return the unit vectors that codes stand for, float32 of shape (n, out_features).
+
+    Args:
+        codes: What :func:`quantize` returned, of shape (n, width).
+        precision: The precision they were stored in.
+        out_features: Dimensions of the vectors.
+
+    Raises:
+        ValueError: If the precision is unknown, or the codes are not as wide as it and ``out_features`` ask for.
+    """
+    precision = Precision(precision)
+    whole = precision in (Precision.FLOAT32, Precision.INT8)
+    width = out_features if whole else precision.bytes_per_vector(out_features)
+    if codes.ndim != 2 or codes.shape[1] != width:
+        raise ValueError(
+            f"codes have shape {codes.shape}, expected (n, {width}) for {out_features} dimensions in {precision.value}"
+        )
+    if whole:
+        return _unit(codes.astype(np.float32))
+    levels = np.take(bytes_to_levels(precision), codes, axis=0)  # several times as fast as an index in brackets
+    return _unit(levels.reshape(len(codes), width * 8 // precision.bits)[:, :out_features])
+
+
+def _scaled(rows: np.ndarray, length: float) -> np.ndarray:
+    """Rows scaled to a length, each for itself: what is not finite or far from 1 takes the long way round."""
+    with np.errstate(all="ignore"):
+        squares = np.einsum("ij,ij->i", rows, rows)
+        scaled = rows * (np.float32(length) / np.sqrt(squares))[:, None]
+        doubtful = np.flatnonzero(~((squares > _SURE[0]) & (squares < _SURE[1])))
+        if len(doubtful):
+            scaled[doubtful] = _unit(np.nan_to_num(rows[doubtful])) * np.float32(length)
+    return scaled
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True, initial=0), np.float32(1e-30))
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
+
+
+def _pack(values: np.ndarray, bits: int) -> np.ndarray:
+    per_byte = 8 // bits
+    values = np.pad(values, ((0, 0), (0, -values.shape[1] % per_byte)))
+    parts = values.reshape(len(values), values.shape[1] // per_byte, per_byte)
+    packed = parts[..., 0]
+    for part in range(1, per_byte):
+        packed = (packed << bits) | parts[..., part]
+    return packed
+
+
+def thresholds(precision: Precision) -> np.ndarray:
+    """Return what an entry times sqrt(k) is compared with: it is coded by how many of these it exceeds.
+
+    float32 of shape (2^bits - 1,), half way between neighbouring levels.
+    """
+    levels = _gaussian_levels(precision.bits)
+    return (levels[1:] + levels[:-1]) / 2
+
+
+@cache
+def bytes_to_levels(precision: Precision) -> np.ndarray:
+    """Return the levels that each of the 256 bytes of packed codes holds: float32 of shape (256, 8 / bits)."""
+    bits = precision.bits
+    shifts = np.arange(8 - bits, -1, -bits)
+    return _gaussian_levels(bits)[(np.arange(256)[:, None] >> shifts) & (2**bits - 1)]
+
+
+@cache
+def _gaussian_levels(bits: int) -> np.ndarray:
+    """The 2^bits levels of least squared error for a standard Gaussian, by the Lloyd-Max iteration; float32."""
+    normal = NormalDist()
+    levels = [normal.inv_cdf((i + 0.5) / 2**bits) for i in range(2**bits)]
+    for _ in range(500):
+        edges = [-math.inf, *((a + b) / 2 for a, b in pairwise(levels)), math.inf]
+        density = [0.0 if math.isinf(edge) else normal.pdf(edge) for edge in edges]
+        mass = [normal.cdf(edge) if not math.isinf(edge) else float(edge > 0) for edge in edges]
+        levels = [(density[i] - density[i + 1]) / (mass[i + 1] - mass[i]) for i in range(len(levels))]
+    return np.array([(a - b) / 2 for a, b in zip(levels, reversed(levels), strict=True)], np.float32)

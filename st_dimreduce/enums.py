@@ -1,0 +1,55 @@
+"""The choices that users make, as string enums: a string is checked where it comes in."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+
+
+class StringEnum(str, Enum):
+    """A string with a few valid values; the error for any other value lists them."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in cls.__name__).lstrip("_")
+        raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(choice.value for choice in cls)}")
+
+
+class Precision(StringEnum):
+    """Number format of a stored dimension."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    INT4 = "int4"
+    INT2 = "int2"
+    BINARY = "binary"
+
+    @property
+    def bits(self) -> int:
+        """Bits per dimension."""
+        return {"float32": 32, "int8": 8, "int4": 4, "int2": 2, "binary": 1}[self.value]
+
+    def bytes_per_vector(self, out_features: int) -> int:
+        """Bytes per vector of this many dimensions; the last byte is padded with zero bits."""
+        return math.ceil(out_features * self.bits / 8)
+
+
+class Objective(StringEnum):
+    """What a head is fitted for: retrieval quality, or the neighbours that the base model finds."""
+
+    QUALITY = "quality"
+    FIDELITY = "fidelity"
+
+
+class OnBadRow(StringEnum):
+    """What to do with a vector that has no direction: NaN, infinite or zero."""
+
+    RAISE = "raise"
+    ZERO = "zero"
+
+
+class Format(StringEnum):
+    """File format of an exported graph."""
+
+    ONNX = "onnx"
+    OPENVINO = "openvino"

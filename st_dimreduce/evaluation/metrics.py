@@ -1,0 +1,170 @@
+"""Retrieval metrics per query and rank correlations, with bootstrap confidence intervals."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from st_dimreduce.codes.search import search
+from st_dimreduce.enums import Precision
+
+TOP_K = 10
+METRIC_NAMES = {
+    "ndcg": "nDCG@10",
+    "sts": "Spearman with human scores",
+    "overlap": "overlap@10 with the base model",
+}
+_RESAMPLES = 1000
+
+Relevant = Sequence[int | Collection[int]]
+
+
+def nearest(queries: np.ndarray, documents: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+    """Return the rows of the 10 documents with the highest cosine, the nearest first.
+
+    Args:
+        queries: Shape (q, k).
+        documents: Float vectors of shape (n, k).
+        own: For each query its own row among the documents, which does not count as found. Defaults to None: the
+            queries are no documents.
+    """
+    if own is None:
+        return search(queries, documents, Precision.FLOAT32, TOP_K)[1]
+    found = search(queries, documents, Precision.FLOAT32, TOP_K + 1)[1]
+    # Where it was not found, after ten documents equal to it, the last of these gives way.
+    dropped = np.where((found == own[:, None]).any(axis=1), (found == own[:, None]).argmax(axis=1), found.shape[1] - 1)
+    others = np.arange(found.shape[1]) != dropped[:, None]
+    return found[others].reshape(len(found), -1)
+
+
+def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the cosine of each row of one array with the same row of the other."""
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return np.einsum("ij,ij->i", one, other) / np.maximum(norms, np.float32(1e-16))
+
+
+def overlaps(reference: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return for each query the share in [0, 1] of the reference's rows that are among the found."""
+    return (reference[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1)
+
+
+def retrieval(found: np.ndarray, relevant: Relevant) -> tuple[np.ndarray, np.ndarray]:
+    """Return nDCG@10 and recall@10 of each query; NaN for a query without relevant documents.
+
+    nDCG as in Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR techniques", ACM TOIS 2002, with gains
+    of 0 and 1.
+
+    Args:
+        found: Rows found, shape (q, 10) or fewer, the nearest first.
+        relevant: For each query the row it should find, or a collection of rows.
+    """
+    discounts = 1 / np.log2(np.arange(2, TOP_K + 2))
+    ndcg, recall = np.full((2, len(found)), np.nan)
+    for query, (top, rows) in enumerate(zip(found.tolist(), relevant_rows(relevant), strict=True)):
+        if rows:
+            hits = np.array([row in rows for row in top])
+            ndcg[query] = discounts[: len(top)][hits].sum() / discounts[: len(rows)].sum()
+            recall[query] = hits.sum() / len(rows)
+    return ndcg, recall
+
+
+def relevant_rows(relevant: Relevant) -> list[set[int]]:
+    """Return for each query the set of the rows it should find."""
+    return [{int(rows)} if isinstance(rows, (int, np.integer)) else set(rows) for rows in relevant]
+
+
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """The mean of a metric over the queries; a query whose value is NaN does not count.
+
+    Args:
+        per_query: float array of shape (q,).
+    """
+
+    per_query: np.ndarray
+
+    @property
+    def data(self) -> tuple[np.ndarray, ...]:
+        """What is resampled, one array per variable."""
+        return (self.per_query[~np.isnan(self.per_query)],)
+
+    @property
+    def value(self) -> float:
+        """The mean."""
+        return float(self.data[0].mean())
+
+    @staticmethod
+    def statistic(values: np.ndarray, axis: int = -1) -> np.ndarray:
+        """Return the mean of each resample."""
+        return values.mean(axis=axis)
+
+
+@dataclass(frozen=True, eq=False)
+class RankCorrelation:
+    """Spearman's correlation of two values per pair, ties sharing a mean rank.
+
+    In a bootstrap sample the ranks are still those among all pairs.
+
+    Args:
+        given: float array of shape (p,).
+        true: float array of shape (p,).
+    """
+
+    given: np.ndarray
+    true: np.ndarray
+
+    @property
+    def data(self) -> tuple[np.ndarray, ...]:
+        """What is resampled, one array per variable."""
+        from scipy.stats import rankdata  # noqa: PLC0415, takes half a second to import, which a fit need not pay
+
+        ranks = rankdata(self.given), rankdata(self.true)
+        return tuple((rank - rank.mean()) / max(rank.std(), 1e-12) for rank in ranks)
+
+    @property
+    def value(self) -> float:
+        """The correlation."""
+        x, y = self.data
+        return float((x * y).mean())
+
+    @staticmethod
+    def statistic(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+        """Return the correlation of each resample."""
+        mean_x, mean_y = x.mean(axis=axis), y.mean(axis=axis)
+        variances = ((x * x).mean(axis=axis) - mean_x**2) * ((y * y).mean(axis=axis) - mean_y**2)
+        return ((x * y).mean(axis=axis) - mean_x * mean_y) / np.sqrt(np.maximum(variances, 1e-24))
+
+
+Estimate = Mean | RankCorrelation
+
+
+def interval(estimate: Estimate, base: Estimate | None = None) -> tuple[float, float]:
+    """Return the 95 % confidence interval of an estimate, or of its ratio to the base model's, over the same queries.
+
+    The percentile bootstrap (Efron) of ``scipy.stats.bootstrap`` with 1,000 resamples of the queries; seed 0.
+    """
+    from scipy.stats import bootstrap  # noqa: PLC0415, as above
+
+    data, split = estimate.data, len(estimate.data)
+    if base is not None:
+        data += base.data
+
+    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        values = estimate.statistic(*samples[:split], axis=axis)
+        if base is None:
+            return values
+        return values / np.maximum(base.statistic(*samples[split:], axis=axis), 1e-12)
+
+    if len(data[0]) < 2:  # nothing to resample
+        value = float(statistic(*data))
+        return value, value
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where all values are equal, the interval is that value
+        found = bootstrap(
+            data, statistic, paired=True, vectorized=True, n_resamples=_RESAMPLES, method="percentile", rng=0
+        )
+    low, high = found.confidence_interval
+    return float(low), float(high)

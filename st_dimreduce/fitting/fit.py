@@ -1,0 +1,99 @@
+"""From a summary to a head: choose a size, fit in closed form, train where there is something to train on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from st_dimreduce.enums import Objective, Precision
+from st_dimreduce.fitting.budget import DEFAULT_OUT_FEATURES, Size, choose
+from st_dimreduce.fitting.closed_form import DEFAULT_GAIN, Rotation, closed_form_head
+from st_dimreduce.fitting.pairs import Pairs
+from st_dimreduce.fitting.summary import Summary
+from st_dimreduce.head import Head
+
+WHITENING_BEFORE_TRAINING = 0.2  # more than suits a head that stays as it is, but better to train from
+
+
+def fit_head(
+    summary: Summary,
+    size: int | Size = DEFAULT_OUT_FEATURES,
+    *,
+    objective: Objective | str = Objective.QUALITY,
+    pairs: Pairs | None = None,
+    cloze_pairs: Pairs | None = None,
+    train: bool = True,
+    whitening: float | None = None,
+    rotation: Rotation | None = "itq",
+    gain: float = DEFAULT_GAIN,
+    seed: int = 0,
+    show_progress_bar: bool | None = None,
+) -> Head:
+    """Fit a head on a summary of embeddings.
+
+    Without labels and for quality, the fit is in closed form (:mod:`st_dimreduce.fitting.closed_form`) and takes
+    seconds. Labelled pairs then train it contrastively, and for fidelity it is distilled from the base model's
+    cosines; both need torch.
+
+    Args:
+        summary: Summary of embeddings of size d.
+        size: Size k of the reduced embeddings, or a :class:`st_dimreduce.Size`: a byte budget, a share to keep, or
+            nested sizes. At most d and the number of embeddings. Defaults to 128.
+        objective: ``"quality"``, to find what people look for, or ``"fidelity"``, to find what the base model finds.
+            Defaults to ``"quality"``.
+        pairs: Labelled pairs, embedded, to train on; 32 or more. For quality only.
+        cloze_pairs: Cloze pairs of the corpus, embedded. For quality, the directions in which the two sides of a pair
+            differ are damped; 200 or more. Not used where there are labelled pairs.
+        train: Whether to train, where ``pairs`` or ``objective="fidelity"`` ask for it. Defaults to True.
+        whitening: Power p in [0, 1] by which direction i is divided, (eigenvalue i)^p; 1/2 whitens fully. Defaults to
+            0.1 for quality, 0.2 before training on labelled pairs, and 0 for fidelity.
+        rotation: ``"itq"``, ``"random"`` (nearly as good, faster), or None for the bare eigenvectors. Defaults to
+            ``"itq"``.
+        gain: Root mean square of the Tanh's input over the sample, greater than 0. Defaults to 0.03.
+        seed: Seed of the rotation, of what is held out and of training. Defaults to 0.
+        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
+
+    Returns:
+        A head of shape (k, d) without bias, for vectors of norm 1.
+
+    Raises:
+        ValueError: If an argument is out of range, there are fewer vectors than ``size``, or labelled pairs are given
+            for fidelity.
+    """
+    size, objective = size if isinstance(size, Size) else Size(size), Objective(objective)
+    check_objective(objective, pairs)
+    common: dict[str, Any] = {"seed": seed, "show_progress_bar": show_progress_bar}
+    chosen: dict[str, Any] = {}
+    out_features, precision = size.out_features, Precision.FLOAT32
+    if out_features is None:
+        budget: dict[str, Any] = {"bytes_per_vector": size.bytes_per_vector, "keep": size.keep}
+        choice = choose(summary, objective=objective, pairs=pairs, cloze_pairs=cloze_pairs, **budget, **common)
+        out_features, precision = choice.best.out_features, Precision(choice.best.precision)
+        chosen = {"choice": choice.to_dict(), "precision": precision}
+    if pairs is not None and whitening is None:
+        whitening = WHITENING_BEFORE_TRAINING
+    head = closed_form_head(
+        summary,
+        out_features,
+        nested=size.nested,
+        objective=objective,
+        cloze_pairs=cloze_pairs if pairs is None else None,
+        whitening=whitening,
+        rotation=rotation,
+        gain=gain,
+        **common,
+    )
+    if train and pairs is not None:
+        from st_dimreduce.fitting.contrastive import contrast_head  # noqa: PLC0415, needs torch
+
+        head = contrast_head(head, pairs, precision=precision, **common)
+    elif train and objective is Objective.FIDELITY:
+        from st_dimreduce.fitting.distillation import distill_head  # noqa: PLC0415, needs torch
+
+        head = distill_head(head, summary, precision=precision, **common)
+    return head.with_record(**chosen)
+
+
+def check_objective(objective: Objective, pairs: object) -> None:
+    """Raise ``ValueError`` if labelled pairs are given for fidelity."""
+    if pairs is not None and objective is Objective.FIDELITY:
+        raise ValueError("pairs train for quality, objective='fidelity' is for the base model's neighbours: drop one")

@@ -1,0 +1,234 @@
+"""What one pass over vectors leaves behind: all that is needed to fit a head, whatever the number of vectors."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from st_dimreduce.files import new_file
+
+_BLOCK = 4096  # rows whose Gram matrix is summed in float32 before it is added in float64
+_FORMAT = "st_dimreduce.summary.1"
+_ARRAYS = ("sum", "gram_sum", "rows", "keys")
+_SHORTEST, _LONGEST = 1e-30, 1e30  # lengths whose inverse float32 holds
+_SURE = 1e-15, 1e15  # lengths whose square float32 holds to all its digits
+
+
+def row_lengths(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the length of every vector, and which of them have no direction.
+
+    Args:
+        vectors: Float array of shape (n, d).
+
+    Returns:
+        float64 array of shape (n,), and the positions of the rows that hold NaN or infinity, zeros only, or are
+        shorter than 1e-30 or longer than 1e30.
+    """
+    if vectors.dtype.itemsize < 4:  # a square of float16 overflows at 256
+        vectors = vectors.astype(np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors).astype(np.float64))
+        doubtful = np.flatnonzero(~((lengths > _SURE[0]) & (lengths < _SURE[1])))
+        if len(doubtful):
+            lengths[doubtful] = np.linalg.norm(vectors[doubtful].astype(np.float64), axis=1)
+    return lengths, np.flatnonzero(~((lengths >= _SHORTEST) & (lengths <= _LONGEST)))
+
+
+def check_rows(vectors: np.ndarray, first_row: int = 0) -> np.ndarray:
+    """Return the length of every vector, shape (n,), having made sure that each has a direction.
+
+    Raises:
+        ValueError: If a row has none; names the first, counting from ``first_row``.
+    """
+    lengths, bad = row_lengths(vectors)
+    if len(bad):
+        length = lengths[bad[0]]
+        kind = "is all zeros" if length == 0 else f"has length {length:g}" if length > 0 else "holds NaN"
+        raise ValueError(f"the vector in row {first_row + bad[0]} {kind}: drop or repair it, it has no direction")
+    return lengths
+
+
+class Summary:
+    """Count, mean, Gram matrix, mean norm and a uniform sample of vectors, from one pass in bounded memory.
+
+    Every vector is scaled to length 1 first, since cosine is what a head is to keep; the mean norm remembers how long
+    they were. Sums are kept in float64 over blocks summed in float32, which holds 6 digits over 10 million rows.
+
+    The sample is a reservoir: each row draws a random key and the rows with the smallest keys stay (bottom-k sampling;
+    Cohen and Kaplan, "Summarizing data using bottom-k sketches", PODC 2007), so that two samples merge into a
+    uniform one. The keys depend on the seed and the first row, not on the batches; workers that share a seed draw
+    different keys.
+
+    Args:
+        width: Size d of a vector.
+        sample_size: Rows the sample holds at most. Defaults to 50,000.
+        seed: Seed of the sample. Defaults to 0.
+
+    Attributes:
+        count: Number of vectors seen.
+
+    Raises:
+        ValueError: If ``width`` or ``sample_size`` is less than 1.
+    """
+
+    def __init__(self, width: int, sample_size: int = 50_000, seed: int = 0) -> None:
+        if width < 1 or sample_size < 1:
+            raise ValueError(f"width={width}, sample_size={sample_size}: both must be at least 1")
+        self.width, self.sample_size, self.seed = width, sample_size, seed
+        self.count = 0
+        self._norm_sum = 0.0
+        self._sum = np.zeros(width)
+        self._gram_sum = np.zeros((width, width))
+        self._rows = np.empty((0, width), np.float32)
+        self._keys = np.empty(0)
+        self._stream: int | None = None  # digest of the first row: tells workers with one seed apart
+        self._drawn = 0
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, sample_size: int = 50_000, seed: int = 0) -> Summary:
+        """Summarise an array of shape (n, d) at once."""
+        if vectors.ndim != 2:
+            raise ValueError(f"vectors have shape {vectors.shape}, expected (n, d)")
+        return cls(vectors.shape[1], sample_size, seed).update(vectors)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of the unit vectors, float64 of shape (d,)."""
+        return self._sum / max(self.count, 1)
+
+    @property
+    def gram(self) -> np.ndarray:
+        """Gram matrix (1/n) sum u u^T of the unit vectors, not centred; float64 of shape (d, d), trace 1."""
+        return self._gram_sum / max(self.count, 1)
+
+    @property
+    def mean_norm(self) -> float:
+        """Mean length of the vectors as they came."""
+        return self._norm_sum / max(self.count, 1)
+
+    @property
+    def sample(self) -> np.ndarray:
+        """A uniform sample of the unit vectors, float32 of shape (min(count, sample_size), d), in random order."""
+        return self._rows[np.argsort(self._keys)]
+
+    def update(self, vectors: np.ndarray) -> Summary:
+        """Add vectors of shape (n, d) and any float type; returns itself.
+
+        Raises:
+            ValueError: If the shape is wrong, or a row holds NaN, infinity or zeros only. Nothing is added then.
+        """
+        vectors = np.asarray(vectors)
+        if vectors.ndim != 2 or vectors.shape[1] != self.width:
+            raise ValueError(f"vectors have shape {vectors.shape}, expected (n, {self.width})")
+        lengths = [check_rows(vectors[i : i + _BLOCK], self.count + i) for i in range(0, len(vectors), _BLOCK)]
+        # Fresh memory for every block would cost as much as what is done in it.
+        buffer = np.empty((min(_BLOCK, len(vectors)), self.width), np.float32)
+        product = np.empty((self.width, self.width), np.float32)
+        for i, norms in zip(range(0, len(vectors), _BLOCK), lengths, strict=True):
+            unit, inverse = buffer[: len(norms)], (1 / norms).astype(np.float32)[:, None]
+            np.multiply(vectors[i : i + _BLOCK], inverse, out=unit, dtype=np.float32)
+            self.count += len(unit)
+            self._norm_sum += float(norms.sum())
+            self._sum += np.ones(len(unit), np.float32) @ unit
+            self._gram_sum += np.matmul(unit.T, unit, out=product)
+            self._keep(unit, self._draw(unit))
+        return self
+
+    def merge(self, other: Summary) -> Summary:
+        """Add what another summary saw; returns itself. The other is left as it was.
+
+        Raises:
+            ValueError: If the two differ in width.
+        """
+        if other.width != self.width:
+            raise ValueError(f"summaries of {self.width} and {other.width} dimensions: only equal widths merge")
+        self.count += other.count
+        self._norm_sum += other._norm_sum
+        self._sum += other._sum
+        self._gram_sum += other._gram_sum
+        self._keep(other._rows.copy() if other is self else other._rows, other._keys)
+        return self
+
+    def _draw(self, rows: np.ndarray) -> np.ndarray:
+        if self._stream is None:
+            self._stream = zlib.crc32(rows[0].tobytes())
+        bits = np.random.PCG64(np.random.SeedSequence([self.seed, self._stream]))
+        keys = np.random.Generator(bits.advance(self._drawn)).random(len(rows))
+        self._drawn += len(rows)
+        return keys
+
+    def _keep(self, rows: np.ndarray, keys: np.ndarray) -> None:
+        """Put the rows with the smallest keys in place of those with the largest."""
+        held = len(self._keys)
+        fits = min(self.sample_size - held, len(keys))
+        if fits:
+            self._rows.resize((held + fits, self.width), refcheck=False)  # grows in place, no copy of what is there
+            self._rows[held:] = rows[:fits]
+            self._keys = np.concatenate([self._keys, keys[:fits]])
+            rows, keys = rows[fits:], keys[fits:]
+        if not len(keys):
+            return
+        wanted = keys < self._keys.max()
+        rows, keys = rows[wanted], keys[wanted]
+        smallest = np.argpartition(np.concatenate([self._keys, keys]), self.sample_size - 1)[: self.sample_size]
+        stays = np.zeros(len(self._keys) + len(keys), bool)
+        stays[smallest] = True
+        free, taken = np.flatnonzero(~stays[: self.sample_size]), np.flatnonzero(stays[self.sample_size :])
+        self._rows[free], self._keys[free] = rows[taken], keys[taken]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the summary to one safetensors file, beside ``path`` first and then renamed."""
+        numbers = {
+            "format": _FORMAT,
+            "count": self.count,
+            "norm_sum": self._norm_sum.hex(),
+            "sample_size": self.sample_size,
+            "seed": self.seed,
+            "stream": "" if self._stream is None else self._stream,
+            "drawn": self._drawn,
+        }
+        arrays: dict[str, np.ndarray] = dict(
+            zip(_ARRAYS, (self._sum, self._gram_sum, self._rows, self._keys), strict=True)
+        )
+        with new_file(path) as file:
+            save_file(arrays, file, {key: str(value) for key, value in numbers.items()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Summary:
+        """Read a summary that :meth:`save` wrote; updating it goes on as if it had never been saved.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not a summary.
+        """
+        try:
+            with safe_open(path, "numpy") as file:
+                numbers = file.metadata() or {}
+                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, a file is no mapping
+        except (SafetensorError, TypeError, KeyError) as error:  # the last two: of a number type that NumPy has not
+            raise ValueError(f"{path} is no summary: expected a file written by Summary.save ({error})") from error
+        if numbers.get("format") != _FORMAT or arrays.keys() != set(_ARRAYS):
+            raise ValueError(f"{path} is no summary: expected a file written by Summary.save")
+        width, rows = arrays["sum"].size, arrays["keys"].size
+        shapes = dict(zip(_ARRAYS, ((width,), (width, width), (rows, width), (rows,)), strict=True))
+        if {name: array.shape for name, array in arrays.items()} != shapes:
+            raise ValueError(f"{path} is damaged: the shapes of its arrays do not fit one another")
+        if any(array.dtype != (np.float32 if name == "rows" else np.float64) for name, array in arrays.items()):
+            raise ValueError(f"{path} is damaged: its arrays are of types that no summary has")
+        try:
+            summary = cls(width, int(numbers["sample_size"]), int(numbers["seed"]))
+            summary.count, summary._drawn = int(numbers["count"]), int(numbers["drawn"])
+            summary._norm_sum = float.fromhex(numbers["norm_sum"])
+            summary._stream = int(numbers["stream"]) if numbers["stream"] else None
+        except (KeyError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path} is damaged: its numbers are missing or none ({error})") from error
+        finite = all(np.isfinite(array).all() for array in (summary._norm_sum, *arrays.values()))
+        if not finite or not rows <= min(summary.count, summary.sample_size):
+            raise ValueError(f"{path} is damaged: its numbers are not finite, or do not fit one another")
+        summary._sum, summary._gram_sum = arrays["sum"], arrays["gram_sum"]
+        summary._rows, summary._keys = arrays["rows"].copy(), arrays["keys"]
+        return summary

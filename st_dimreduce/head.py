@@ -1,0 +1,410 @@
+"""A head as an object: its weights, the record of how it was fitted, and how to reduce vectors with it.
+
+A head needs no model: it imports NumPy and safetensors only. :class:`st_dimreduce.DimReduce` is the same head as a
+module of Sentence Transformers, the form that is trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from st_dimreduce.enums import Precision
+from st_dimreduce.files import new_folder, write_json
+from st_dimreduce.untrusted import Shapes, read_object, read_pickle, read_tensors, short, stay_inside
+
+if TYPE_CHECKING:
+    from sentence_transformers.sentence_transformer.modules import Dense
+    from torch import Tensor
+
+    from st_dimreduce import DimReduce
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
+Activation = Literal["Tanh", "Identity"]
+
+RECORD = "st_dimreduce.json"  # the record, in the folder of a head or of a reduced model
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PICKLE = "pytorch_model.bin"
+ACTIVATIONS: dict[str, str] = {  # by class name, the full name that every reader knows
+    "Tanh": "torch.nn.modules.activation.Tanh",
+    "Identity": "torch.nn.modules.linear.Identity",
+}
+# The classes of torch.nn.modules.activation, and Identity: what a Dense may end in.
+_TORCH_ACTIVATIONS = frozenset(
+    "CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid LogSoftmax Mish "
+    "MultiheadAttention PReLU RReLU ReLU ReLU6 SELU SiLU Sigmoid Softmax Softmax2d Softmin Softplus Softshrink "
+    "Softsign Tanh Tanhshrink Threshold".split()
+)
+_LARGEST = 2**20  # in_features and out_features of a file that is read
+_SMALLEST_NORM = np.float32(1e-12)
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """How a head was fitted and how to use it; what is not known is None.
+
+    It is saved with the head, in ``st_dimreduce.json``, and in the config of the reduced model's transformer, so that
+    a model loaded by plain Sentence Transformers still has it.
+
+    Attributes:
+        precision: Precision that the head was fitted for: the one to store its vectors in. Defaults to ``"float32"``.
+        mean_norm: Mean norm of the vectors that the head reduces: 1 for unit vectors, and for a head behind Pooling
+            that of the pooled embeddings.
+        nested: Sizes at which the outputs may be truncated, ascending.
+        method: Method of the fit.
+        objective: ``"quality"`` or ``"fidelity"``.
+        vectors: Number of vectors that the head was fitted on.
+        cloze_pairs: Number of cloze pairs used for within-pair whitening.
+        labelled_pairs: Number of labelled pairs it was trained on.
+        whitening: Power of the eigenvalues by which the directions were divided.
+        rotation: ``"itq"``, ``"random"`` or None.
+        gain: Root mean square of the Tanh's input on the vectors fitted on.
+        seed: Seed of the fit.
+        trained_steps: Step of contrastive training that was kept.
+        distilled_steps: Step of distillation that was kept.
+        base_model: Name of the base model on the Hub.
+        license, license_name, license_link, language: What the base model's card says.
+        versions: Versions of the packages that fitted the head, by name.
+        choice: The options measured for a byte budget, a :meth:`st_dimreduce.Choice.to_dict`.
+        figures: What was measured of the model, a :meth:`st_dimreduce.Comparison.to_dict`.
+
+    Raises:
+        ValueError: If a value is of the wrong type or out of range.
+    """
+
+    precision: Precision = Precision.FLOAT32
+    mean_norm: float | None = None
+    nested: tuple[int, ...] | None = None
+    method: str | None = None
+    objective: str | None = None
+    vectors: int | None = None
+    cloze_pairs: int | None = None
+    labelled_pairs: int | None = None
+    whitening: float | None = None
+    rotation: str | None = None
+    gain: float | None = None
+    seed: int | None = None
+    trained_steps: int | None = None
+    distilled_steps: int | None = None
+    base_model: str | None = None
+    license: str | list[str] | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: str | list[str] | None = None
+    versions: dict[str, str] | None = None
+    choice: dict[str, Any] | None = field(default=None, metadata={"large": True})
+    figures: dict[str, Any] | None = field(default=None, metadata={"large": True})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", Precision(self.precision))
+        if self.nested is not None:
+            object.__setattr__(self, "nested", tuple(self.nested))
+        for each in fields(self):
+            value, (kinds, expected) = getattr(self, each.name), _KINDS.get(each.name, (str, "a string"))
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise ValueError(f"the fit record says {each.name} {short(value)}: expected {expected}")
+        if self.nested is not None and not all(isinstance(size, int) and size > 0 for size in self.nested):
+            raise ValueError(f"the fit record says nested {short(self.nested)}: expected sizes of at least 1")
+        if self.mean_norm is not None and not (math.isfinite(self.mean_norm) and self.mean_norm > 0):
+            raise ValueError(f"the fit record says mean_norm {self.mean_norm}: expected a number greater than 0")
+
+    def to_dict(self, *, large: bool = True) -> dict[str, Any]:
+        """Return what is known as JSON can hold it.
+
+        Args:
+            large: Whether to include ``choice`` and ``figures``, which are kept in ``st_dimreduce.json`` alone. Defaults
+                to True.
+        """
+        values = {each.name: getattr(self, each.name) for each in fields(self) if large or not each.metadata}
+        known = {name: value for name, value in values.items() if value is not None}
+        known["precision"] = self.precision.value
+        return known | ({"nested": list(self.nested)} if self.nested else {})
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> FitRecord:
+        """Read what :meth:`to_dict` returned; names that this version does not know are ignored."""
+        names = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in content.items() if name in names and value is not None})
+
+
+_NUMBER = ((int, float), "a number")
+_TEXTS = ((str, list), "a string or a list of strings")
+_DICT = (dict, "an object")
+_KINDS: dict[str, tuple[Any, str]] = {
+    "nested": (tuple, "a list of sizes"),
+    "mean_norm": _NUMBER,
+    "whitening": _NUMBER,
+    "gain": _NUMBER,
+    "license": _TEXTS,
+    "language": _TEXTS,
+    "versions": _DICT,
+    "choice": _DICT,
+    "figures": _DICT,
+    **dict.fromkeys(
+        ("vectors", "cloze_pairs", "labelled_pairs", "seed", "trained_steps", "distilled_steps"),
+        (int, "a whole number"),
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A linear layer and a Tanh that reduce embeddings of d dimensions to k.
+
+    Args:
+        weight: float32 array of shape (k, d), 1 <= k <= d.
+        bias: float32 array of shape (k,), or None (the default).
+        activation: ``"Tanh"`` (the default), or ``"Identity"`` for a head that was trained without.
+        record: How the head was fitted. Defaults to an empty record.
+
+    Raises:
+        ValueError: If a shape is wrong, a value is not finite or the activation is unknown.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None = None
+    activation: Activation = "Tanh"
+    record: FitRecord = field(default_factory=FitRecord)
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "bias"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
+        shape = self.weight.shape
+        if len(shape) != 2 or not 1 <= shape[0] <= shape[1]:
+            raise ValueError(f"weight has shape {shape}, expected (out_features, in_features), 1 <= out <= in")
+        if self.bias is not None and self.bias.shape != shape[:1]:
+            raise ValueError(f"bias has shape {self.bias.shape}, expected {shape[:1]}")
+        if not all(np.isfinite(values).all() for values in (self.weight, self.bias) if values is not None):
+            raise ValueError("the weights hold NaN or infinity: expected finite values")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"the head ends in {self.activation}, expected Tanh or Identity: train it with one of these")
+
+    @property
+    def in_features(self) -> int:
+        """Size d of the embeddings that the head reduces."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Size k of the reduced embeddings."""
+        return self.weight.shape[0]
+
+    @property
+    def precision(self) -> Precision:
+        """Precision that the head was fitted for."""
+        return self.record.precision
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that the output depends on."""
+        digest = hashlib.sha256(f"{self.activation} {self.weight.shape} {self.bias is not None}".encode())
+        digest.update(self.weight.tobytes() + (b"" if self.bias is None else self.bias.tobytes()))
+        return digest.hexdigest()
+
+    @overload
+    def reduce(self, embeddings: np.ndarray, normalize_embeddings: bool = ..., batch_size: int = ...) -> np.ndarray: ...
+
+    @overload
+    def reduce(self, embeddings: Tensor, normalize_embeddings: bool = ..., batch_size: int = ...) -> Tensor: ...
+
+    def reduce(self, embeddings: Any, normalize_embeddings: bool = False, batch_size: int = 8192) -> Any:
+        """Reduce embeddings, in float32.
+
+        Args:
+            embeddings: Array or torch tensor of shape (n, d).
+            normalize_embeddings: Whether to scale each row to norm 1, as a model that ends in ``Normalize`` does.
+                Defaults to False.
+            batch_size: Rows reduced at a time. Defaults to 8,192.
+
+        Returns:
+            float32 of shape (n, k): an array for an array; for a tensor a tensor on its device, without gradient.
+
+        Raises:
+            ValueError: If the embeddings are not of shape (n, d).
+        """
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.in_features:
+            raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected (n, {self.in_features})")
+        if not isinstance(embeddings, np.ndarray) and type(embeddings).__module__.partition(".")[0] == "torch":
+            return self._reduce_tensor(embeddings, normalize_embeddings, batch_size)
+        out = np.empty((len(embeddings), self.out_features), np.float32)
+        for start in range(0, len(embeddings), batch_size):
+            rows = out[start : start + batch_size]
+            np.matmul(np.asarray(embeddings[start : start + batch_size], np.float32), self.weight.T, out=rows)
+            if self.bias is not None:
+                rows += self.bias
+            if self.activation == "Tanh":
+                np.tanh(rows, out=rows)
+            if normalize_embeddings:
+                rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _SMALLEST_NORM)
+        return out
+
+    def _reduce_tensor(self, embeddings: Tensor, normalize_embeddings: bool, batch_size: int) -> Tensor:
+        import torch  # noqa: PLC0415, the caller has it
+
+        weight = torch.tensor(self.weight, device=embeddings.device)
+        bias = None if self.bias is None else torch.tensor(self.bias, device=embeddings.device)
+        out = torch.empty((len(embeddings), self.out_features), dtype=torch.float32, device=embeddings.device)
+        with torch.no_grad():
+            for start in range(0, len(embeddings), batch_size):
+                rows = embeddings[start : start + batch_size].float()
+                reduced = torch.nn.functional.linear(rows, weight, bias)
+                reduced = reduced.tanh() if self.activation == "Tanh" else reduced
+                reduced = torch.nn.functional.normalize(reduced, dim=1) if normalize_embeddings else reduced
+                out[start : start + batch_size] = reduced
+        return out
+
+    def with_record(self, **changes: Any) -> Head:
+        """Return the same head with some fields of its record changed."""
+        return replace(self, record=replace(self.record, **changes))
+
+    def for_norm(self, mean_norm: float) -> Head:
+        """Return the head for vectors of another mean norm, whose outputs are the same.
+
+        Raises:
+            ValueError: If the record has no mean norm.
+        """
+        if self.record.mean_norm is None:
+            raise ValueError(
+                "the head's record has no mean_norm, the mean norm of the vectors that it reduces: set it, "
+                "head.with_record(mean_norm=1.0) where they are of unit length"
+            )
+        scale = np.float32(mean_norm / self.record.mean_norm)
+        return replace(self, weight=self.weight / scale).with_record(mean_norm=mean_norm)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the head to a folder: its weights as a ``Dense`` is saved, and ``st_dimreduce.json``.
+
+        Args:
+            path: The folder to make. It appears when it is complete.
+            overwrite: Replace a head or a reduced model that is there. Defaults to False.
+
+        Raises:
+            FileExistsError: If ``path`` exists and ``overwrite`` is False, or holds no head.
+        """
+        sizes = {"in_features": self.in_features, "out_features": self.out_features}
+        tensors = {"linear.weight": self.weight} | ({} if self.bias is None else {"linear.bias": self.bias})
+        with new_folder(path, overwrite, marker=RECORD) as folder:
+            activation = ACTIVATIONS[self.activation]
+            write_json(folder / CONFIG, {**sizes, "bias": self.bias is not None, "activation_function": activation})
+            save_file(tensors, folder / WEIGHTS)
+            write_json(folder / RECORD, {**sizes, **self.record.to_dict()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Head:
+        """Read a head from a folder that :meth:`save` wrote, or that holds a saved ``DimReduce`` or ``Dense``.
+
+        Raises:
+            ValueError: If there is no head.
+        """
+        folder = Path(path)
+        try:
+            stay_inside(folder, folder)
+            if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
+                raise ValueError(f"{folder} holds a pickle: expected {WEIGHTS}")
+            config, tensors = read_dense(folder)
+            content = config.get("record") or (read_object(folder / RECORD) if (folder / RECORD).exists() else {})
+            return cls.of_dense(config, tensors, content)
+        except (OSError, ValueError, TypeError) as error:
+            expected = "expected the folder of a head or of a reduced model"
+            raise ValueError(f"{folder} holds no head: {expected} ({' '.join(str(error).split())})") from error
+
+    @classmethod
+    def of_dense(cls, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], record: Any) -> Head:
+        """Return the head that a ``Dense`` is: settings and tensors as :func:`read_dense` returns them."""
+        if config.get("use_residual"):
+            raise ValueError("it has a residual connection: expected a head without one")
+        if not isinstance(record, Mapping):
+            raise ValueError(f"its fit record is {short(record)}: expected an object")
+        activation: Any = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
+        return cls(tensors["linear.weight"], tensors.get("linear.bias"), activation, FitRecord.from_dict(record))
+
+    def to_dense(self) -> Dense:
+        """Return the stock ``Dense`` of Sentence Transformers with the same weights, which loads without this package."""
+        import torch  # noqa: PLC0415, a head alone needs neither
+        from sentence_transformers.sentence_transformer.modules import Dense  # noqa: PLC0415
+
+        tensors = {"init_weight": torch.tensor(self.weight)}
+        tensors |= {} if self.bias is None else {"init_bias": torch.tensor(self.bias)}
+        activation = getattr(torch.nn, self.activation)()
+        return Dense(self.in_features, self.out_features, self.bias is not None, activation, **tensors)
+
+    def to_module(self, dropout: float = 0.1) -> DimReduce:
+        """Return the head as a :class:`st_dimreduce.DimReduce`, the module to train.
+
+        Args:
+            dropout: As in :class:`st_dimreduce.DimReduce`. Defaults to 0.1.
+        """
+        from st_dimreduce import DimReduce  # noqa: PLC0415, through the door: a head alone needs no module
+
+        return DimReduce.from_head(self, dropout=dropout)
+
+    def to_head(self) -> Head:
+        """Return the head itself, as :meth:`st_dimreduce.DimReduce.to_head` returns a module's."""
+        return self
+
+
+class HeadLike(Protocol):
+    """A :class:`Head`, or a module that holds one."""
+
+    def to_head(self) -> Head:
+        """Return the head."""
+
+
+def save_head(head: HeadLike, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a head, or a module that holds one, to a folder; see :meth:`Head.save`."""
+    head.to_head().save(path, overwrite=overwrite)
+
+
+def read_dense(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read a saved ``Dense`` or ``DimReduce``: its settings, and its finite tensors as float32.
+
+    Raises:
+        ValueError: If a setting is invalid, or the weights do not fit the settings.
+    """
+    config = read_object(folder / CONFIG)
+    for name in ("in_features", "out_features"):
+        size = config.get(name)
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _LARGEST:
+            raise ValueError(f"{folder / CONFIG} says {name} {short(size)}: expected 1 to {_LARGEST:,}")
+    activation = config.get("activation_function", ACTIVATIONS["Tanh"])
+    if not is_activation(activation):
+        raise ValueError(
+            f"{folder / CONFIG} names the activation {short(activation)}, which is none of torch.nn's: expected "
+            f"one such as {ACTIVATIONS['Tanh']!r}"
+        )
+    for name in ("module_input_name", "module_output_name"):
+        if not isinstance(config.get(name), (str, type(None))):
+            raise ValueError(f"{folder / CONFIG} says {name} {short(config[name])}: expected a word")
+    columns, rows = config["in_features"], config["out_features"]
+    expected: Shapes = {"linear.weight": (rows, columns)}
+    expected |= {"linear.bias": (rows,)} if config.get("bias", True) else {}
+    expected |= {"residual.weight": (rows, columns)} if config.get("use_residual") and rows != columns else {}
+    file = folder / (WEIGHTS if (folder / WEIGHTS).exists() else PICKLE)
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no weights: expected {WEIGHTS}")
+    if file.name == WEIGHTS:
+        return config, read_tensors(file, expected)
+    if file.stat().st_size < columns * rows:  # before anything of this size is allocated
+        raise ValueError(f"{file} is too small for the {rows} x {columns} weights that config.json asks for")
+    tensors = read_pickle(file)
+    shapes = {name: values.shape for name, values in tensors.items()}
+    if shapes != expected or not all(np.isfinite(values).all() for values in tensors.values()):
+        raise ValueError(f"{file} holds {short(shapes)}, config.json asks for {expected}, finite")
+    return config, tensors
+
+
+def is_activation(name: Any) -> bool:
+    """Whether this is the full name of an activation of ``torch.nn``; imports nothing."""
+    kind = str(name).rpartition(".")[2]
+    module = "linear" if kind == "Identity" else "activation"
+    return kind in _TORCH_ACTIVATIONS and name in {f"torch.nn.{kind}", f"torch.nn.modules.{module}.{kind}"}

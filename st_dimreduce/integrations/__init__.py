@@ -1,0 +1,1 @@
+"""Integrations: one small file per framework or store."""

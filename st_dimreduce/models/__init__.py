@@ -1,0 +1,1 @@
+"""Models: loading them, encoding with them, and heads behind them."""

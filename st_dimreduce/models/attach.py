@@ -1,0 +1,154 @@
+"""Putting a head behind a base model, and taking a reduced model apart."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from torch import nn
+
+from st_dimreduce.dim_reduce import DimReduce, keep_record
+from st_dimreduce.head import Head, HeadLike
+from st_dimreduce.models.encoder import Encoder
+from st_dimreduce.models.load import load_model
+
+ORIGIN = ("license", "license_name", "license_link", "language")  # what a record repeats of the base model's card
+
+
+def attach_head(
+    model: SentenceTransformer | str | os.PathLike[str], head: HeadLike, *, trainable: bool = False
+) -> SentenceTransformer:
+    """Put a head that reduced stored vectors behind the model they came from, to encode queries that agree with them.
+
+    Stored vectors are of unit length as a rule, but before its ``Normalize`` a model's embeddings have larger norms:
+    the head's weight is divided by their mean norm, measured on a few sentences. A head fitted with the default gain
+    then agrees with the reduced stored vectors to a cosine of 0.9999.
+
+    Args:
+        model: The base model: a name, a path, or a ``SentenceTransformer``, which is left unchanged.
+        head: The head, whose record says the mean norm of the vectors it was fitted on; left unchanged.
+        trainable: As in :func:`st_dimreduce.reduce_model`. Defaults to False.
+
+    Returns:
+        A new model with the base model's prompts, similarity function and maximum length.
+
+    Raises:
+        ValueError: If the model cannot be loaded, its embeddings are not of the head's size, or the head's record has
+            no mean norm.
+    """
+    base = model if isinstance(model, SentenceTransformer) else load_model(model)
+    body = Encoder(assemble(base, split_model(base)[0]), batch_size=32, show_progress_bar=False)
+    head = head.to_head()
+    if body.width != head.in_features:
+        raise ValueError(
+            f"the head takes {head.in_features} dimensions, the model gives {body.width}: attach it to the model that "
+            "the vectors came from"
+        )
+    return stack_head(base, head.for_norm(body.probe_norm), trainable=trainable, shared=base is model)
+
+
+def stack_head(base: SentenceTransformer, head: Head, *, trainable: bool, shared: bool) -> SentenceTransformer:
+    """Return the base model with a head behind it.
+
+    Args:
+        base: The base model.
+        head: The head, for embeddings of the norm that the base model gives there.
+        trainable: Whether to stack a ``DimReduce``, instead of the stock ``Dense``.
+        shared: Whether the caller keeps the base model, so that its modules are to be copied.
+    """
+    head = head.with_record(**origin(base))
+    body, tail = split_model(base)
+    if shared:
+        body, tail = copy.deepcopy((body, tail))
+    modules = [*body.values(), head.to_module() if trainable else head.to_dense(), *tail]
+    reduced = assemble(base, OrderedDict((str(i), module) for i, module in enumerate(modules)))
+    reduced.model_card_data.base_model = head.record.base_model
+    keep_record(reduced, head.record)
+    return reduced
+
+
+def split_model(base: SentenceTransformer) -> tuple[OrderedDict[str, nn.Module], list[nn.Module]]:
+    """Return the modules up to where a head belongs, and the ``Normalize`` behind it.
+
+    Raises:
+        ValueError: If the model cuts its embeddings.
+    """
+    if base.truncate_dim is not None:
+        raise ValueError(f"the base model has truncate_dim={base.truncate_dim}: load it without, to reduce all of it")
+    modules = list(base.named_children())
+    end = len(modules)
+    while end and isinstance(modules[end - 1][1], Normalize):
+        end -= 1
+    return OrderedDict(modules[:end]), [module for _, module in modules[end:]][:1]
+
+
+def detach_head(model: SentenceTransformer) -> tuple[SentenceTransformer, Head]:
+    """Take a reduced model apart into its body, which is still the base model, and its head.
+
+    So one encoding serves both: ``body.encode(texts)`` gives the base model's embeddings, not normalised, and
+    ``head.reduce`` the reduced model's from these.
+
+    Args:
+        model: The reduced model, left unchanged; the body shares its modules.
+
+    Returns:
+        The body, and the head.
+
+    Raises:
+        ValueError: If the model ends in no head, or in one that does not read sentence embeddings.
+    """
+    head = DimReduce.from_model(model)
+    if head.module_input_name != "sentence_embedding":
+        raise ValueError(f"the head reads {head.module_input_name!r}, expected 'sentence_embedding': a head on Pooling")
+    modules = list(model.named_children())
+    place = max(index for index, (_, module) in enumerate(modules) if isinstance(module, Dense))
+    return assemble(model, OrderedDict(modules[:place])), head.to_head()
+
+
+def assemble(base: SentenceTransformer, modules: Any) -> SentenceTransformer:
+    """Return a model of these modules that treats texts and scores as the base model does."""
+    model = SentenceTransformer(
+        modules=modules,
+        device=str(base.device),
+        prompts={name: prompt or "" for name, prompt in base.prompts.items()},
+        default_prompt_name=base.default_prompt_name,
+        similarity_fn_name=base.similarity_fn_name,
+    )
+    model.module_kwargs = base.module_kwargs
+    return model
+
+
+def origin(base: SentenceTransformer) -> dict[str, Any]:
+    """Return what a record says of the base model: its name on the Hub, licence and languages.
+
+    The name is None for a model from a folder, whose path is private; the rest is there if its card says it.
+    """
+    text, said = base._model_card_text or "", {}
+    if text.startswith("---"):
+        with suppress(Exception):  # a damaged card of another's model is no reason to refuse the model
+            said = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
+    return {"base_model": _name(base)} | {key: said[key] for key in ORIGIN if _plain(said.get(key))}
+
+
+def _name(base: SentenceTransformer) -> str | None:
+    name = base.model_card_data.base_model
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return None if name is None or Path(name).exists() else name
+
+
+def _plain(value: object) -> bool:
+    """Whether a card may repeat the value: short words without markup."""
+    words = value if isinstance(value, list) else [value]
+    return bool(words) and all(isinstance(word, str) and re.fullmatch(r"[\w.:/+ -]{1,200}", word) for word in words)

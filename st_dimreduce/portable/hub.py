@@ -1,0 +1,239 @@
+"""A reduced model on the Hugging Face Hub: all of it in one commit, or none."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelInfo,
+    constants,
+    get_token,
+)
+from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from sentence_transformers import SentenceTransformer
+
+from st_dimreduce.portable.card import MARK, PICTURE, model_card
+from st_dimreduce.models.encoder import load_model
+from st_dimreduce.portable import RECORD, check, save_portable, unportable
+from st_dimreduce.untrusted import read_object
+
+_CODE = {".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}  # what runs code when it is loaded
+_CARD = "README.md"
+_KEPT = {".gitattributes"}  # the Hub's own
+_STATUS = {
+    401: "the Hub does not know this token: log in with `hf auth login`, or set HF_TOKEN",
+    402: "the Hub asks for payment: see your account's settings",
+    403: "this token may not write there: use one with write permission, and a name of your own or your organisation's",
+    404: "the Hub shows no such repository to this token: use one with write permission",
+    412: "somebody else changed the repository meanwhile: look at it, and publish again",
+}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What was published, or would be.
+
+    Attributes:
+        repo_id: Name on the Hub.
+        revision: The branch.
+        url: Where it can be looked at.
+        commit: Hash of the commit; None after a dry run.
+        files: Name of each file in the repository, to its size in bytes.
+        card: The model card.
+    """
+
+    repo_id: str
+    revision: str
+    url: str
+    commit: str | None
+    files: dict[str, int]
+    card: str
+
+
+def publish(
+    model: SentenceTransformer | str | os.PathLike[str],
+    repo_id: str,
+    *,
+    figures: dict[str, Any] | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    dry_run: bool = False,
+) -> Publication:
+    """Publish a reduced model on the Hugging Face Hub, in the portable form, with its model card.
+
+    Everything goes in one commit: whatever happens on the way, the branch holds all that it held before or all of the
+    new model, and the same call again completes it. What a reduced model that was there before has and the new one has
+    not is deleted, so that none of its files is loaded with the new ones; the history keeps it.
+
+    Args:
+        model: A reduced model, or the folder of one that :func:`save_portable` or ``st-dimreduce reduce`` wrote. From
+            a folder everything is sent but hidden files. A README.md of your own is sent as it is.
+        repo_id: Name to publish under, ``"user/name"``. Made if it is not there.
+        figures: What was measured of a model that is in no folder, a comparison's ``to_dict()``, for its card.
+        private: Whether only you may see it. Defaults to None: as the account's settings say.
+        token: A token that may write. Defaults to None: ``HF_TOKEN``, or the one you logged in with.
+        revision: Branch to publish to, made from ``main`` if it is not there. Defaults to None: ``main``.
+        dry_run: Return what would be published; send nothing, make nothing. Defaults to False.
+
+    Returns:
+        What was published.
+
+    Raises:
+        ValueError: If the name is none, or the model or folder cannot be published. Nothing is sent.
+        FileExistsError: If the repository holds something that is no reduced model: that is never replaced. Nothing
+            is changed.
+        PermissionError: If the token does not suffice, or a private model would go where everybody can see it.
+        ConnectionError: If the Hub cannot be reached, or the connection breaks.
+    """
+    _check_repo_id(repo_id)
+    if token is not None and not re.fullmatch(r"[!-~]+", token):  # which an error further on would print
+        raise ValueError("the token is not one: expected a word, such as hf_...")
+    with _portable_folder(model, figures) as folder:
+        files, card = _contents(folder, repo_id)
+        commit = None if dry_run else _send(files, repo_id, private, token, revision)
+        sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}
+    branch = revision or constants.DEFAULT_REVISION
+    url = f"{constants.ENDPOINT}/{repo_id}" + (f"/tree/{revision}" if revision else "")
+    return Publication(repo_id, branch, url, commit.oid if commit else None, sizes, card)
+
+
+def _check_repo_id(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+        reason = "" if "/" in repo_id else " It has no user or organisation."
+    except HFValidationError as error:
+        reason = f" {error}"
+    if reason:
+        raise ValueError(f"{repo_id!r} is no name on the Hub: give one such as 'user/my-model'.{reason}")
+
+
+@contextmanager
+def _portable_folder(
+    model: SentenceTransformer | str | os.PathLike[str], figures: dict[str, Any] | None
+) -> Iterator[Path]:
+    if isinstance(model, SentenceTransformer):
+        with tempfile.TemporaryDirectory() as work:
+            save_portable(model, Path(work) / "model", figures=figures)
+            yield Path(work) / "model"
+        return
+    if figures is not None:
+        raise ValueError(f"figures are for a model in no folder: {os.fspath(model)} says in {RECORD} what was measured")
+    _check_folder(Path(model))
+    yield Path(model)
+
+
+def _check_folder(folder: Path) -> None:
+    missing = [name for name in ("modules.json", RECORD) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} holds no {' and no '.join(missing)}: give a reduced model's folder (save_portable)")
+    problems = unportable(list(load_model(folder)))
+    problems += [str(problem) for problem in check(folder) if problem.fixable]
+    if problems:
+        raise ValueError(f"{folder} is not in the portable form, write it with save_portable: {'; '.join(problems)}")
+
+
+def _contents(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], str]:
+    """Return the files to send, by their names in the repository, and the card among them."""
+    files: dict[str, Path | bytes] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path} leads out of its folder: replace it with what it points to")
+        if path.suffix in _CODE and not path.with_suffix(".xml").exists():  # OpenVINO keeps weights in .bin and .xml
+            raise ValueError(f"{path} may run code when it is loaded: take it out, weights belong in safetensors")
+        if path.is_file():
+            files[name] = path
+    picture = b""
+    record = read_object(folder / RECORD)
+    try:
+        if record.get("figures", {}).get("rows"):
+            picture = _picture(record["figures"])
+        card = model_card(record, repo_id, picture=bool(picture))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / RECORD} is not as st_dimreduce writes it: {error!r}") from error
+    own = (folder / _CARD).read_text(encoding="utf-8") if _CARD in files else MARK
+    if MARK not in own:
+        return files, own
+    if picture:
+        files[PICTURE] = picture
+    return {**files, _CARD: card.encode()}, card
+
+
+def _picture(figures: dict[str, Any]) -> bytes:
+    """Return the plot of the figures; nothing where matplotlib is missing: the card says the same in a table."""
+    with suppress(ModuleNotFoundError), tempfile.TemporaryDirectory() as work:
+        from st_dimreduce.evaluation.plots import plot_quality  # noqa: PLC0415, needs an optional dependency
+
+        plot_quality(figures, Path(work, PICTURE))
+        return Path(work, PICTURE).read_bytes()
+    return b""
+
+
+def _send(
+    files: dict[str, Path | bytes], repo_id: str, private: bool | None, token: str | None, revision: str | None
+) -> CommitInfo:
+    if not (token or get_token()):
+        raise PermissionError("no token to publish with: log in with `hf auth login`, or set HF_TOKEN")
+    api = HfApi(token=token, library_name="st_dimreduce", library_version=version("st_dimreduce"))
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        try:
+            there, missing = api.model_info(repo_id, revision=revision), False
+        except RevisionNotFoundError:
+            there, missing = api.model_info(repo_id), True
+        stale = _replaced(there, repo_id, private) - set(files)
+        if missing and revision:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        # Not upload_folder: where it uploads through Xet it may split a folder over several commits.
+        operations: list[Any] = [CommitOperationDelete(name, is_folder=False) for name in sorted(stale)]
+        operations += [CommitOperationAdd(name, file) for name, file in files.items()]
+        message = f"Publish with st_dimreduce {version('st_dimreduce')}"
+        return api.create_commit(
+            repo_id, operations, commit_message=message, revision=revision, parent_commit=there.sha
+        )
+    except (FileExistsError, PermissionError):
+        raise
+    except Exception as error:  # the client passes on what its parts raise, which is not all of one kind
+        raise _explained(error, repo_id) from error
+
+
+def _replaced(there: ModelInfo, repo_id: str, private: bool | None) -> set[str]:
+    """Return the files of the model that will be replaced, if it may be."""
+    if private and not there.private:
+        raise PermissionError(
+            f"{repo_id} is there and public: make it private on the Hub first, or choose another name"
+        )
+    names = {file.rfilename for file in there.siblings or []} - _KEPT
+    if names - {_CARD} and RECORD not in names:
+        raise FileExistsError(f"{repo_id} holds files and no {RECORD}: choose another name, this is never replaced")
+    return names
+
+
+def _explained(error: Exception, repo_id: str) -> Exception:
+    what = f"publishing {repo_id} at {constants.ENDPOINT} failed"
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        return ValueError(f"{what}, nothing was changed: {' '.join(str(error).split())}")  # the Hub refused the card
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in _STATUS:
+        kind = ConnectionError if status == 412 else PermissionError
+        return kind(f"{what}, nothing was changed: {_STATUS[status]}")
+    reason = " ".join(str(error.__cause__ or error).split()).rstrip(".") or type(error).__name__
+    done = "it holds all that it held before, or all of the model; the same call again completes it"
+    return ConnectionError(f"{what}: {reason}; {done}")

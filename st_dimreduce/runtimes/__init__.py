@@ -1,0 +1,1 @@
+"""Runtimes: reduced models and heads as graphs for ONNX Runtime and OpenVINO."""

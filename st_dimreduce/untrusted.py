@@ -1,0 +1,167 @@
+"""Reading files of unknown origin: within bounds, without running anything or following a path out of its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, deserialize, safe_open
+
+_MOST_BYTES = 16 * 2**20  # of a JSON file that describes a model, and of the header of a safetensors file
+_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+Shapes = dict[str, tuple[int, ...]]
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that describes a model.
+
+    Raises:
+        ValueError: If it is missing, too large, no UTF-8, no JSON, nested too deeply, or has numbers that JSON has not.
+    """
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError(f"{path} is no file")
+        if about.st_size > _MOST_BYTES:
+            raise ValueError(f"{path} has {about.st_size:,} bytes: expected at most {_MOST_BYTES:,}")
+        return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
+    except ValueError as error:
+        known = str(error) if str(error).startswith(str(path)) else f"{path} is no JSON in UTF-8: {error}"
+        raise ValueError(" ".join(known.split())) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; raises as :func:`read_json`, also if it holds anything else."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {short(content)}: expected an object of settings")
+    return content
+
+
+def read_shapes(path: Path) -> Shapes:
+    """Return the shapes of the tensors in a safetensors file, without reading their values.
+
+    Raises:
+        ValueError: If it is no complete safetensors file.
+    """
+    with _safetensors(path), safe_open(path, "np") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, no mapping
+
+
+def read_tensors(path: Path, expected: Shapes) -> dict[str, np.ndarray]:
+    """Read a safetensors file that should hold tensors of these shapes, as finite float32 arrays.
+
+    Raises:
+        ValueError: If it is no complete safetensors file, or holds anything else.
+    """
+    shapes = read_shapes(path)
+    if shapes != expected:
+        raise ValueError(f"{path} holds {short(shapes)}, config.json asks for {expected}, of floats")
+    tensors = {}
+    with _safetensors(path):
+        for name, tensor in deserialize(path.read_bytes()):
+            tensors[name] = _floats(tensor["data"], tensor["dtype"], shapes[name])
+    for name, values in tensors.items():
+        if values is None:
+            raise ValueError(f"{path} holds {name}, which is not of floats: config.json asks for {expected}, of floats")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{path} holds values that are not finite")
+    return {name: values for name, values in tensors.items() if values is not None}
+
+
+def _floats(data: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return the values as float32; None if they are no floats of 16, 32 or 64 bits."""
+    if dtype == "BF16":  # the upper half of a float32, a type that NumPy lacks
+        values = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    elif dtype in _FLOATS:
+        with np.errstate(over="ignore"):  # what overflows is refused as not finite
+            values = np.frombuffer(data, _FLOATS[dtype]).astype(np.float32)
+    else:
+        return None
+    return values.reshape(shape)
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[None]:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{path} is no file")
+        with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > _MOST_BYTES:
+                raise ValueError(f"{path} is no safetensors file: its header is longer than {_MOST_BYTES:,} bytes")
+        yield
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no complete safetensors file: {' '.join(str(error).split())}") from error
+
+
+def read_pickle(path: Path) -> dict[str, np.ndarray]:
+    """Read the weights that an older PyTorch pickled, and nothing else that a pickle may hold.
+
+    Raises:
+        ValueError: If it holds anything but weights by name, or is damaged.
+    """
+    import torch  # noqa: PLC0415, needed for this old form alone
+
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch promises no particular one, and its text advises to run the file
+        raise ValueError(f"{path} is no pickle of weights alone: refused, expected model.safetensors") from error
+    if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+        raise ValueError(f"{path} holds other things than weights: expected model.safetensors")
+    return {name: weight.float().numpy() for name, weight in weights.items()}
+
+
+def stay_inside(root: Path, folder: Path) -> None:
+    """Refuse links in a folder that lead out of its root, but for those of the Hub's cache to its own files.
+
+    Raises:
+        ValueError: If there is one; names it.
+    """
+    home = root.resolve()
+    allowed = [home, *([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])]
+    with os.scandir(folder) as files:
+        for path in [folder, *(Path(file) for file in files if file.is_symlink())]:
+            if not any(_resolved(path).is_relative_to(place) for place in allowed):
+                raise ValueError(f"{path} is a link that leads out of the model's folder")
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a circle of links
+        return Path()
+
+
+def check_relative(path: Any, where: str) -> None:
+    """Refuse a path that may lead out of the model's folder, on whatever system.
+
+    Raises:
+        ValueError: If it may.
+    """
+    parts = PureWindowsPath(path) if isinstance(path, str) else None  # which also knows every separator of POSIX
+    if parts is None or parts.anchor or ".." in parts.parts or "\0" in str(path):
+        raise ValueError(f"{where} names the path {short(path)}: expected one inside the model's folder")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}")
+
+
+def short(value: Any) -> str:
+    """Return the beginning of what a file says, for a message."""
+    text = (
+        f"{value!r:.200}" if not isinstance(value, (int, float)) else f"{value:.6g}" if abs(value) < 1e100 else "huge"
+    )
+    return " ".join(text.split())

@@ -1,0 +1,202 @@
+"""The same two passes on Ray Data: vectors of any number, on any number of machines."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import partial
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from st_dimreduce import vectors
+from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.models.encoder import load_model
+from st_dimreduce.codes.precision import Precision, quantize
+from st_dimreduce.vectors.sources import batches, open_source
+from st_dimreduce.fitting.summary import Summary
+from st_dimreduce.vectors.reduce import OnBadRow
+
+try:
+    import pyarrow as pa
+    import ray
+    from ray.data import ActorPoolStrategy, Dataset
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("Ray Data is missing: pip install 'st_dimreduce[ray]'") from error
+
+from st_dimreduce.vectors.arrow import code_batch, code_schema
+
+SUMMARISED_ROWS = 1 << 16  # at a time: 200 MB of 768 dimensions, of which a Gram matrix of 4.7 MB travels
+_REDUCED_ROWS = 1 << 14
+_MERGED = 16
+_REFUSED = "ValueError: "
+
+
+def summarize(
+    dataset: Dataset,
+    *,
+    column: str | None = None,
+    sample_size: int = 50_000,
+    seed: int = 0,
+    on_bad_row: OnBadRow | str = OnBadRow.RAISE,
+) -> Summary:
+    """Summarise the vectors of a Ray dataset: a summary for every 65,536 rows where they lie, merged in a tree.
+
+    Only summaries travel. Each holds the few rows that can be among the ``sample_size`` of the whole: half as many
+    again as it should give, and 100. The result is that of :func:`st_dimreduce.summarize` on the same rows, but
+    for the order of its sums and for which rows the sample draws.
+
+    Args:
+        dataset: Dataset with a column of vectors: lists of equally many floats, or Ray's tensors (n, d).
+        column: As in :func:`st_dimreduce.reduce_vectors`.
+        sample_size: Rows the summary's sample holds at most. Defaults to 50,000.
+        seed: Seed of the sample. Defaults to 0.
+        on_bad_row: As in :func:`st_dimreduce.summarize`.
+
+    Raises:
+        ValueError: If the dataset is empty, or a worker met what :func:`st_dimreduce.summarize` refuses. Row numbers in
+            the message count from the start of a worker's batch.
+    """
+    rows = dataset.count()
+    if not rows:
+        raise ValueError("the dataset has no rows: give one that holds at least one vector")
+    settings: dict[str, Any] = {"column": column, "seed": seed, "on_bad_row": OnBadRow(on_bad_row)}
+    share = min(1.5 * sample_size / rows, 1.0)
+    summarise = partial(_summarize, share=share, **settings)
+    merge = partial(_merge, sample_size=sample_size, seed=seed)
+    parts = dataset.map_batches(summarise, batch_size=SUMMARISED_ROWS, batch_format="pyarrow")
+    for _ in range(math.ceil(math.log(math.ceil(rows / SUMMARISED_ROWS), _MERGED))):
+        parts = parts.map_batches(merge, batch_size=_MERGED, batch_format="numpy")
+    try:
+        found = parts.take_all()
+    except ray.exceptions.RayTaskError as error:
+        refused = [line for line in str(error).splitlines() if line.startswith(_REFUSED)]
+        if not refused:
+            raise
+        raise ValueError(refused[-1].removeprefix(_REFUSED)) from error
+    merged = merge({"summary": np.array([row["summary"] for row in found], object)})["summary"][0]
+    if not merged.count:
+        raise ValueError("every vector of the dataset is NaN, infinite or zero: nothing can be fitted on them")
+    return merged
+
+
+def reduce_vectors(
+    dataset: Dataset,
+    head: DimReduce,
+    precision: Precision | str = Precision.FLOAT32,
+    *,
+    column: str | None = None,
+    on_bad_row: OnBadRow | str = OnBadRow.RAISE,
+) -> Dataset:
+    """Replace the vectors of a Ray dataset by codes, as :func:`st_dimreduce.reduce_vectors` does.
+
+    Args:
+        dataset: As in :func:`summarize`.
+        head: The head, for vectors of size d.
+        precision: How the codes are stored. Defaults to ``"float32"``.
+        column: As in :func:`st_dimreduce.reduce_vectors`.
+        on_bad_row: As in :func:`st_dimreduce.reduce_vectors`.
+
+    Returns:
+        A dataset that reduces when it is consumed, for example by ``write_parquet``: other columns are carried along,
+        float32 and int8 are fixed-size lists, packed codes fixed-size binary. Ray keeps the order of rows only where
+        ``DataContext.execution_options.preserve_order`` is set: carry ids.
+
+    Raises:
+        ValueError: If the precision is unknown; what the vectors are wrong in shows when they are read.
+    """
+    settings: dict[str, Any] = {"precision": Precision(precision), "column": column, "on_bad_row": OnBadRow(on_bad_row)}
+    reduce = partial(_reduce, head=head, **settings)
+    return dataset.map_batches(reduce, batch_size=_REDUCED_ROWS, batch_format="pyarrow")
+
+
+def encode_and_reduce(
+    dataset: Dataset,
+    model: SentenceTransformer | str | os.PathLike[str],
+    precision: Precision | str = Precision.FLOAT32,
+    *,
+    text_column: str = "text",
+    column: str = "embedding",
+    batch_size: int = 32,
+    workers: int | None = None,
+) -> Dataset:
+    """Encode the texts of a Ray dataset with a reduced model, loaded once a worker, and store them as codes.
+
+    Args:
+        dataset: Dataset with a column of strings.
+        model: The reduced model; a name or path is loaded by each worker and must be the same on all machines.
+        precision: How the embeddings are stored. Defaults to ``"float32"``.
+        text_column: The column of texts. Defaults to ``"text"``.
+        column: The column to add. Defaults to ``"embedding"``.
+        batch_size: Texts encoded at a time. Defaults to 32.
+        workers: How many models to load at most. Defaults to one a GPU of the cluster, where there are none one a CPU.
+
+    Returns:
+        A dataset that encodes when it is consumed; all its columns are kept.
+
+    Raises:
+        ValueError: If the precision is unknown or there is such a column already.
+    """
+    precision, resources = Precision(precision), ray.cluster_resources()
+    schema = dataset.schema()
+    names = [] if schema is None else schema.names
+    if text_column not in names or column in names:
+        raise ValueError(
+            f"the columns are {', '.join(names)}: expected {text_column!r} among them and no {column!r} yet"
+        )
+    gpus = int(resources.get("GPU", 0))
+    return dataset.map_batches(
+        _Encoder,
+        fn_constructor_args=(model, precision, text_column, column, batch_size),
+        compute=ActorPoolStrategy(min_size=1, max_size=workers or gpus or max(int(resources.get("CPU", 1)), 1)),
+        num_gpus=1 if gpus else 0,
+        num_cpus=1,
+        batch_size=32 * batch_size,
+        batch_format="pyarrow",
+    )
+
+
+def _summarize(
+    table: pa.Table, share: float, column: str | None, seed: int, on_bad_row: OnBadRow
+) -> dict[str, np.ndarray]:
+    summary: Summary | None = None
+    for batch in batches(open_source(_plain(table), column)):
+        summary = summary or Summary(batch.vectors.shape[1], math.ceil(share * table.num_rows) + 100, seed)
+        summary.update(vectors.good_rows(batch, on_bad_row))
+    return {"summary": np.array([summary], object)}
+
+
+def _merge(batch: dict[str, Any], sample_size: int, seed: int) -> dict[str, Any]:
+    merged = Summary(batch["summary"][0].width, sample_size, seed)
+    for summary in batch["summary"]:
+        merged.merge(summary)
+    return {"summary": np.array([merged], object)}
+
+
+def _reduce(table: pa.Table, head: DimReduce, precision: Precision, **settings: Any) -> pa.Table:
+    return pa.Table.from_batches(vectors.reduce_vectors(_plain(table), head, None, precision, **settings))
+
+
+class _Encoder:
+    """A worker that has loaded the model."""
+
+    def __init__(self, model: Any, precision: Precision, text_column: str, column: str, batch_size: int) -> None:
+        self._model = model if isinstance(model, SentenceTransformer) else load_model(model)
+        self._precision, self._text_column, self._column, self._batch_size = precision, text_column, column, batch_size
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        texts = table[self._text_column].to_pylist()
+        embeddings = self._model.encode_document(texts, batch_size=self._batch_size, show_progress_bar=False)
+        schema = code_schema(None, self._column, self._precision, embeddings.shape[1])
+        codes = code_batch(schema, self._column, quantize(embeddings, self._precision), None)
+        return table.append_column(codes.schema.field(0), codes.column(0))
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Return the table with Ray's tensors of one dimension as lists, which they are stored as."""
+    for place, field in enumerate(table.schema):
+        if isinstance(field.type, pa.ExtensionType) and len(getattr(field.type, "shape", None) or ()) == 1:
+            chunks = [chunk.storage for chunk in table.column(place).chunks]
+            table = table.set_column(place, field.name, pa.chunked_array(chunks, field.type.storage_type))
+    return table

@@ -1,0 +1,67 @@
+"""What the tests of the search page share: a small reduced model, texts that try things, a server, a client."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
+
+import uvicorn
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+from st_dimreduce import reduce_model, save_portable
+from st_dimreduce.apps.search_page import address, bind, make_app
+from tests.conftest import SENTENCES
+
+ATTACK = """<img src=x onerror="document.title='hit'"><script>document.title='hit'</script> the cat & "dog" """.strip()
+KOREAN = "서울에서 부산까지 가는 가장 빠른 길"
+LONG = "the old red bird sings " * 60
+TEXTS = [*SENTENCES[:40], ATTACK, KOREAN, LONG, "supercalifragilistic" * 30]
+
+
+def make_base(tiny_path):
+    transformer = Transformer(tiny_path)
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+    model.prompts = {"query": "query : ", "document": "document : "}
+    return model
+
+
+def make_folder(base, path):
+    """A reduced model in portable form: 8 dimensions, fitted to be stored in int4."""
+    model = reduce_model(base, SENTENCES, 8, objective="fidelity")
+    model[-2].fitted |= {"precision": "int4", "base_model": "org/base"}
+    save_portable(model, path)
+    return path
+
+
+@contextmanager
+def served(corpus):
+    """The page's address, served by uvicorn in a thread."""
+    bound = bind(0)
+    server = uvicorn.Server(uvicorn.Config(make_app(corpus), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    try:
+        yield address(bound)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def fetch(url, **headers):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read().decode()
+
+
+def ask(site, **parameters):
+    status, _, body = fetch(f"{site}/search?{urllib.parse.urlencode(parameters)}")
+    return status, json.loads(body)

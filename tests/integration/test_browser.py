@@ -1,0 +1,189 @@
+"""The search page in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from shutil import which
+
+import pytest
+
+from st_dimreduce.apps.search_page import Corpus
+from tests.helpers.serving import ATTACK, KOREAN, LONG, TEXTS, ask, make_base, make_folder, served
+
+pytest.importorskip("selenium")
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
+
+pytestmark = pytest.mark.component("Chromium")
+
+
+@pytest.fixture(scope="module")
+def site(tiny_path, tmp_path_factory):
+    folder = make_folder(make_base(tiny_path), tmp_path_factory.mktemp("page") / "small")
+    with served(Corpus(folder, TEXTS)) as where:
+        yield where
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(which("chromedriver")))
+    yield chrome
+    chrome.quit()
+
+
+def open_page(browser, site, width=1200, dark=False):
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    browser.get(site)
+    WebDriverWait(browser, 20).until(lambda page: page.find_elements(By.CSS_SELECTOR, "option"))
+
+
+def type_and_enter(browser, text):
+    browser.switch_to.active_element.send_keys(Keys.CONTROL, "a")
+    browser.switch_to.active_element.send_keys(text + Keys.ENTER)
+    return status(browser, "found by both")
+
+
+def status(browser, text):
+    waiting = WebDriverWait(browser, 20)
+    waiting.until(lambda page: text in page.find_element(By.CSS_SELECTOR, "[role=status][aria-live]").text)
+    return browser.find_element(By.ID, "status").text
+
+
+def answers(browser, side):
+    return browser.find_elements(By.CSS_SELECTOR, f"#{side} ol > li")
+
+
+def test_type_press_enter_read_what_differs(browser, site, tmp_path):
+    open_page(browser, site)
+    said = type_and_enter(browser, "a fish swims near")
+    _, found = ask(site, q="a fish swims near")
+    assert said == f"{found['shared']} of 10 answers are found by both. The reduced vectors take 1/32 of the bytes."
+    kinds = set()
+    for side, other in (("full", "reduced"), ("reduced", "full")):
+        section = browser.find_element(By.ID, side)
+        figures = " ".join(section.find_element(By.TAG_NAME, "dl").text.split())
+        assert re.search(r"Bytes a vector (128|4) .* All vectors .* (bytes|kB) Encoding .* ms Search .* ms", figures)
+        assert len(answers(browser, side)) == 10
+        for shown, answer in zip(answers(browser, side), found[side]["answers"], strict=True):
+            marks = shown.find_element(By.CSS_SELECTOR, ".marks").text
+            assert int(shown.get_attribute("data-document")) == answer["document"]
+            if answer["other_rank"] is None:
+                wanted, kind = f"only here, not in the {other} model", "only"
+            elif answer["other_rank"] == answer["rank"]:
+                wanted, kind = "same rank", None
+            else:
+                arrow = "▲" if answer["rank"] < answer["other_rank"] else "▼"
+                wanted, kind = f"{arrow} rank {answer['other_rank']} in the {other} model", "moved"
+            assert wanted in marks
+            kinds.add(kind)
+            found_kinds = [mark.get_attribute("class") for mark in shown.find_elements(By.CSS_SELECTOR, ".mark")]
+            assert found_kinds == ([f"mark {kind}"] if kind else [])
+    assert kinds >= {"only", "moved"}, "choose a query that shows both"
+    assert browser.save_screenshot(str(tmp_path / "page.png"))
+    assert (tmp_path / "page.png").stat().st_size > 20_000
+    full, reduced = (browser.find_element(By.ID, side).rect for side in ("full", "reduced"))
+    assert full["y"] == reduced["y"]
+    assert full["x"] < reduced["x"]
+
+
+def test_another_precision_searches_again(browser, site):
+    open_page(browser, site)
+    type_and_enter(browser, "a fish swims near")
+    choice = Select(browser.find_element(By.ID, "precision"))
+    assert choice.first_selected_option.text == "int4", "what the model was fitted for"
+    choice.select_by_value("binary")
+    status(browser, "1/128 of the bytes")
+    assert "8 \u00d7 binary" in browser.find_element(By.ID, "reduced").text
+
+
+@pytest.mark.parametrize("width", [320, 360, 1200])
+def test_texts_stay_texts_and_nothing_sticks_out(browser, site, width):
+    open_page(browser, site, width)
+    browser.get_log("browser")
+    for query in (ATTACK, KOREAN, LONG, "supercalifragilistic"):
+        type_and_enter(browser, query)
+        inner, scrolled = browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
+        assert scrolled <= inner == width
+    type_and_enter(browser, ATTACK)
+    shown = [item.find_element(By.CSS_SELECTOR, ".text").text for item in answers(browser, "full")]
+    assert any("<img src=x onerror" in text and "</script>" in text for text in shown)
+    assert browser.title == "Full and reduced, side by side"
+    assert not browser.find_elements(By.CSS_SELECTOR, "main img, main script")
+    assert not browser.get_log("browser"), "the policy had to refuse something"
+    full, reduced = (browser.find_element(By.ID, side).rect for side in ("full", "reduced"))
+    assert (full["x"] == reduced["x"]) == (width < 700), "on a phone the columns stack"
+
+
+def test_the_page_asks_nobody_else(browser, site):
+    browser.get_log("performance")
+    open_page(browser, site)
+    type_and_enter(browser, "a small dog")
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert urls
+    assert all(url.startswith((site, "data:")) for url in urls), urls
+
+
+def test_by_keyboard_alone(browser, site):
+    open_page(browser, site)
+    assert browser.switch_to.active_element.get_attribute("id") == "q"
+    type_and_enter(browser, LONG)
+    order = []
+    for _ in range(4):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        focused = browser.switch_to.active_element
+        order.append(focused.tag_name)
+        outline = focused.value_of_css_property("outline-style"), focused.value_of_css_property("outline-width")
+        assert outline == ("solid", "3px"), "the focus is seen"
+    assert order[:3] == ["select", "button", "summary"], order
+    browser.find_elements(By.CSS_SELECTOR, "summary")[0].send_keys(Keys.ENTER)
+    assert browser.find_element(By.CSS_SELECTOR, "details[open] .text").is_displayed()
+    for control in ("q", "precision"):
+        assert browser.find_element(By.CSS_SELECTOR, f"label[for={control}]").text
+    assert [heading.text for heading in browser.find_elements(By.TAG_NAME, "h2")] == ["Full model", "Reduced model"]
+    for named in browser.find_elements(By.CSS_SELECTOR, "section, ol"):
+        assert named.accessible_name in ("Full model", "Reduced model")
+
+
+def test_what_is_wrong_is_said_on_the_page(browser, site):
+    open_page(browser, site)
+    browser.switch_to.active_element.send_keys("   " + Keys.ENTER)
+    assert status(browser, "empty") == "the query is empty: type what to look for"
+    browser.execute_script("window.fetch = () => Promise.reject(new TypeError('x'))")
+    browser.switch_to.active_element.send_keys("cat" + Keys.ENTER)
+    assert status(browser, "does not answer")
+
+
+CONTRAST = """
+const light = (c) => { const [r, g, b] = c.match(/[0-9.]+/g).map((v) => v / 255)
+  .map((v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
+const back = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+  if (!/, 0\\)$/.test(c)) return c; } };
+return [...document.querySelectorAll("body *")].filter((e) => e.checkVisibility() &&
+    [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim())).map((e) => {
+  const [a, b] = [light(getComputedStyle(e).color), light(back(e))].sort((x, y) => y - x);
+  return [(a + .05) / (b + .05), e.tagName + "." + e.className]; });
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_word_is_readable_by_day_and_by_night(browser, site, dark):
+    open_page(browser, site, dark=dark)
+    type_and_enter(browser, "a fish swims near")
+    ratios = browser.execute_script(CONTRAST)
+    assert {"SPAN.mark only", "SPAN.mark moved", "BUTTON."} <= {name for _, name in ratios}
+    assert min(ratios)[0] >= 4.5, min(ratios)
+    page = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", page))) < 60) == dark

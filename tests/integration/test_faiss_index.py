@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from st_dimreduce import DimReduce, dequantize, quantize, reduce_vectors, search, sources
+
+faiss = pytest.importorskip("faiss")
+
+from st_dimreduce.integrations.faiss_index import reduce_index  # noqa: E402
+
+pytestmark = pytest.mark.component("FAISS")
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((3000, 32)).astype(np.float32)
+QUERIES = X[:50] + 0.3 * RNG.standard_normal((50, 32)).astype(np.float32)
+IDS = RNG.permutation(10**6)[: len(X)]
+torch.manual_seed(0)
+HEAD = DimReduce(32, 12, bias=False)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    monkeypatch.setattr(sources, "_BATCH_BYTES", 512 * 4 * 32)
+
+
+def flat(kind=faiss.IndexFlatIP):
+    index = kind(32)
+    index.add(X)
+    return index
+
+
+def with_ids(kind=faiss.IndexIDMap):
+    index = kind(faiss.IndexFlatL2(32))
+    index.add_with_ids(X, IDS)
+    return index
+
+
+def asked(precision):
+    return quantize(HEAD.reduce(QUERIES), "binary" if precision == "binary" else "float32")
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_scores_are_cosines(precision, tmp_path):
+    reduced = reduce_index(flat(), HEAD, precision)
+    assert (reduced.d, reduced.ntotal, reduced.metric_type) == (12, len(X), faiss.METRIC_INNER_PRODUCT)
+    assert type(reduced) is (faiss.IndexFlatIP if precision == "float32" else faiss.IndexScalarQuantizer)
+    assert reduced.sa_code_size() == (48 if precision == "float32" else 12)
+    scores, rows = reduced.search(asked(precision), 10)
+    codes = quantize(HEAD.reduce(X), precision)
+    ours = search(HEAD.reduce(QUERIES), codes, precision)
+    assert np.allclose(scores, ours[0], atol=1e-5 if precision == "float32" else 0.01)
+    assert (rows[:, 0] == ours[1][:, 0]).mean() > 0.95
+    faiss.write_index(reduced, str(tmp_path / "x.faiss"))
+    assert np.array_equal(faiss.read_index(str(tmp_path / "x.faiss")).search(asked(precision), 10)[1], rows)
+
+
+def test_the_8_bit_grid_is_the_fixed_one():
+    reduced = reduce_index(flat(), HEAD, "int8")
+    stored = reduced.reconstruct_n(0, len(X))
+    unit = quantize(HEAD.reduce(X), "float32")
+    assert np.allclose(faiss.vector_to_array(reduced.sq.trained), [-4 / np.sqrt(12), 8 / np.sqrt(12)])
+    assert np.abs(stored - unit).max() <= 1.01 * 4 / np.sqrt(12) / 255
+    ours = dequantize(quantize(HEAD.reduce(X), "int8"), "int8", 12)
+    assert np.abs(stored - ours).max() <= 2.2 * 4 / np.sqrt(12) / 255
+
+
+def test_binary_codes_are_ours():
+    reduced = reduce_index(flat(), HEAD, "binary")
+    codes = quantize(HEAD.reduce(X), "binary")
+    assert (reduced.d, reduced.ntotal) == (16, len(X))
+    assert np.array_equal(faiss.vector_to_array(reduced.xb).reshape(len(X), 2), codes)
+    distances, _ = reduced.search(asked("binary"), 1)
+    apart = np.unpackbits(asked("binary")[:, None] ^ codes[None], axis=2).sum(axis=2)
+    assert np.array_equal(distances[:, 0], apart.min(axis=1))
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+@pytest.mark.parametrize("kind", [faiss.IndexIDMap, faiss.IndexIDMap2])
+def test_ids_stay_with_their_vectors(precision, kind, tmp_path):
+    plain = reduce_index(flat(), HEAD, precision).search(asked(precision), 5)
+    reduced = reduce_index(with_ids(kind), HEAD, precision)
+    scores, ids = reduced.search(asked(precision), 5)
+    assert np.array_equal(ids, IDS[plain[1]])
+    assert np.array_equal(scores, plain[0])
+    write, read = (faiss.write_index, faiss.read_index)
+    if precision == "binary":
+        write, read = faiss.write_index_binary, faiss.read_index_binary
+    write(reduced, str(tmp_path / "x.faiss"))
+    assert np.array_equal(read(str(tmp_path / "x.faiss")).search(asked(precision), 5)[1], ids)
+
+
+def test_the_source_is_left_as_it_was():
+    index = with_ids()
+    reduce_index(index, HEAD)
+    assert np.array_equal(faiss.downcast_index(index.index).reconstruct_n(0, len(X)), X)
+    codes = np.concatenate(list(reduce_vectors(index, HEAD, precision="int4")))
+    assert np.array_equal(codes, quantize(HEAD.reduce(X), "int4"))
+
+
+def test_what_cannot_be_reduced():
+    with pytest.raises(ValueError, match="FAISS stores no int4 codes: choose float32, int8 or binary"):
+        reduce_index(flat(), HEAD, "int4")
+    with pytest.raises(ValueError, match="unknown precision 'int9'"):
+        reduce_index(flat(), HEAD, "int9")
+    with pytest.raises(ValueError, match="IndexHNSWFlat does not hold whole vectors"):
+        reduce_index(faiss.index_factory(32, "HNSW8"), HEAD)
+    with pytest.raises(ValueError, match="IndexIDMap does not hold whole vectors"):
+        reduce_index(faiss.IndexIDMap(faiss.index_factory(32, "SQ8")), HEAD)
+    with pytest.raises(ValueError, match="there is no vector in the source"):
+        reduce_index(faiss.IndexFlatIP(32), HEAD)
+    with pytest.raises(ValueError, match="the vectors have 32 dimensions, the head takes 31"):
+        reduce_index(flat(), DimReduce(31, 4))
+    bad = flat()
+    bad.add(np.zeros((1, 32), np.float32))
+    with pytest.raises(ValueError, match="row 3000 is all zeros"):
+        reduce_index(bad, HEAD)

@@ -1,0 +1,41 @@
+"""The lowest versions that the metadata allows, torch left as it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import tomllib
+
+from tests.helpers.environments import packages, run_python
+
+# What these versions themselves ask for, where that is not among our own requirements.
+THEIRS = ["tokenizers==0.22.2", "pandas==2.2.3", "pytz==2025.2", "datasets==4.4.1"]
+TESTS = ["tests/test_dim_reduce.py", "tests/test_precision.py", "tests/test_fitting.py", "tests/test_search.py"]
+TESTS += ["tests/test_heads.py", "tests/test_portable.py", "tests/test_cli_vectors.py"]
+CODE = """
+import sys
+from importlib.metadata import version
+import pytest
+sys.path.insert(0, sys.argv[1])
+for requirement in sys.argv[2].split():
+    name, wanted = requirement.split("==")
+    assert version(name) == wanted, f"{name} is {version(name)}, expected {wanted}"
+options = ["-q", "-p", "no:cacheprovider", "--no-cov", "-k", "not real_model and not minilm"]
+sys.exit(pytest.main([*options, *sys.argv[3:]]))
+"""
+
+
+def lowest():
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    bounds = [re.fullmatch(r"([\w-]+)>=([\w.]+)", requirement) for requirement in project["dependencies"]]
+    assert all(bounds), "every dependency has a lowest version"
+    return [f"{bound[1]}=={bound[2]}" for bound in bounds if bound[1] != "torch"]
+
+
+def test_the_core_works_with_the_lowest_versions_allowed():
+    requirements = lowest()
+    folder = packages(*requirements, *THEIRS)
+    printed = run_python(folder, CODE, Path.cwd(), " ".join(requirements), *TESTS, timeout=900)
+    assert int(re.search(r"(\d+) passed", printed)[1]) > 120
+    assert "failed" not in printed

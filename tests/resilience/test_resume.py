@@ -1,0 +1,291 @@
+"""A run that is killed, runs out of disk or meets a change goes on, or says why it does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pyarrow import feather
+
+from st_dimreduce import DimReduce, reduce_vectors, sinks, sources
+
+WIDTH, ROWS = 8, 5000
+BATCH = 64 * 4 * WIDTH  # bytes of 64 rows: 512 rows a part, 10 parts
+X = np.random.default_rng(0).standard_normal((ROWS, WIDTH)).astype(np.float32)
+SINKS = ["sink.npy", "sink.parquet", "sink.arrow", "sink"]
+
+
+def make_head():
+    torch.manual_seed(0)
+    return DimReduce(WIDTH, 4, bias=False)
+
+
+HEAD = make_head()
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    monkeypatch.setattr(sources, "_BATCH_BYTES", BATCH)
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "x").mkdir()
+    for name, rows in (("a", X[:700]), ("b", X[700:])):
+        np.save(tmp_path / "x" / f"{name}.npy", rows)
+    return tmp_path / "x"
+
+
+def tables(folder):
+    folder.mkdir()
+    whole = pa.table({"id": np.arange(ROWS), "v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), WIDTH)})
+    pq.write_table(whole[:1234], folder / "a.parquet", row_group_size=300)
+    pq.write_table(whole[1234:], folder / "b.parquet", row_group_size=1000)
+    feather.write_feather(whole, folder.parent / "x.feather", chunksize=333)
+    with pa.ipc.new_stream(str(folder.parent / "x.arrow"), whole.schema) as writer:
+        writer.write_table(whole, max_chunksize=200)
+    return folder
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing that is written for errors may catch it and tidy up."""
+
+
+def interrupt(monkeypatch, method, call):
+    """Let the call-th call of a method of Parts end the run as a kill does, with no tidying up."""
+    original, calls = getattr(sinks.Parts, method), []
+
+    def method_that_ends(self, *arguments):
+        calls.append(method)
+        if len(calls) == call:
+            raise Killed
+        return original(self, *arguments)
+
+    monkeypatch.setattr(sinks.Parts, method, method_that_ends)
+    monkeypatch.setattr(sinks.Parts, "__exit__", lambda *_: None)
+
+
+def content(sink):
+    return {path.name: path.read_bytes() for path in sink.iterdir()} if sink.is_dir() else sink.read_bytes()
+
+
+def reduced_rows(monkeypatch):
+    counted, reduce = [], DimReduce.reduce
+    monkeypatch.setattr(DimReduce, "reduce", lambda self, rows: counted.append(len(rows)) or reduce(self, rows))
+    return counted
+
+
+@pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.parametrize("kind", ["x", "tables", "x.feather", "x.arrow"])
+@pytest.mark.parametrize(("method", "call", "complete"), [("write", 60, 7), ("end_part", 4, 3), ("finish", 1, 10)])
+def test_a_run_goes_on_where_it_was(sink, kind, method, call, complete, source, tmp_path, monkeypatch):
+    tables(tmp_path / "tables")
+    given, sink = tmp_path / kind, tmp_path / sink
+    with monkeypatch.context() as patch:
+        interrupt(patch, method, call)
+        with pytest.raises(Killed):
+            reduce_vectors(given, HEAD, sink, "int8")
+    assert not sink.exists()
+    with monkeypatch.context() as patch:
+        counted = reduced_rows(patch)
+        done = reduce_vectors(given, HEAD, sink, "int8")
+    assert sum(counted) == max(ROWS - 512 * complete, 0)
+    assert done.rows == ROWS
+    whole = tmp_path / f"whole{sink.suffix}"
+    reduce_vectors(given, HEAD, whole, "int8")
+    assert content(sink) == content(whole)
+    assert not list(tmp_path.glob(".*")), "parts were left behind"
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("name", "kept"), [("part-00002.npy", 1024), ("job.json", 1536), ("sink.npy", ROWS)])
+def test_ctrl_c_between_two_changes_keeps_what_it_says(name, kept, after, source, tmp_path, monkeypatch):
+    sink, parts, replace = tmp_path / "sink.npy", tmp_path / ".sink.npy.parts", Path.replace
+
+    def interrupted(path, target):
+        too_early = name == "job.json" and not (parts / "new" / "part-00002.npy").exists()
+        if target.name != name or too_early:
+            return replace(path, target)
+        patch.undo()
+        if after:
+            replace(path, target)
+        raise KeyboardInterrupt
+
+    said = rf"^{kept:,} rows are kept, call again as before to go on"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=said):
+        patch.setattr(Path, "replace", interrupted)
+        reduce_vectors(source, HEAD, sink)
+    assert sorted(path.name for path in parts.iterdir()) == ["job.json", "new"]
+    assert len(list(parts.glob("new/*"))) == -(-kept // 512)
+    with monkeypatch.context() as patch:
+        counted = reduced_rows(patch)
+        reduce_vectors(source, HEAD, sink, overwrite=True)
+    assert sum(counted) == ROWS - kept
+    reduce_vectors(source, HEAD, tmp_path / "whole.npy")
+    assert content(sink) == content(tmp_path / "whole.npy")
+
+
+@pytest.mark.parametrize("sink", SINKS)
+def test_ctrl_c_when_the_sink_is_there_keeps_it(sink, source, tmp_path, monkeypatch):
+    def interrupted(folder, **options):
+        patch.undo()
+        shutil.rmtree(folder, **options)
+        raise KeyboardInterrupt
+
+    sink = tmp_path / sink
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
+        patch.setattr(shutil, "rmtree", interrupted)
+        reduce_vectors(source, HEAD, sink)
+    assert not caught.value.args
+    assert not list(tmp_path.glob(".*"))
+    whole = tmp_path / f"whole{sink.suffix}"
+    reduce_vectors(source, HEAD, whole)
+    assert content(sink) == content(whole)
+
+
+@pytest.mark.parametrize("sink", SINKS)
+def test_killed_while_it_puts_the_sink_in_place(sink, source, tmp_path, monkeypatch):
+    sink = tmp_path / sink
+    reduce_vectors(X[:9], HEAD, sink)
+    for step in ("joined", "old is away", "new is in place"):
+        if step == "old is away" and sink.suffix:
+            continue  # one rename replaces a file
+        with monkeypatch.context() as patch:
+            patch.setattr(sinks.Parts, "__exit__", lambda *_: None)
+            if step == "joined":
+                patch.setattr(Path, "replace" if sink.suffix else "rename", killing(Path.replace, "whole", sink))
+            elif step == "old is away":
+                patch.setattr(Path, "rename", killing(Path.rename, "new", sink))
+            else:
+                patch.setattr(shutil, "rmtree", killing(shutil.rmtree, ".parts", sink))
+            with pytest.raises(Killed):
+                reduce_vectors(source, HEAD, sink, "int8", overwrite=True)
+        if step == "old is away":
+            shutil.copytree(tmp_path / f".{sink.name}.parts" / "old", sink)  # as somebody may who misses it
+        done = reduce_vectors(source, HEAD, sink, "int8", overwrite=True)
+        assert done.rows == ROWS
+        assert not list(tmp_path.glob(".*"))
+    reduce_vectors(source, HEAD, tmp_path / f"whole{sink.suffix}", "int8")
+    assert content(sink) == content(tmp_path / f"whole{sink.suffix}")
+
+
+def killing(original, word, sink):
+    def function(path, *arguments, **options):
+        if word in Path(path).name or (word == "whole" and not sink.suffix):
+            raise Killed
+        return original(path, *arguments, **options)
+
+    return function
+
+
+SCRIPT = """
+import sys, time
+from tests.resilience.test_resume import BATCH, make_head
+from st_dimreduce import reduce_vectors, sources
+sources._BATCH_BYTES = BATCH
+chunks = sources._npy_chunks
+def slow(paths, start):
+    for chunk in chunks(paths, start):
+        time.sleep(0.005)
+        yield chunk
+sources._npy_chunks = slow
+print("ready", flush=True)
+reduce_vectors(sys.argv[1], make_head(), sys.argv[2], "int4")
+"""
+
+
+def test_killed_with_signal_9(source, tmp_path):
+    sink, parts = tmp_path / "sink.npy", tmp_path / ".sink.npy.parts"
+    command = [sys.executable, "-c", SCRIPT, source, sink]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("new/part-*"))) < 3:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert not sink.exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("new/part-*")}
+    assert 3 <= len(kept) < 10
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    reduce_vectors(source, HEAD, tmp_path / "whole.npy", "int4")
+    assert content(sink) == content(tmp_path / "whole.npy")
+    assert not parts.exists()
+
+
+def begin(source, sink, monkeypatch, head=HEAD, precision="int8", **options):
+    with monkeypatch.context() as patch:
+        interrupt(patch, "end_part", 4)
+        with pytest.raises(Killed):
+            reduce_vectors(source, head, sink, precision, **options)
+
+
+def test_bad_rows_are_counted_over_both_runs(source, tmp_path, monkeypatch):
+    rows = X.copy()
+    rows[[3, 600, 4999]] = 0
+    np.save(tmp_path / "x.npy", rows)
+    sink = tmp_path / "sink.npy"
+    begin(tmp_path / "x.npy", sink, monkeypatch, on_bad_row="zero")
+    with pytest.raises(ValueError, match="was begun with on_bad_row='zero' and holds 2 bad rows as zeros"):
+        reduce_vectors(tmp_path / "x.npy", HEAD, sink, "int8")
+    assert reduce_vectors(tmp_path / "x.npy", HEAD, sink, "int8", on_bad_row="zero").bad_rows == 3
+
+
+def test_a_part_that_is_not_whole_is_made_again(source, tmp_path, monkeypatch):
+    sink = tmp_path / "sink.npy"
+    begin(source, sink, monkeypatch)
+    second = tmp_path / ".sink.npy.parts/new/part-00001.npy"
+    second.write_bytes(second.read_bytes()[:-1])
+    counted = reduced_rows(monkeypatch)
+    reduce_vectors(source, HEAD, sink, "int8")
+    assert sum(counted) == ROWS - 512
+    reduce_vectors(source, HEAD, tmp_path / "whole.npy", "int8")
+    assert content(sink) == content(tmp_path / "whole.npy")
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(source, tmp_path):
+    parts = tmp_path / ".sink.npy.parts"
+    (parts / "new").mkdir(parents=True)
+    for job in (None, "{", "3", json.dumps({"format": "?", "parts": []})):
+        if job is not None:
+            (parts / "job.json").write_text(job)
+        with pytest.raises(ValueError, match=r"\.sink\.npy\.parts is in the way and holds no job.json of this version"):
+            reduce_vectors(source, HEAD, tmp_path / "sink.npy")
+    assert parts.exists()
+
+
+@pytest.mark.parametrize("given", ["array", "generator"])
+def test_what_is_in_memory_starts_anew(given, tmp_path, monkeypatch):
+    def make():
+        return X if given == "array" else iter([X])
+
+    sink = tmp_path / "sink.npy"
+    begin(make(), sink, monkeypatch)
+    counted = reduced_rows(monkeypatch)
+    assert reduce_vectors(make(), HEAD, sink, "int8").rows == ROWS
+    assert sum(counted) == ROWS
+
+
+def test_an_error_keeps_what_can_go_on_and_nothing_else(source, tmp_path):
+    rows = X.copy()
+    rows[2000] = np.nan
+    np.save(tmp_path / "x.npy", rows)
+    with pytest.raises(ValueError, match="row 2000 holds NaN"):
+        reduce_vectors(tmp_path / "x.npy", HEAD, tmp_path / "sink.npy")
+    parts = tmp_path / ".sink.npy.parts"
+    assert sorted(path.name for path in parts.rglob("*.npy")) == ["part-00000.npy", "part-00001.npy", "part-00002.npy"]
+    assert reduce_vectors(tmp_path / "x.npy", HEAD, tmp_path / "sink.npy", on_bad_row="zero").bad_rows == 1
+    with pytest.raises(ValueError, match="row 2000 holds NaN"):
+        reduce_vectors(rows, HEAD, tmp_path / "other.npy")
+    assert not list(tmp_path.glob(".*"))

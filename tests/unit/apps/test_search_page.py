@@ -1,0 +1,267 @@
+"""What the search page asks and is answered, through a real server; test_serve_page.py looks at the page itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from st_dimreduce import DimReduce, save_head, save_portable
+from st_dimreduce.apps.search_page import LONGEST_QUERY, Corpus
+from st_dimreduce.models.attach import detach_head
+from tests.conftest import SENTENCES
+from tests.helpers.serving import TEXTS, ask, fetch, make_base, make_folder, served
+
+COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))
+
+
+@pytest.fixture(scope="module")
+def base(tiny_path):
+    return make_base(tiny_path)
+
+
+@pytest.fixture(scope="module")
+def folder(base, tmp_path_factory):
+    return make_folder(base, tmp_path_factory.mktemp("serve") / "small")
+
+
+@pytest.fixture(scope="module")
+def corpus(folder):
+    return Corpus(folder, TEXTS)
+
+
+@pytest.fixture(scope="module")
+def site(corpus):
+    with served(corpus) as where:
+        yield where
+
+
+def test_below_the_head_is_the_base_model(base, folder):
+    reduced = SentenceTransformer(str(folder), device="cpu")
+    before = [type(module).__name__ for module in reduced]
+    below, head = detach_head(reduced)
+    for encode in ("encode_query", "encode_document"):  # each with its own prompt
+        vectors = getattr(below, encode)(TEXTS)
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        assert np.allclose(unit, getattr(base, encode)(TEXTS), atol=1e-6)
+        both = head.reduce(vectors, normalize_embeddings=True)
+        assert np.allclose(both, getattr(reduced, encode)(TEXTS), atol=1e-6)
+    assert [type(module).__name__ for module in reduced] == before
+    with pytest.raises(ValueError, match="expected a DimReduce or Dense as its head"):
+        detach_head(base)
+    tokens = SentenceTransformer(modules=[base[0], DimReduce(32, 8, module_input_name="token_embeddings")])
+    with pytest.raises(ValueError, match="reads 'token_embeddings', expected 'sentence_embedding'"):
+        detach_head(tokens)
+
+
+def test_both_models_answer_as_they_do_by_themselves(site, base, folder):
+    status, found = ask(site, q="a small dog sleeps", k=7)
+    assert status == 200
+    reduced = SentenceTransformer(str(folder), device="cpu")
+    for name, model in (("full", base), ("reduced", reduced)):
+        scores = model.encode_query(["a small dog sleeps"]) @ model.encode_document(TEXTS).T
+        answers = found[name]["answers"]
+        assert [answer["rank"] for answer in answers] == list(range(1, 8))
+        assert all(answer["text"] == TEXTS[answer["document"]] for answer in answers)
+        if name == "full":
+            assert [answer["document"] for answer in answers] == np.argsort(-scores[0], kind="stable")[:7].tolist()
+        got = [answer["score"] for answer in answers]
+        assert got == sorted(got, reverse=True)
+        expected = scores[0][[answer["document"] for answer in answers]]
+        assert np.allclose(got, expected, atol=1e-4 if name == "full" else 0.15), "int4 rounds the documents"
+        assert found[name]["search_ms"] > 0
+        assert found[name]["encoding_ms"] > 0
+    sizes = [
+        (one["bytes_per_vector"], one["total_bytes"], one["precision"]) for one in (found["full"], found["reduced"])
+    ]
+    assert sizes == [(128, 128 * len(TEXTS), "float32"), (4, 4 * len(TEXTS), "int4")]
+
+
+def test_differences_are_told_from_both_sides(site):
+    _, found = ask(site, q="a fish swims near", k=5, precision="binary")
+    ranks = {name: {one["document"]: one for one in found[name]["answers"]} for name in ("full", "reduced")}
+    for name, other in (("full", "reduced"), ("reduced", "full")):
+        for document, answer in ranks[name].items():
+            there = ranks[other].get(document)
+            assert answer["other_rank"] == (None if there is None else there["rank"])
+    assert found["shared"] == len(ranks["full"].keys() & ranks["reduced"].keys()) < 5
+    assert found["reduced"]["bytes_per_vector"] == 1
+
+
+def test_float32_of_the_reduced_model_and_more_answers_than_texts(site, folder):
+    _, found = ask(site, q="a fish", k=100, precision="float32")
+    assert len(found["full"]["answers"]) == len(found["reduced"]["answers"]) == found["shared"] == len(TEXTS)
+    reduced = SentenceTransformer(str(folder), device="cpu")
+    scores = (reduced.encode_query(["a fish"]) @ reduced.encode_document(TEXTS).T)[0]
+    got = {answer["document"]: answer["score"] for answer in found["reduced"]["answers"]}
+    assert all(abs(scores[document] - score) < 1e-3 for document, score in got.items())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "the query is empty: type what to look for"),
+        ({"q": " \t"}, "the query is empty"),
+        ({"q": "x" * (LONGEST_QUERY + 1)}, "the query has 2,001 characters: give at most 2,000"),
+        ({"q": "cat", "k": "0"}, "k=0: choose 1 to 100"),
+        ({"q": "cat", "k": "101"}, "k=101: choose 1 to 100"),
+        ({"q": "cat", "k": "-1"}, "k='-1': choose 1 to 100"),
+        ({"q": "cat", "k": "9" * 5000}, "k='99999999999999999999': choose 1 to 100"),
+        ({"q": "cat", "k": "ten"}, "k='ten': choose 1 to 100"),
+        ({"q": "cat", "precision": "int3"}, "unknown precision 'int3': choose from float32, int8"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_with_status_400(site, parameters, message):
+    status, body = ask(site, **parameters)
+    assert (status, list(body)) == (400, ["error"])
+    assert body["error"].startswith(message)
+
+
+def test_only_this_machine_by_its_own_name_is_answered(site, corpus):
+    port = int(site.rpartition(":")[2])
+    assert site.startswith("http://127.0.0.1:")
+    for host, status in (("evil.example", 400), (f"evil.example:{port}", 400), ("127.0.0.1.evil.example", 400),
+                         ("localhost", 200), (f"127.0.0.1:{port}", 200)):  # fmt: skip
+        for path in ("/", "/about", "/search?q=cat"):
+            assert fetch(site + path, Host=host)[0] == status, host
+    with socket.socket() as free:  # bound to loopback alone: another address of the machine has the port free
+        free.bind(("127.0.0.2", port))
+    status, headers, page = fetch(site + "/")
+    assert "script-src 'sha256-" in headers["Content-Security-Policy"]
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert set(re.findall(r"(?:src|href)=\S+", page)) == {'href="data:,">'}, "the page is whole in itself"
+    assert fetch(site + "/../pyproject.toml")[0] == 404
+
+
+def test_another_base_model_and_a_cut_reduced_one(base, folder, corpus, tmp_path):
+    reduced = SentenceTransformer(str(folder), device="cpu")
+    reduced.truncate_dim = 4
+    reduced[0].auto_model.embeddings.word_embeddings.weight.data.mul_(-0.5)  # as if trained end to end
+    cut = tmp_path / "cut"
+    save_portable(reduced, cut)
+    base.save_pretrained(str(tmp_path / "base"))
+    found = Corpus(cut, TEXTS, base=tmp_path / "base", show_progress_bar=False).search("a small dog", 5)
+    assert found["reduced"]["dimensions"] == 4
+    same = corpus.search("a small dog", 5)
+    assert found["full"]["answers"][0]["text"] == same["full"]["answers"][0]["text"]
+    below = Corpus(cut, TEXTS, show_progress_bar=False).search("a small dog", 5)
+    assert [a["score"] for a in below["full"]["answers"]] != [a["score"] for a in same["full"]["answers"]]
+
+
+def test_many_ask_at_once(site):
+    expected = {q: ask(site, q=q)[1]["reduced"]["answers"] for q in SENTENCES[:4]}
+    wrong = []
+
+    def repeat(q):
+        wrong.extend(1 for _ in range(5) if ask(site, q=q)[1]["reduced"]["answers"] != expected[q])
+
+    threads = [threading.Thread(target=repeat, args=(q,)) for q in SENTENCES[:4] * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def start(*arguments, cwd=None, module=None):
+    command = [sys.executable, "-m", module] if module else [COMMAND]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, *arguments], cwd=cwd, **pipes)
+
+
+def wait_for(url, process):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        try:
+            return fetch(url)
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.2)
+    raise AssertionError("it did not start")
+
+
+def test_the_command_serves_until_it_is_interrupted(folder, tmp_path):
+    (tmp_path / "texts.csv").write_text("body\n" + "\n".join(SENTENCES[:30]))
+    process = start("serve", str(folder), "--texts", str(tmp_path / "texts.csv"), "--column", "body", "--port", "0")
+    said = process.stdout.readline()
+    site = re.search(r"http://127\.0\.0\.1:\d+", said).group()
+    assert json.loads(fetch(f"{site}/about")[2])["documents"] == 30
+    assert ask(site, q="a cat")[1]["full"]["bytes_per_vector"] == 128
+    taken = start("serve", str(folder), "--texts", str(tmp_path / "texts.csv"), "--port", site.rpartition(":")[2])
+    _, error = taken.communicate(timeout=120)
+    assert taken.returncode == 2
+    assert error.startswith(f"error: port {site.rpartition(':')[2]} cannot be used (address already in use): choose")
+    assert len(error.splitlines()) == 1
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "")
+    assert "Traceback" not in error
+    assert "it/s" not in error, "no progress bar where there is no terminal"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("BASE",), "expected a DimReduce or Dense as its head"),
+        (("HEAD",), "holds a head without a model: put it behind its own with attach_head (st-dimreduce attach)"),
+        (("no/such-model",), "no model could be loaded from 'no/such-model'"),
+        (("SMALL", "--base", "no/such-model"), "no model could be loaded from 'no/such-model'"),
+        (("SMALL", "--port", "70000"), "port=70000: choose 0 to 65535"),
+        (("SMALL", "--texts", "none.txt"), "no file none.txt"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(base, folder, tmp_path, arguments, message):
+    from typer.testing import CliRunner
+
+    from st_dimreduce.cli import app
+
+    base.save_pretrained(str(tmp_path / "base"))
+    save_head(DimReduce(8, 4), tmp_path / "head")
+    (tmp_path / "texts.txt").write_text("a cat")
+    names = {"BASE": str(tmp_path / "base"), "HEAD": str(tmp_path / "head"), "SMALL": str(folder)}
+    given = [names.get(argument, argument) for argument in arguments]
+    texts = [] if "--texts" in given else ["--texts", str(tmp_path / "texts.txt")]
+    port = [] if "--port" in given else ["--port", "0"]
+    done = CliRunner().invoke(app, ["serve", *given, *texts, *port])
+    assert done.exit_code == 2, done.output
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+
+
+def test_the_space_answers_under_any_name(folder, tmp_path):
+    space = Path("examples/space").absolute()
+    docker = (space / "Dockerfile").read_text()
+    assert '"app:app", "--host", "0.0.0.0", "--port", "7860"' in docker
+    card = (space / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "\nsdk: docker\napp_port: 7860\n" in card
+    for name in ("app.py", "README.md"):
+        (tmp_path / name).write_text((space / name).read_text())
+    (tmp_path / "model").symlink_to(folder)
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES[:20]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    process = start("app:app", "--host", "127.0.0.1", "--port", port, cwd=tmp_path, module="uvicorn")
+    try:
+        status, _, page = wait_for(f"http://127.0.0.1:{port}/", process)
+        assert (status, "Full and reduced" in page) == (200, True)
+        code, _, body = fetch(f"http://127.0.0.1:{port}/search?q=cat", Host="user-space.hf.space")
+        assert (code, json.loads(body)["reduced"]["precision"]) == (200, "int4")
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)

@@ -1,0 +1,150 @@
+"""``st-dimreduce fit``, ``apply`` and ``attach``."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from typer.testing import CliRunner
+
+from st_dimreduce import DimReduce, load_head, quantize, save_head
+from st_dimreduce.vectors.arrow import codes_of
+from st_dimreduce.cli import app
+from tests.conftest import SENTENCES
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def stored(tiny, tmp_path):
+    """A tiny model's folder, its texts' vectors, and a Parquet file of them."""
+    tiny.save_pretrained(str(tmp_path / "base"))
+    vectors = tiny.encode(SENTENCES)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 32)
+    pq.write_table(pa.table({"text": SENTENCES, "embedding": column}), tmp_path / "x.parquet")
+    return vectors
+
+
+def test_from_stored_vectors_to_a_model_that_finds_them(stored, tmp_path):
+    done = run("fit", tmp_path / "x.parquet", "--bytes", 8, "--output", tmp_path / "head", "--objective", "fidelity")
+    assert done.exit_code == 0, done.output
+    head = load_head(tmp_path / "head")
+    for word in (
+        "Chosen on held-out data",
+        "Wrote",
+        f"{head.out_features} dimensions from 128 vectors of 32 dimensions",
+    ):
+        assert word in " ".join(done.output.split()), done.output
+    record = json.loads((tmp_path / "head" / "st_dimreduce.json").read_text())
+    assert (record["in_features"], record["precision"], record["gain"]) == (32, head.precision, 0.03)
+
+    done = run("apply", tmp_path / "head", tmp_path / "x.parquet", tmp_path / "codes.parquet")
+    assert done.exit_code == 0, done.output
+    assert f"128 vectors of {head.out_features} dimensions in {head.precision}" in " ".join(done.output.split())
+    reduced = pq.read_table(tmp_path / "codes.parquet")
+    assert reduced["text"].to_pylist() == SENTENCES
+    assert np.array_equal(codes_of(reduced["embedding"]), quantize(head.reduce(stored), head.precision))
+
+    done = run("attach", tmp_path / "head", tmp_path / "base", "--output", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    ours, theirs = model.encode(SENTENCES), quantize(head.reduce(stored), "float32")
+    assert (ours * theirs).sum(axis=1).min() >= 0.9999
+
+    done = run("apply", tmp_path / "model", tmp_path / "x.parquet", tmp_path / "again", "--precision", "float32")
+    assert done.exit_code == 0, done.output
+    again = codes_of(pq.read_table(tmp_path / "again")["embedding"])
+    assert (again * theirs).sum(axis=1).min() >= 0.9999, "a reduced model's own head reduces them the same"
+
+
+def test_bad_rows_force_and_quiet(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((70, 8))
+    rows[3] = 0
+    np.save(tmp_path / "x.npy", rows)
+    fit = ("fit", tmp_path / "x.npy", "--dim", 4, "-o", tmp_path / "head", "--seed", 5)
+    done = run(*fit)
+    assert done.exit_code == 2
+    assert "row 3 is all zeros" in done.stderr
+    done = run(*fit, "--on-bad-row", "zero", "--quiet")
+    assert (done.exit_code, done.output) == (0, "")
+    assert load_head(tmp_path / "head").fitted["seed"] == 5
+    assert run(*fit, "--on-bad-row", "zero").exit_code == 2
+    assert run(*fit, "--on-bad-row", "zero", "--force").exit_code == 0
+    apply = ("apply", tmp_path / "head", tmp_path / "x.npy", tmp_path / "y.npy", "--on-bad-row", "zero")
+    done = run(*apply, "--precision", "int8")
+    assert "70 vectors of 4 dimensions in int8, 408 bytes, 1 of them without a direction" in " ".join(
+        done.stdout.split()
+    )
+    assert run(*apply).exit_code == 2
+    assert run(*apply, "--force", "--quiet").output == ""
+    assert np.load(tmp_path / "y.npy").dtype == np.float32, "a head that was given a size is for float32"
+
+
+def test_a_run_goes_on_when_it_is_called_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("st_dimreduce.vectors.sources._BATCH_BYTES", 4 * 4 * 4)  # 32 rows a part
+    torch.manual_seed(0)
+    save_head(DimReduce(4, 2), tmp_path / "head")
+    rows = np.random.default_rng(0).standard_normal((100, 4))
+    rows[70] = np.nan
+    np.save(tmp_path / "x.npy", rows)
+    apply = ("apply", tmp_path / "head", tmp_path / "x.npy", tmp_path / "y.npy", "--precision", "int8")
+    done = run(*apply)
+    assert done.exit_code == 2
+    assert len(list(tmp_path.glob(".y.npy.parts/new/*"))) == 2
+    assert run(*apply, "--on-bad-row", "zero").exit_code == 0
+    assert len(np.load(tmp_path / "y.npy")) == 100
+    (tmp_path / "y.npy").unlink()
+    run(*apply)
+    os.utime(tmp_path / "x.npy", ns=(1, 1))
+    done = run(*apply, "--on-bad-row", "zero")
+    assert done.exit_code == 2
+    assert "with another source (x.npy differs): call again as it was begun, or start anew" in done.stderr
+    assert run(*apply, "--on-bad-row", "zero", "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "none.npy", "-o", "OUT"), "no file or folder none.npy: give an array"),
+        (("fit", "X", "-o", "OUT", "--dim", 99), "out_features=99: choose a size from 1 to in_features=8"),
+        (("fit", "X", "-o", "OUT", "--dim", 4, "--keep", 0.9), "give exactly one of out_features"),
+        (("fit", "X", "-o", "OUT", "--bytes", 99), "bytes_per_vector=99: choose 1 to 32"),
+        (("fit", "X", "-o", "OUT", "--dim", 4, "--column", "v"), "a column ('v') was named"),
+        (("fit", "X", "-o", "OUT", "--dim", 4, "--on-bad-row", "skip"), "unknown on_bad_row 'skip'"),
+        (("fit", "X", "-o", "HOME", "--dim", 4), "exists: choose another folder"),
+        (("fit", "X", "-o", "HOME", "--dim", 4, "--force"), "holds no st_dimreduce.json: choose another folder"),
+        (("apply", "HEAD", "none", "OUT"), "no file or folder none"),
+        (("apply", "HEAD", "X", "OUT", "--precision", "int9"), "unknown precision 'int9': choose from float32"),
+        (("apply", "HEAD", "X", "X"), "contain one another"),
+        (("apply", "HEAD", "X", "OUT.txt"), "OUT.txt ends in .txt: expected .npy"),
+        (("apply", "HOME", "X", "OUT"), "home holds no head: expected the folder of a head"),
+        (("apply", "OTHER", "X", "OUT"), "the vectors have 8 dimensions, the head takes 9"),
+        (("attach", "HEAD", "no/such-model", "-o", "OUT"), "no model could be loaded from 'no/such-model'"),
+        (("attach", "HEAD", "BASE", "-o", "OUT"), "the head takes 8 dimensions, the model gives 32"),
+        (("attach", "HEAD", "BASE", "-o", "HOME"), "exists: choose another folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tiny, tmp_path, arguments, message):
+    names = {name: tmp_path / name.lower() for name in ("OUT", "HOME", "HEAD", "OTHER", "BASE")}
+    names["X"] = tmp_path / "x.npy"
+    np.save(names["X"], np.random.default_rng(0).standard_normal((100, 8)))
+    names["HOME"].mkdir()
+    (names["HOME"] / "thesis.txt").write_text("three years")
+    save_head(DimReduce(8, 4), names["HEAD"])
+    save_head(DimReduce(9, 4), names["OTHER"])
+    tiny.save_pretrained(str(names["BASE"]))
+    before = sorted(tmp_path.rglob("*"))
+    done = run(*(names.get(argument, argument) for argument in arguments))
+    assert done.exit_code == 2, done.output
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert sorted(tmp_path.rglob("*")) == before, "something was written"

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from st_dimreduce import DimReduce, Precision, Summary, dequantize, quantize, reduce_model
+from st_dimreduce.fitting import Pairs, choose, contrast_head, distill_head, fit_head
+from st_dimreduce.fitting.contrastive import _loss
+from tests.conftest import SENTENCES
+
+RNG = np.random.default_rng(0)
+SPREAD = np.linspace(2, 0.3, 32)
+X = (RNG.standard_normal((3000, 32)) * SPREAD).astype(np.float32)
+SUMMARY = Summary.of(X)
+PAIRS = Pairs(X[:600] + 0.4 * RNG.standard_normal((600, 32)), X[:600])
+
+
+def shares(choice):
+    return {(option.out_features, option.precision): option.kept for option in choice.measured}
+
+
+@pytest.mark.parametrize("budget", [1, 4, 8, 16, 32, 64, 128])
+@pytest.mark.parametrize("pairs", [None, PAIRS])
+def test_the_best_option_within_the_budget_is_taken(budget, pairs):
+    choice = choose(SUMMARY, bytes_per_vector=budget, pairs=pairs)
+    assert choice.best.bytes_per_vector <= budget
+    assert choice.best.bytes_per_vector == Precision(choice.best.precision).bytes_per_vector(choice.best.out_features)
+    assert choice.best.kept == max(shares(choice).values())
+    assert choice.figure == ("overlap@10" if pairs is None else "nDCG@10")
+    assert json.loads(json.dumps(choice.to_dict()))["best"] in choice.to_dict()["measured"]
+
+
+def test_the_full_vector_keeps_everything():
+    choice = choose(SUMMARY, bytes_per_vector=128, objective="fidelity")
+    assert shares(choice)[32, "float32"] == pytest.approx(1, abs=1e-3)
+
+
+def test_more_bytes_keep_more():
+    kept = [choose(SUMMARY, bytes_per_vector=budget, objective="fidelity").best.kept for budget in (2, 4, 8, 16, 32)]
+    assert kept == sorted(kept)
+    assert kept[0] < 0.5
+    assert kept[-1] > 0.9
+
+
+def test_keep_takes_the_smallest_that_does():
+    choice = choose(SUMMARY, keep=0.8, objective="fidelity")
+    assert choice.best.kept >= 0.8
+    assert all(
+        option.kept < 0.8 for option in choice.measured if option.bytes_per_vector < choice.best.bytes_per_vector
+    )
+
+
+def test_keep_that_nothing_does_is_said():
+    with pytest.warns(UserWarning, match="nothing keeps 100.0% of the overlap@10: the best keeps"):
+        choice = choose(SUMMARY, keep=1.0)
+    assert choice.best.kept == max(shares(choice).values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give either bytes_per_vector or keep"),
+        ({"bytes_per_vector": 8, "keep": 0.9}, "give either bytes_per_vector or keep"),
+        ({"bytes_per_vector": 0}, "bytes_per_vector=0: choose 1 to 128"),
+        ({"bytes_per_vector": 129}, "bytes_per_vector=129: choose 1 to 128, what the full float32 vector takes"),
+        ({"keep": 0}, "keep=0: choose a share greater than 0"),
+        ({"keep": 1.1}, "keep=1.1: choose a share"),
+        ({"keep": 0.9, "objective": "speed"}, "unknown objective 'speed'"),
+    ],
+)
+def test_bad_budgets(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        choose(SUMMARY, **arguments)
+
+
+def test_too_few_vectors_to_choose_by():
+    with pytest.raises(ValueError, match="59 vectors hold too few out to choose by: give 60"):
+        choose(Summary.of(X[:59]), bytes_per_vector=8)
+
+
+def overlap(head, precision="float32"):
+    full = X / np.linalg.norm(X, axis=1, keepdims=True)
+    small = head.reduce(X, normalize_embeddings=True)
+    stored = dequantize(quantize(small, precision), precision, head.out_features)
+    tops = [np.argsort(-scores, axis=1)[:, 1:11] for scores in (full[:300] @ full.T, small[:300] @ stored.T)]
+    return np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*map(np.ndarray.tolist, tops), strict=True)])
+
+
+@pytest.mark.parametrize("precision", ["float32", "int2"])
+def test_distillation_finds_more_of_the_base_models_neighbours(precision):
+    start = fit_head(SUMMARY, 16, whitening=0.5)
+    before = start.linear.weight.clone()
+    taught = distill_head(start, SUMMARY, precision=precision)
+    assert overlap(taught, precision) > overlap(start, precision) + 0.01
+    assert start.linear.weight.equal(before)
+    assert taught.fitted["distilled_steps"] > 0
+    gains = [np.sqrt(((SUMMARY.sample @ h.linear.weight.detach().numpy().T) ** 2).mean()) for h in (start, taught)]
+    assert gains[1] == pytest.approx(gains[0], rel=0.3)
+
+
+def test_training_never_returns_worse_than_it_was_given():
+    start = fit_head(SUMMARY, 8, objective="fidelity")
+    ruined = distill_head(start, SUMMARY, learning_rate=100.0, steps=25)
+    assert ruined.fitted["distilled_steps"] == 0
+    assert np.allclose(ruined.linear.weight.detach(), start.linear.weight.detach(), rtol=1e-5)
+    assert contrast_head(start, PAIRS, learning_rate=100.0, steps=25).fitted["trained_steps"] == 0
+
+
+def test_labelled_pairs_teach_what_belongs_together():
+    # What matters is in the quiet half of the dimensions: nothing but labels can tell.
+    loud, quiet = 1.5 * RNG.standard_normal((2, 1500, 32)), RNG.standard_normal((1500, 32))
+    loud[..., 16:], quiet[:, :16] = 0, 0
+    train, test = (Pairs((loud[0] + quiet)[rows], (loud[1] + quiet)[rows]) for rows in (slice(1200), slice(1200, None)))
+    start = fit_head(Summary.of(np.concatenate([train.queries, train.documents])), 16, objective="fidelity")
+    before = start.linear.weight.clone()
+
+    def found(head):
+        queries, documents = (head.reduce(rows, normalize_embeddings=True) for rows in (test.queries, test.documents))
+        return ((queries @ documents.T).argmax(axis=1) == np.arange(300)).mean()
+
+    taught = contrast_head(start, train, learning_rate=0.02)
+    assert found(start) < 0.1
+    assert found(taught) > 0.9
+    assert start.linear.weight.equal(before)
+    assert contrast_head(start, train, seed=1).linear.weight.equal(contrast_head(start, train, seed=1).linear.weight)
+
+
+def test_too_little_to_train_on_is_said():
+    head = fit_head(SUMMARY, 8)
+    with pytest.warns(UserWarning, match="63 vectors are too few to distil from, 64 are needed"):
+        assert distill_head(head, Summary.of(X[:63])) is head
+    with pytest.warns(UserWarning, match="31 pairs are too few to train on, 32 are needed"):
+        assert contrast_head(head, Pairs(PAIRS.queries[:31], PAIRS.documents[:31])) is head
+    with pytest.raises(ValueError, match="pairs of 4 dimensions for a head of 32"):
+        contrast_head(head, Pairs(np.eye(4), np.eye(4)))
+    with pytest.raises(ValueError, match="a summary of 4 dimensions for a head of 32"):
+        distill_head(head, Summary.of(np.eye(4)))
+
+
+def test_reduce_model_within_a_budget(tiny):
+    reduced = reduce_model(tiny, SENTENCES, bytes_per_vector=8)
+    head = DimReduce.from_model(reduced)
+    assert Precision(head.precision).bytes_per_vector(head.out_features) <= 8
+    assert head.fitted["choice"]["best"]["out_features"] == head.out_features == reduced.encode(["x"]).shape[1]
+    kept = DimReduce.from_model(reduce_model(tiny, SENTENCES, keep=0.5, objective="fidelity"))
+    assert kept.fitted["choice"]["best"]["kept"] >= 0.5
+    assert "distilled_steps" in kept.fitted
+
+
+def test_a_negative_is_pushed_away():
+    # A quiet mark tells right from wrong: among other subjects it is of no use.
+    subject, mark = RNG.standard_normal((1000, 32)), np.zeros(32)
+    subject[:, 24:], mark[24:] = 0, 0.3
+    right, wrong = subject + mark * RNG.choice([-1, 1], (1000, 1)), subject.copy()
+    wrong[:, 24:] = -right[:, 24:]
+    queries = subject + 0.5 * (right - subject)
+    summary = Summary.of(np.concatenate([queries, right, wrong]))
+    start = fit_head(summary, 8, objective="fidelity")
+
+    def told_apart(head):
+        reduced = [head.reduce(rows, normalize_embeddings=True) for rows in (queries, right, wrong)]
+        return float(((reduced[0] * reduced[1]).sum(axis=1) - (reduced[0] * reduced[2]).sum(axis=1)).mean())
+
+    without = contrast_head(start, Pairs(queries[:800], right[:800]), steps=100)
+    taught = contrast_head(start, Pairs(queries[:800], right[:800], wrong[:800]), steps=100)
+    assert told_apart(taught) > 0.005 > 2 * abs(told_apart(without))
+
+
+def test_a_document_that_answers_twice_is_no_wrong_answer(recwarn):
+    rows = X[:200] / np.linalg.norm(X[:200], axis=1, keepdims=True)
+    documents = np.repeat(rows[:100], 2, axis=0)
+    doubled = contrast_head(fit_head(SUMMARY, 8), Pairs(documents + 0.1 * rows, documents), steps=25)
+    assert np.isfinite(doubled.linear.weight.detach().numpy()).all()
+    loss = _loss(Pairs(documents, documents), Precision.FLOAT32, lambda: torch.arange(2))
+    assert loss(torch.eye(32)) == 0, "two pairs alike have nothing to tell apart"
+
+
+def test_training_serves_every_nested_size():
+    def nearest(weight, size):
+        queries, documents = (rows @ weight[:size].T for rows in (PAIRS.queries, PAIRS.documents))
+        scores = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ documents.T
+        return ((scores / np.linalg.norm(documents, axis=1)).argmax(axis=1) == np.arange(600)).mean()
+
+    start = fit_head(SUMMARY, 16, nested=(4, 16))
+    taught = contrast_head(start, PAIRS, steps=100)
+    assert taught.fitted["nested"] == [4, 16]
+    found = [[nearest(head.linear.weight.detach().numpy(), size) for size in (4, 16)] for head in (start, taught)]
+    assert found[1][0] > found[0][0] + 0.02
+    assert found[1][1] > 0.99
+
+
+def test_reduce_model_with_labelled_pairs(tiny):
+    pairs = list(zip(SENTENCES[:64], SENTENCES[64:], strict=True))
+    head = DimReduce.from_model(reduce_model(tiny, SENTENCES, 8, pairs=pairs))
+    assert head.fitted["labelled_pairs"] == 64
+    triples = [(*pair, SENTENCES[(i + 7) % 128]) for i, pair in enumerate(pairs)]
+    other = DimReduce.from_model(reduce_model(tiny, SENTENCES, 8, pairs=triples))
+    assert not other.linear.weight.equal(head.linear.weight)
+    assert head.fitted["whitening"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"out_features": 8, "bytes_per_vector": 8}, "out_features, bytes_per_vector was given: give exactly one"),
+        ({"keep": 0.9, "bytes_per_vector": 8}, "give exactly one of out_features, bytes_per_vector, keep"),
+        ({"bytes_per_vector": 129}, "bytes_per_vector=129: choose 1 to 128"),
+        ({"out_features": 8, "pairs": []}, "pairs is empty"),
+        ({"out_features": 8, "pairs": [("a",)]}, "pair 0 is .*: expected 2 strings"),
+        ({"out_features": 8, "pairs": [("a cat", "a dog"), ("a", None)]}, "pair 1 is .*: expected 2 strings"),
+        ({"out_features": 8, "pairs": ["ab", "cd"]}, "pair 0 is 'ab': expected 2 strings"),
+        ({"out_features": 8, "pairs": [("a", "b", "c"), ("d", "e")]}, "pair 1 is .*: expected 3 strings"),
+        (
+            {"out_features": 8, "pairs": [(text, "b") for text in SENTENCES[:40]]},
+            "all 40 pairs share texts with one another",
+        ),
+        ({"nested": (4, 8), "bytes_per_vector": 8}, "give exactly one of nested, bytes_per_vector, keep"),
+        ({"nested": (4, 8), "out_features": 16}, "give ascending sizes, of which the last is out_features=16"),
+        ({"out_features": 8, "pairs": [("a cat", "a dog")] * 3}, "all 3 pairs are the same"),
+        ({"out_features": 8, "objective": "speed"}, "unknown objective 'speed'"),
+        ({"out_features": 8, "objective": "fidelity", "pairs": [("a", "b")]}, "pairs train for quality"),
+    ],
+)
+def test_reduce_model_with_bad_budgets_and_pairs(tiny, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        reduce_model(tiny, SENTENCES, **arguments)
+
+
+def kept_by_definition(summary, size, precision, objective, pairs, seed):
+    """What a head fitted on the rest keeps of what the full vectors of held-out queries find, written out."""
+    sample, paired = summary.sample, None
+    if pairs is None:
+        count = min(500, len(sample) // 4)
+        queries, documents = sample[:count], sample[count:]
+        fitted = Summary.of(documents)
+    else:
+        paired, unseen = pairs.split(1 / 3, seed)
+        nearest = (unseen.documents @ sample.T).argmax(axis=1)
+        others = np.delete(sample, np.unique(nearest), axis=0)
+        queries, documents, fitted = unseen.queries, np.concatenate([unseen.documents, others]), summary
+    settings = {"objective": objective, "pairs": paired, "rotation": "random", "seed": seed, "gain": 1e-3}
+    head = fit_head(fitted, size, **settings)
+    stored = dequantize(quantize(head.reduce(documents), precision), precision, size)
+    tops = [
+        np.argsort(-(asked @ found.T), axis=1)[:, :10]
+        for asked, found in ((queries, documents), (head.reduce(queries), stored))
+    ]
+    if pairs is None:
+        return np.mean(
+            [len(set(full) & set(small)) / 10 for full, small in zip(*map(np.ndarray.tolist, tops), strict=True)]
+        )
+    gains = [np.mean((top == np.arange(len(top))[:, None]) @ (1 / np.log2(np.arange(2, 12)))) for top in tops]
+    return gains[1] / gains[0]
+
+
+@pytest.mark.parametrize("objective", ["quality", "fidelity"])
+@pytest.mark.parametrize("count", [200, 3000])
+def test_what_is_kept_of_the_neighbours_is_measured_on_held_out_vectors(objective, count):
+    summary = Summary.of(X[:count] + np.float32(0.5))
+    choice = choose(summary, bytes_per_vector=8, objective=objective, seed=5)
+    assert shares(choice).keys() == {(32, "int2"), (16, "int4"), (8, "int8")}
+    for (size, precision), kept in shares(choice).items():
+        expected = kept_by_definition(summary, size, precision, objective, None, 5)
+        assert kept == pytest.approx(expected, abs=0.004), (size, precision)
+
+
+def test_what_is_kept_of_the_answers_is_the_mean_over_three_thirds_of_the_pairs():
+    choice = choose(SUMMARY, bytes_per_vector=2, pairs=PAIRS, seed=5)
+    for (size, precision), kept in shares(choice).items():
+        each = [kept_by_definition(SUMMARY, size, precision, "quality", PAIRS, seed) for seed in (5, 6, 7)]
+        assert np.ptp(each) > 0.002, "the thirds differ"
+        assert kept == pytest.approx(np.mean(each), abs=0.002), (size, precision)
+
+
+def test_options_that_waste_half_of_the_budget_are_left_out():
+    assert shares(choose(SUMMARY, bytes_per_vector=16)).keys() == {(32, "int4"), (16, "int8")}
+    assert shares(choose(SUMMARY, bytes_per_vector=128)).keys() == {(32, "int8"), (32, "float32")}
+    few = Summary.of(X[:60, :8])
+    assert shares(choose(few, bytes_per_vector=1)).keys() == {(8, "binary"), (4, "int2"), (2, "int4"), (1, "int8")}

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from st_dimreduce.fitting.cloze import self_made_pairs
+
+TEXTS = [
+    f"The first sentence of text {i} is about cats. The second of {i} is about dogs! Is the third, {i}, about birds?"
+    for i in range(50)
+]
+
+
+def test_a_sentence_is_taken_out_of_its_own_text():
+    pairs = self_made_pairs(TEXTS)
+    assert len(pairs) == 50
+    for sentence, rest in pairs:
+        whole = next(text for text in TEXTS if sentence in text)
+        assert sentence not in rest
+        assert sorted((sentence + " " + rest).split()) == sorted(whole.split())
+
+
+def test_count_and_seed():
+    assert len(self_made_pairs(TEXTS, count=7)) == 7
+    assert self_made_pairs(TEXTS, seed=3) == self_made_pairs(TEXTS, seed=3)
+    assert self_made_pairs(TEXTS, seed=3) != self_made_pairs(TEXTS, seed=4)
+
+
+def test_languages_without_spaces_and_line_breaks():
+    japanese = "これは最初の文章であり、猫について書かれている。次の文章は犬についての長い話である。"
+    assert len(self_made_pairs([japanese])) == 1
+    assert (
+        len(self_made_pairs(["A title without a full stop\nand below it a text that is long enough to be a document"]))
+        == 1
+    )
+
+
+def test_short_texts_give_no_pair():
+    assert self_made_pairs(["cat", "One sentence that is quite long but stays alone.", "Short. Too. Tiny.", ""]) == []
+    assert self_made_pairs([]) == []

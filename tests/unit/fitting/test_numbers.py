@@ -1,0 +1,160 @@
+"""Vectors at the edge of what numbers can say, and what becomes of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from st_dimreduce import DimReduce, Precision, Summary, dequantize, fit_head, quantize, reduce_vectors, search
+
+RNG = np.random.default_rng(0)
+
+
+def rows(count, width, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("objective", ["quality", "fidelity"])
+def test_vectors_that_are_all_equal_stay_equal(objective):
+    same = np.repeat(rows(1, 16), 50, axis=0)
+    reduced = fit_head(Summary.of(same), 8, objective=objective).reduce(same)
+    assert np.isfinite(reduced).all()
+    assert np.array_equal(reduced, np.repeat(reduced[:1], 50, axis=0))
+    assert np.linalg.norm(reduced[0]) > 0, "they still have a direction"
+
+
+@pytest.mark.parametrize("objective", ["quality", "fidelity"])
+def test_a_rank_below_out_features_keeps_every_cosine(objective):
+    low = rows(200, 3) @ rows(3, 32, seed=1)
+    reduced = unit(fit_head(Summary.of(low), 16, objective=objective, whitening=0, gain=0.01).reduce(low))
+    assert np.isfinite(reduced).all()
+    if objective == "fidelity":
+        assert np.allclose(reduced @ reduced.T, unit(low) @ unit(low).T, atol=1e-2)
+
+
+def test_one_outlier_counts_as_one_vector():
+    plain = rows(500, 16)
+    outlier = plain.copy()
+    outlier[7] *= 1e6
+    one, other = (fit_head(Summary.of(x), 8) for x in (plain, outlier))
+    assert torch.allclose(one.linear.weight, other.linear.weight, atol=1e-6), "only directions count"
+
+
+def test_denormals_are_refused_by_a_fit_and_stored_by_a_grid():
+    plain = rows(300, 16)
+    tiny = (plain.astype(np.float64) * 1e-40).astype(np.float32)
+    assert 0 < np.abs(tiny).max() < np.finfo(np.float32).tiny
+    with pytest.raises(ValueError, match=r"row 0 has length .*e-40: drop or repair it"):
+        Summary.of(tiny)
+    # So few digits are left of them that a code may fall one level beside.
+    assert np.abs(quantize(plain, "int8").astype(int) - quantize(tiny, "int8")).max() <= 1
+
+
+def test_float16_beyond_its_range_is_named():
+    with np.errstate(over="ignore"):
+        half = (rows(20, 8) * 1e5).astype(np.float16)
+    assert np.isinf(half).any()
+    with pytest.raises(ValueError, match="has length inf: drop or repair it"):
+        Summary.of(half)
+    half = (rows(20, 8) * 1e4).astype(np.float16)
+    assert np.isfinite(half).all()
+    assert np.allclose(Summary.of(half).gram, Summary.of(half.astype(np.float64)).gram, atol=1e-5)
+
+
+def test_as_many_vectors_as_dimensions_asked_for():
+    few = rows(8, 32)
+    reduced = unit(fit_head(Summary.of(few), 8, objective="fidelity", gain=0.01).reduce(few))
+    assert np.allclose(reduced @ reduced.T, unit(few) @ unit(few).T, atol=1e-2)
+
+
+@pytest.mark.parametrize("objective", ["quality", "fidelity"])
+def test_one_dimension_keeps_the_sign(objective):
+    line = rows(40, 1)
+    reduced = fit_head(Summary.of(line), 1, objective=objective).reduce(line)
+    assert (np.sign(reduced) == np.sign(line)).all() or (np.sign(reduced) == -np.sign(line)).all()
+    for precision in Precision:
+        back = dequantize(quantize(reduced, precision), precision, 1)
+        assert (np.sign(back) == np.sign(reduced)).all()
+
+
+def test_eight_thousand_dimensions():
+    wide = rows(64, 8192)
+    head = fit_head(Summary.of(wide), 32, rotation="random", objective="fidelity")
+    assert (head.in_features, head.out_features) == (8192, 32)
+    reduced = unit(head.reduce(wide))
+    assert np.isfinite(reduced).all()
+    codes = quantize(wide, "binary")
+    assert codes.shape == (64, 1024)
+    assert np.array_equal(search(wide, codes, "binary", 1)[1][:, 0], np.arange(64))
+
+
+@pytest.mark.parametrize("objective", ["quality", "fidelity"])
+def test_a_wide_model_whose_last_directions_are_not_computed_gets_the_same_head(objective, monkeypatch):
+    varied = rows(800, 256) * np.linspace(2, 0.1, 256, dtype=np.float32) + rows(1, 256) / 2
+    low, basis = rows(100, 3) @ rows(3, 256, seed=1), np.eye(256, dtype=np.float32)[:20]
+    expected = fit_head(Summary.of(varied), 16, objective=objective).linear.weight
+    monkeypatch.setattr("st_dimreduce.fitting.closed_form._WIDE", 100)
+    monkeypatch.setattr(np.linalg, "eigh", None)  # finds all of them
+    found = fit_head(Summary.of(varied), 16, objective=objective).linear.weight
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    for x in (low, basis):  # eigenvalues that are equal, or zero
+        one, other = (fit_head(Summary.of(x), 16, objective=objective, rotation=None) for _ in range(2))
+        assert torch.equal(one.linear.weight, other.linear.weight)
+        assert np.isfinite(one.reduce(x)).all()
+
+
+@pytest.mark.parametrize("width", [1, 7, 384])
+def test_all_dimensions_are_a_rotation(width):
+    x = rows(width + 50, width)
+    reduced = unit(fit_head(Summary.of(x), width, objective="fidelity", gain=0.001).reduce(x))
+    assert np.allclose(reduced @ reduced.T, unit(x) @ unit(x).T, atol=1e-4)
+
+
+def test_ten_million_rows_in_float32_are_those_in_float64():
+    width, block = 4, 1_000_000
+    shift = np.array([1.0, 0.1, 0, 0])
+    summary, gram, mean = Summary(width), np.zeros((width, width)), np.zeros(width)
+    for seed in range(10):
+        exact = np.random.default_rng(seed).standard_normal((block, width)) + shift
+        summary.update(exact.astype(np.float32))
+        exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+        gram, mean = gram + exact.T @ exact, mean + exact.sum(axis=0)
+    assert summary.count == 10 * block
+    assert np.allclose(summary.gram, gram / summary.count, rtol=0, atol=1e-7)
+    assert np.allclose(summary.mean, mean / summary.count, rtol=0, atol=1e-7)
+
+
+THREADS = """
+import sys
+import numpy as np, torch
+torch.set_num_threads(int(sys.argv[1]))
+from st_dimreduce import Summary, fit_head
+x = np.random.default_rng(0).standard_normal((3000, 96)) * np.linspace(3, 0.1, 96)
+np.save(sys.argv[2], fit_head(Summary.of(x.astype(np.float32)), 32).linear.weight.detach().numpy())
+"""
+
+
+def test_one_thread_or_two_the_head_is_the_same(tmp_path, monkeypatch):
+    weights = []
+    for threads in ("1", "2"):
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            monkeypatch.setenv(name, threads)
+        command = [sys.executable, "-c", THREADS, threads, str(tmp_path / f"{threads}.npy")]
+        subprocess.run(command, check=True, timeout=120)
+        weights.append(np.load(tmp_path / f"{threads}.npy"))
+    assert np.abs(weights[0] - weights[1]).max() < 1e-5 * np.abs(weights[0]).max()
+
+
+def test_reduced_files_of_edge_vectors_hold_what_the_head_says(tmp_path):
+    edge = np.concatenate([rows(5, 16), rows(5, 16) * 1e28, rows(5, 16) * np.float32(1e-28)])
+    head = DimReduce(16, 8, bias=False)
+    reduce_vectors(edge, head, tmp_path / "x.npy", "float32")
+    assert np.isfinite(np.load(tmp_path / "x.npy")).all()

@@ -1,0 +1,273 @@
+"""Folders that Text Embeddings Inference or an older Sentence Transformers would misread are named, and mended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from transformers import AutoModel, AutoTokenizer
+from typer.testing import CliRunner
+
+from st_dimreduce import reduce_model, save_portable
+from st_dimreduce.cli import app
+from st_dimreduce.portable import check, fix
+from tests.conftest import SENTENCES
+from tests.helpers.folders import (
+    BERT,
+    CONFIG,
+    DENSE,
+    FIX,
+    MODEL,
+    OLD_WORDS,
+    OLDER,
+    POOL,
+    REDUCE,
+    SERVED,
+    STOPS,
+    TEI,
+    TOKENIZER,
+    change,
+    tiny_of,
+)
+
+
+@pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken"])
+def test_what_we_save_is_clean(mode, tiny_path, tmp_path):
+    torch.manual_seed(0)
+    base = tiny_of(tiny_path, mode, Dense(32, 24, activation_function=None), Normalize())
+    save_portable(reduce_model(base, SENTENCES, 8), tmp_path / "p")
+    assert check(tmp_path / "p") == []
+
+
+GELU = "torch.nn.modules.activation.GELU"
+BROKEN = {
+    "an activation": (
+        (DENSE, {"activation_function": GELU}),
+        [f"its activation is {GELU}: {STOPS}; train the head with Tanh or Identity"],
+    ),
+    "no activation": (
+        (DENSE, {"activation_function": None}),
+        [f"it names no activation: {TEI} takes Identity, all others Tanh; {FIX}"],
+    ),
+    "no bias": ((DENSE, {"bias": 0}), [f"it says no true or false for bias: {STOPS}; {FIX}"]),
+    "new keys of a head": (
+        (DENSE, {"module_output_name": "sentence_embedding", "module_input_name": "sentence_embedding"}),
+        [f"it has the new keys module_input_name, module_output_name: {OLDER}; {FIX}"],
+    ),
+    "a head for tokens": (
+        (DENSE, {"module_output_name": "token_embeddings"}),
+        [
+            f"it has the new keys module_output_name: {OLDER}; {FIX}",
+            f"it does not reduce the sentence embedding: {TEI} applies it to that; {REDUCE}",
+        ],
+    ),
+    "a head on tokens": (
+        (DENSE, {"module_input_name": "token_embeddings"}),
+        [
+            f"it has the new keys module_input_name: {OLDER}; {FIX}",
+            f"it does not reduce the sentence embedding: {TEI} applies it to that; {REDUCE}",
+        ],
+    ),
+    "max pooling": (
+        (POOL, {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}),
+        [f"its pooling is pooling_mode_max_tokens: {SERVED}"],
+    ),
+    "no pooling": ((POOL, {"pooling_mode_mean_tokens": False}), [f"its pooling is none: {SERVED}"]),
+    "pooling as a word": ((POOL, {"pooling_mode": "mean"}), [f"it has the new keys pooling_mode: {OLDER}; {FIX}"]),
+    "no word on cls and mean": (
+        (POOL, {"pooling_mode_cls_token": None, "pooling_mode_mean_tokens": 1}),
+        [
+            f"it says no true or false for pooling_mode_cls_token, pooling_mode_mean_tokens: {STOPS}; {FIX}",
+            f"its pooling is none: {SERVED}",
+        ],
+    ),
+    "prompts left out": (
+        (POOL, {"include_prompt": False}),
+        [f"include_prompt is false: {TEI} pools the prompt too; use it without prompts there"],
+    ),
+    "a classifier": (
+        (CONFIG, {"architectures": ["DistilBertForSequenceClassification"]}),
+        [
+            f"it names ['DistilBertForSequenceClassification']: {TEI} takes it for a classifier; "
+            "save the base model without its classifier"
+        ],
+    ),
+    "no architecture": (
+        (CONFIG, {"architectures": None}),
+        [f"it names no architectures: {STOPS}; save the base model again"],
+    ),
+    "rotary positions in new words": (
+        (CONFIG, {"rope_parameters": {"rope_theta": 5.0}}),
+        [f"rope_theta {OLD_WORDS}; {FIX}"],
+    ),
+    "code of its own": (
+        (CONFIG, {"auto_map": {"AutoModel": "m.M"}, "model_type": "mine"}),
+        ["it needs code of its own: every reader needs trust_remote_code; choose a base model that does not"],
+    ),
+    "code that it does not need": ((CONFIG, {"auto_map": {"AutoModel": "m.M"}}), []),
+    "a new tokenizer": ((TOKENIZER, {"tokenizer_class": "TokenizersBackend"}), [f"tokenizer_class {OLD_WORDS}; {FIX}"]),
+    "new special tokens": (
+        (TOKENIZER, {"extra_special_tokens": ["[A]"]}),
+        [f"additional_special_tokens {OLD_WORDS}; {FIX}", f"extra_special_tokens {OLD_WORDS}; {FIX}"],
+    ),
+    "no length": (
+        (BERT, {"max_seq_length": None}),
+        [f"it says no max_seq_length: {STOPS} in some versions; {FIX}"],
+    ),
+    "lower case": (
+        (BERT, {"do_lower_case": True}),
+        [f"do_lower_case is true: {TEI} does not lower the case; lower the case in tokenizer.json"],
+    ),
+    "a new transformer": ((BERT, {"modality_config": {}}), [f"it has the new keys modality_config: {OLDER}; {FIX}"]),
+    "cut vectors": (
+        (MODEL, {"truncate_dim": 4}),
+        [
+            f"truncate_dim is 4: {TEI} serves all dimensions; "
+            "cut the vectors where they are used, or fit a head of this size"
+        ],
+    ),
+    "a prompt that is a number": ((MODEL, {"prompts": {"query": 5}}), [f"a prompt is no string: {STOPS}; {FIX}"]),
+    "prompts in a list": ((MODEL, {"prompts": ["query: "]}), [f"a prompt is no string: {STOPS}; {FIX}"]),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_each_thing_is_named_alone(case, copy):
+    (file, settings), expected = BROKEN[case]
+    change(copy / file, **settings)
+    assert [str(problem) for problem in check(copy)] == [f"{file}: {line}" for line in expected]
+    assert [problem.fixable for problem in check(copy)] == [line.endswith(FIX) for line in expected]
+
+
+@pytest.mark.parametrize(
+    ("change_modules", "expected"),
+    [
+        (
+            lambda entries: entries.insert(2, {**entries[3], "name": "4"}),
+            f"a Normalize stands before a Dense: {TEI} leaves it out and serves different vectors; {REDUCE}",
+        ),
+        (
+            lambda entries: entries.insert(1, entries.pop(2)),
+            f"a Dense stands before Pooling: {TEI} applies it behind, to other vectors; {REDUCE}",
+        ),
+        (
+            lambda entries: entries[2].update(type="sentence_transformers.models.LayerNorm"),
+            f"it names 'sentence_transformers.models.LayerNorm': {TEI} serves unreduced embeddings; "
+            "use Transformer, Pooling, Dense and Normalize alone",
+        ),
+        (
+            lambda entries: entries[2].update(type="os.system"),
+            f"it names 'os.system': {TEI} serves unreduced embeddings, every other reader needs trust_remote_code; "
+            "use Transformer, Pooling, Dense and Normalize alone",
+        ),
+        (
+            lambda entries: entries[2].update(type="st_dimreduce.dim_reduce.DimReduce"),
+            "it names 'st_dimreduce.dim_reduce.DimReduce': every reader needs trust_remote_code and the package, "
+            f"{TEI} serves unreduced embeddings; {FIX}",
+        ),
+        (
+            lambda entries: entries[1].update(type="sentence_transformers.base.modules.Pooling"),
+            "Pooling has its new name 'sentence_transformers.base.modules.Pooling': "
+            f"{OLDER}, {TEI} may serve unreduced embeddings; {FIX}",
+        ),
+        (lambda entries: entries[3].update(idx="3"), f"module 3 has no idx: {TEI} serves unreduced embeddings; {FIX}"),
+        (lambda entries: entries[3].update(idx=True), f"module 3 has no idx: {TEI} serves unreduced embeddings; {FIX}"),
+        (lambda entries: entries[3].update(idx=-1), f"module 3 has no idx: {TEI} serves unreduced embeddings; {FIX}"),
+    ],
+)
+def test_modules_that_the_server_misreads(change_modules, expected, copy):
+    entries = json.loads((copy / "modules.json").read_text())
+    change_modules(entries)
+    (copy / "modules.json").write_text(json.dumps(entries))
+    assert [str(problem) for problem in check(copy)] == [f"modules.json: {expected}"]
+
+
+def test_poolings_that_are_joined(tiny_path, tmp_path):
+    save_portable(reduce_model(tiny_of(tiny_path, ("cls", "mean")), SENTENCES, 8), tmp_path / "p")
+    assert [str(problem) for problem in check(tmp_path / "p")] == [
+        f"{POOL}: it joins the poolings pooling_mode_cls_token, pooling_mode_mean_tokens: "
+        f"{TEI} takes one of them alone; choose a base model with one"
+    ]
+
+
+def test_a_base_model_without_a_head_is_clean(minilm_path):
+    assert check(minilm_path) == []
+
+
+def test_files_that_are_missing(copy, tiny_path):
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "tokenizer.json").rename(copy / "vocab.txt")
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    assert [str(problem) for problem in check(copy)] == [
+        f"tokenizer.json: it is missing: {STOPS}; save the model with a fast tokenizer",
+        ".: there is no model.safetensors: readers that refuse pickles do not load it; save the model again",
+    ]
+    (copy / "part.safetensors").write_bytes(weights)
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"x": "part.safetensors"}}')
+    assert [problem.where for problem in check(copy)] == ["tokenizer.json"]
+    missing = f"modules.json: it is missing: {TEI} finds no pooling; save the model with save_portable"
+    assert str(check(tiny_path)[0]) == missing
+    with pytest.raises(ValueError, match=r"has no modules\.json: save the model with save_portable"):
+        fix(tiny_path)
+
+
+def test_the_command(saved, tmp_path):
+    folder = str(shutil.copytree(saved / "stock", tmp_path / "model"))
+    run = CliRunner().invoke
+    first = run(app, ["check", folder])
+    assert first.exit_code == 1
+    assert len(first.output.splitlines()) == len(check(folder)) > 5
+    assert run(app, ["check", folder, "--fix"]).exit_code == 0
+    assert run(app, ["check", folder]).output == f"{folder}: every reader gives the model's vectors.\n"
+    for path in (tmp_path, tmp_path / "none"):
+        bad = run(app, ["check", str(path), "--fix"])
+        assert (bad.exit_code, len(bad.stderr.splitlines())) == (2, 1), bad.output
+
+
+def serve(folder, texts):
+    """What Text Embeddings Inference does, in its order: pool as the first true key says, each Dense, normalise."""
+    modules = json.loads((folder / "modules.json").read_text())
+    assert {entry["type"].rpartition(".")[0] for entry in modules} == {"sentence_transformers.models"}
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    tokenizer, body = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    length = json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
+    rows = []
+    for text in texts:
+        tokens = tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
+        with torch.no_grad():
+            hidden = body(**tokens).last_hidden_state[0].numpy()
+        row = hidden[0] if pooling["pooling_mode_cls_token"] else hidden.mean(0)
+        assert pooling["pooling_mode_cls_token"] or pooling["pooling_mode_mean_tokens"]
+        for entry in modules:
+            if entry["type"].endswith(".Dense"):
+                config = json.loads((folder / entry["path"] / "config.json").read_text())
+                weights = load_file(folder / entry["path"] / "model.safetensors")
+                assert weights["linear.weight"].shape == (config["out_features"], config["in_features"])
+                row = weights["linear.weight"] @ row + (weights["linear.bias"] if config["bias"] else 0)
+                tanh = config["activation_function"] == "torch.nn.modules.activation.Tanh"
+                row = np.tanh(row) if tanh else row
+        rows.append(row / np.linalg.norm(row))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("name", ["minilm", "cls", "two"])
+def test_served_in_numpy_in_the_servers_order_it_gives_what_encode_gives(name, minilm, tiny_path, texts, tmp_path):
+    torch.manual_seed(0)
+    dense = Dense(32, 24, activation_function=None)
+    bases = {
+        "minilm": lambda: minilm,
+        "cls": lambda: tiny_of(tiny_path, "cls", Normalize()),
+        "two": lambda: tiny_of(tiny_path, "mean", dense),
+    }
+    fitted = texts[:150] if name == "minilm" else SENTENCES
+    reduced = reduce_model(bases[name](), fitted, 16)
+    save_portable(reduced, tmp_path / "p")
+    assert check(tmp_path / "p") == []
+    asked = [*fitted[:20], " ".join(fitted[:30])]
+    served, encoded = serve(tmp_path / "p", asked), reduced.encode(asked, normalize_embeddings=True)
+    assert (served * encoded).sum(1).min() >= 0.9999

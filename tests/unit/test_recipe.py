@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
+from transformers import AutoTokenizer
+
+from st_dimreduce import DimReduce, Summary, reduce_model, save_portable
+from tests.conftest import SENTENCES
+
+SUMMARY = Summary.of(np.eye(32))
+
+
+def names(model):
+    return [type(module).__name__ for module in model]
+
+
+def cosine(one, other):
+    return (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+
+
+@pytest.mark.parametrize("base_name", ["minilm", "mpnet"])
+def test_a_stored_vector_and_a_fresh_encoding_agree(base_name, texts, request):
+    base = request.getfixturevalue(base_name)
+    some = texts if base_name == "minilm" else texts[::6] + texts[-8:]
+    stored = base.encode(some)
+    assert np.allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
+    # Fitted on the long texts alone, so that the short ones have vectors much longer than the head has seen.
+    half = len(some) // 2
+    reduced = reduce_model(base, some[half:], 32)
+    head = DimReduce.from_model(reduced)
+    assert cosine(head.reduce(stored), reduced.encode(some)).min() >= 0.9999
+
+
+def test_fitted_from_stored_vectors_it_agrees_as_well(minilm, texts):
+    stored = minilm.encode(texts)
+    reduced = reduce_model(minilm, embeddings=stored, out_features=64)
+    assert cosine(DimReduce.from_model(reduced).reduce(stored), reduced.encode(texts)).min() >= 0.9999
+
+
+def test_keeps_the_neighbours_of_the_real_model(minilm, texts):
+    reduced = reduce_model(minilm, texts, 128, objective="fidelity")
+    ours, full = (model.encode(texts) for model in (reduced, minilm))
+    assert np.corrcoef((ours @ ours.T).ravel(), (full @ full.T).ravel())[0, 1] > 0.98
+
+
+def test_head_stands_between_pooling_and_normalize_as_a_stock_dense(tiny):
+    reduced = reduce_model(tiny, SENTENCES, 8)
+    assert names(reduced) == ["Transformer", "Pooling", "Dense", "Normalize"]
+    assert type(reduced[2]) is Dense
+    assert np.allclose(np.linalg.norm(reduced.encode(SENTENCES), axis=1), 1, atol=1e-5)
+    assert names(reduce_model(tiny, SENTENCES, 8, trainable=True))[2] == "DimReduce"
+
+
+def test_without_normalize_none_is_added(tiny):
+    base = SentenceTransformer(modules=list(tiny)[:2], device="cpu")
+    assert names(reduce_model(base, SENTENCES, 8)) == ["Transformer", "Pooling", "Dense"]
+
+
+def test_save_pretrained_loads_without_a_flag(tiny, tmp_path):
+    reduced = reduce_model(tiny, SENTENCES, 8)
+    reduced.save_pretrained(str(tmp_path))
+    assert np.array_equal(SentenceTransformer(str(tmp_path), device="cpu").encode(SENTENCES), reduced.encode(SENTENCES))
+
+
+def test_behind_a_model_that_ends_in_dense(tiny):
+    torch.manual_seed(0)
+    base = SentenceTransformer(modules=[*list(tiny)[:2], Dense(32, 24), Normalize()], device="cpu")
+    reduced = reduce_model(base, SENTENCES, 8)
+    assert names(reduced) == ["Transformer", "Pooling", "Dense", "Dense", "Normalize"]
+    head = DimReduce.from_model(reduced)
+    assert head.in_features == 24
+    assert cosine(head.reduce(base.encode(SENTENCES)), reduced.encode(SENTENCES)).min() >= 0.9999
+
+
+def test_behind_a_static_embedding(tiny_path):
+    torch.manual_seed(0)
+    base = SentenceTransformer(
+        modules=[StaticEmbedding(AutoTokenizer.from_pretrained(tiny_path), embedding_dim=16)], device="cpu"
+    )
+    reduced = reduce_model(base, SENTENCES, 8)
+    assert names(reduced) == ["StaticEmbedding", "Dense"]
+    assert reduced.encode(SENTENCES).shape == (len(SENTENCES), 8)
+
+
+def test_the_base_model_is_left_as_it_was(tiny):
+    tiny.prompts = {"query": "query : ", "document": "document : "}
+    before = copy.deepcopy(tiny.state_dict())
+    vectors = tiny.encode(SENTENCES)
+    reduced = reduce_model(tiny, SENTENCES, 8)
+    for parameter in reduced.parameters():
+        parameter.data.zero_()
+    reduced.max_seq_length = 3
+    assert all(torch.equal(value, before[key]) for key, value in tiny.state_dict().items())
+    assert np.array_equal(tiny.encode(SENTENCES), vectors)
+    assert tiny.max_seq_length == 24
+    assert names(tiny) == ["Transformer", "Pooling", "Normalize"]
+
+
+def test_prompts_similarity_and_length_survive(tiny):
+    tiny.prompts = {"query": "query : ", "document": "document : "}
+    tiny.default_prompt_name, tiny.similarity_fn_name, tiny.max_seq_length = "query", "dot", 11
+    reduced = reduce_model(tiny, SENTENCES, 8)
+    assert reduced.prompts == tiny.prompts
+    assert (reduced.default_prompt_name, reduced.similarity_fn_name, reduced.max_seq_length) == ("query", "dot", 11)
+
+
+def test_texts_are_encoded_with_the_document_prompt(tiny):
+    plain = DimReduce.from_model(reduce_model(tiny, SENTENCES, 8)).linear.weight
+    tiny.prompts = {"query": "query : ", "document": "document : "}
+    prompted = DimReduce.from_model(reduce_model(tiny, SENTENCES, 8)).linear.weight
+    assert not torch.allclose(plain, prompted)
+
+
+def test_sentences_embeddings_and_summary_give_the_same_subspace(tiny):
+    stored = tiny.encode_document(SENTENCES)
+    summary = Summary.of(stored)
+    spans = []
+    for source in ({"sentences": SENTENCES}, {"embeddings": stored}, {"summary": summary}):
+        weight = DimReduce.from_model(
+            reduce_model(tiny, out_features=8, rotation=None, **source)
+        ).linear.weight.detach()
+        spans.append(weight / weight.norm())
+    assert torch.allclose(spans[0], spans[1], atol=1e-4)
+    assert torch.equal(spans[1], spans[2])
+
+
+def test_texts_beside_their_vectors_give_pairs(minilm, texts):
+    """Vectors alone cannot tell what changes while the subject stays; sentences taken out of their texts can."""
+    from st_dimreduce.apps.docstrings import docstring_pairs
+
+    queries, documents = map(list, zip(*docstring_pairs(500), strict=True))
+    stored = minilm.encode(documents)
+    alone, beside = (reduce_model(minilm, some, 32, embeddings=stored) for some in (None, documents))
+    assert DimReduce.from_model(alone).fitted["pairs"] == 0
+    assert DimReduce.from_model(beside).fitted["pairs"] >= 200
+    asked = minilm.encode(queries)
+
+    def found(model):
+        head = DimReduce.from_model(model)
+        scores = head.reduce(asked, normalize_embeddings=True) @ head.reduce(stored, normalize_embeddings=True).T
+        return (scores.argmax(axis=1) == np.arange(500)).mean()
+
+    assert found(beside) > found(alone)
+
+
+def test_takes_a_generator_and_a_path(tiny_path, tmp_path, tiny):
+    tiny.save_pretrained(str(tmp_path))
+    reduced = reduce_model(tmp_path, (text for text in SENTENCES), 8)
+    assert np.allclose(reduced.encode(SENTENCES), reduce_model(tiny, SENTENCES, 8).encode(SENTENCES), atol=1e-5)
+
+
+def test_half_precision_base(tiny):
+    reduced = reduce_model(tiny.half(), SENTENCES, 8)
+    assert reduced[2].linear.weight.dtype == torch.float16
+    assert np.isfinite(reduced.encode(SENTENCES)).all()
+
+
+def test_same_seed_same_model(tiny):
+    one, two = (reduce_model(tiny, SENTENCES, 8, seed=3).encode(SENTENCES) for _ in range(2))
+    assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "nothing was given: give exactly one of embeddings, summary"),
+        ({"summary": SUMMARY, "embeddings": np.ones((4, 32))}, "embeddings, summary was given"),
+        ({"sentences": SENTENCES, "out_features": 0}, "out_features=0: choose a size from 1 to 32"),
+        ({"sentences": SENTENCES, "out_features": 33}, "out_features=33: choose a size from 1 to 32"),
+        ({"sentences": SENTENCES[:5], "out_features": 8}, "5 texts cannot fit out_features=8"),
+        ({"sentences": [], "out_features": 8}, "0 texts cannot fit"),
+        ({"sentences": "a cat", "out_features": 1}, "sentences is one string: expected a list"),
+        ({"sentences": ["a cat", None], "out_features": 1}, "sentence 1 is of type NoneType: expected a string"),
+        (
+            {"embeddings": np.ones((50, 31)), "out_features": 8},
+            "vectors of 31 dimensions were given, expected the model's 32",
+        ),
+        ({"embeddings": np.ones(50), "out_features": 8}, r"shape \(50,\), expected \(n, d\)"),
+        ({"embeddings": np.zeros((50, 32)), "out_features": 8}, "row 0 is all zeros"),
+        ({"embeddings": np.full((50, 32), np.nan), "out_features": 8}, "row 0 holds NaN"),
+    ],
+)
+def test_bad_input(tiny, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        reduce_model(tiny, **arguments)
+
+
+def test_models_that_cannot_be_reduced(tiny, tiny_path, tmp_path):
+    with pytest.raises(ValueError, match="no model could be loaded from 'no/such-model'"):
+        reduce_model("no/such-model", SENTENCES)
+    with pytest.raises(ValueError, match="no model could be loaded"):
+        reduce_model(str(tmp_path), SENTENCES)
+    only_tokens = SentenceTransformer(modules=[Transformer(tiny_path)], device="cpu")
+    with pytest.raises(ValueError, match="gives no sentence embedding"):
+        reduce_model(only_tokens, SENTENCES)
+    tiny.truncate_dim = 16
+    with pytest.raises(ValueError, match="truncate_dim=16: load it without"):
+        reduce_model(tiny, SENTENCES)
+
+
+def test_one_model_of_several_sizes(tiny, tmp_path):
+    reduced = reduce_model(tiny, SENTENCES, nested=(8, 16))
+    save_portable(reduced, tmp_path / "nested")
+    small = SentenceTransformer(str(tmp_path / "nested"), truncate_dim=8, device="cpu")
+    own = reduce_model(tiny, SENTENCES, 8)
+    assert small.encode(SENTENCES).shape == (128, 8)
+    ours, theirs = (model.similarity(*[model.encode(SENTENCES)] * 2) for model in (small, own))
+    assert np.allclose(ours, theirs, atol=1e-3)
+    assert DimReduce.from_model(SentenceTransformer(str(tmp_path / "nested"))).out_features == 16
+
+
+def test_behind_a_head_on_tokens(tiny_path):
+    head = DimReduce(32, 8, module_input_name="token_embeddings")
+    base = SentenceTransformer(modules=[Transformer(tiny_path), head, Pooling(8, "mean")], device="cpu")
+    assert names(reduce_model(base, SENTENCES, 4)) == ["Transformer", "DimReduce", "Pooling", "Dense"]
