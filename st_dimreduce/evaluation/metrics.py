@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -86,7 +87,7 @@ class Mean:
 
     per_query: np.ndarray
 
-    @property
+    @cached_property
     def data(self) -> tuple[np.ndarray, ...]:
         """What is resampled, one array per variable."""
         return (self.per_query[~np.isnan(self.per_query)],)
@@ -116,7 +117,7 @@ class RankCorrelation:
     given: np.ndarray
     true: np.ndarray
 
-    @property
+    @cached_property
     def data(self) -> tuple[np.ndarray, ...]:
         """What is resampled, one array per variable."""
         from scipy.stats import rankdata  # noqa: PLC0415, takes half a second to import, which a fit need not pay
