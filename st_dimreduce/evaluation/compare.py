@@ -310,9 +310,7 @@ def _hurt(result: _Result, base: _Result, metric: Metric, own: np.ndarray | None
 def _check_scored_pairs(pairs: Sequence[tuple[str, str, float]] | None) -> None:
     for row, pair in enumerate(pairs or ()):
         if len(pair) != 3 or not all(isinstance(text, str) for text in pair[:2]) or not np.isfinite(float(pair[2])):
-            raise ValueError(
-                f"pair {row} is {pair!r:.80}: expected two texts and a score of their similarity, a number"
-            )
+            raise ValueError(f"pair {row} is {pair!r:.80}: expected two texts and how similar they are, a number")
     if pairs is not None and len({score for _, _, score in pairs}) < 2:
         raise ValueError(f"{len(pairs)} pairs without two different scores: give at least 2 that can be ranked")
 
