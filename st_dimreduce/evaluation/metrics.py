@@ -98,7 +98,7 @@ class Mean:
         return float(self.data[0].mean())
 
     @staticmethod
-    def statistic(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    def statistic(values: np.ndarray, *, axis: int = -1) -> np.ndarray:
         """Return the mean of each resample."""
         return values.mean(axis=axis)
 
@@ -132,7 +132,7 @@ class RankCorrelation:
         return float((x * y).mean())
 
     @staticmethod
-    def statistic(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    def statistic(x: np.ndarray, y: np.ndarray, *, axis: int = -1) -> np.ndarray:
         """Return the correlation of each resample."""
         mean_x, mean_y = x.mean(axis=axis), y.mean(axis=axis)
         variances = ((x * x).mean(axis=axis) - mean_x**2) * ((y * y).mean(axis=axis) - mean_y**2)
