@@ -20,7 +20,7 @@ from st_dimreduce.codes.precision import Precision, quantize
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.vectors.sinks import Parts, only_run, part_suffix
 from st_dimreduce.vectors.sources import Batch, Source, batch_rows, batches, open_source
-from st_dimreduce.fitting.summary import Summary, check_rows, row_lengths
+from st_dimreduce.fitting.summary import Summary, check_rows, row_norms
 
 _PART_BATCHES = 8
 _NEW_COLUMN = "embedding"  # the column of codes where the source has no columns
@@ -232,7 +232,7 @@ def bad_rows(vectors: np.ndarray, first_row: int, on_bad_row: OnBadRow | str) ->
         ValueError: If there are any and ``on_bad_row`` is ``"raise"``; names the first, counting from ``first_row``.
     """
     if OnBadRow(on_bad_row) is OnBadRow.ZERO:
-        return row_lengths(vectors)[1]
+        return row_norms(vectors)[1]
     try:
         check_rows(vectors, first_row)
     except ValueError as error:
