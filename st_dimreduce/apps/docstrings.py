@@ -46,7 +46,9 @@ def docstring_pairs(count: int | None = None, seed: int = 0) -> list[tuple[str, 
     """
     pairs = _unambiguous_pairs()
     if count is not None and not 1 <= count <= len(pairs):
-        raise ValueError(f"count={count}: choose 1 to {len(pairs)}, the docstring pairs of the installed packages")
+        raise ValueError(
+            f"{count} docstring pairs were asked for: choose 1 to {len(pairs)}, those of the installed packages"
+        )
     return random.Random(seed).sample(pairs, len(pairs) if count is None else count)  # noqa: S311, no secret
 
 

@@ -171,7 +171,7 @@ def test_a_vector_that_elasticsearch_refuses(elasticsearch, element, vector, rul
 def test_the_summary_says_what_ran_and_what_did_not():
     # As if LanceDB were not installed.
     code = "import sys, pytest; sys.modules['lancedb'] = None; sys.exit(pytest.main(sys.argv[1:]))"
-    chosen = ["tests/test_stores.py", "-k", "test_lancedb or test_langchain or that_elasticsearch_takes"]
+    chosen = ["tests/integration/test_stores.py", "-k", "test_lancedb or test_langchain or that_elasticsearch_takes"]
     command = [sys.executable, "-c", code, "-p", "no:cacheprovider", *chosen]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout
