@@ -97,9 +97,9 @@ class Mean:
         return float(self.data[0].mean())
 
     @staticmethod
-    def statistic(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
         """Return the mean of each resample."""
-        return values.mean(axis=axis)
+        return samples[0].mean(axis=axis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +131,9 @@ class RankCorrelation:
         return float((x * y).mean())
 
     @staticmethod
-    def statistic(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
         """Return the correlation of each resample."""
+        x, y = samples
         mean_x, mean_y = x.mean(axis=axis), y.mean(axis=axis)
         variances = ((x * x).mean(axis=axis) - mean_x**2) * ((y * y).mean(axis=axis) - mean_y**2)
         return ((x * y).mean(axis=axis) - mean_x * mean_y) / np.sqrt(np.maximum(variances, 1e-24))
