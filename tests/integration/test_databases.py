@@ -1,4 +1,4 @@
-"""The database examples against the real thing: PostgreSQL with pgvector, Qdrant, DuckDB."""
+"""The database examples with the real databases: PostgreSQL with pgvector, Qdrant, DuckDB."""
 
 from __future__ import annotations
 
