@@ -52,7 +52,7 @@ def test_denormals_are_refused_by_a_fit_and_stored_by_a_grid():
     plain = rows(300, 16)
     tiny = (plain.astype(np.float64) * 1e-40).astype(np.float32)
     assert 0 < np.abs(tiny).max() < np.finfo(np.float32).tiny
-    with pytest.raises(ValueError, match=r"row 0 has length .*e-40: drop or repair it"):
+    with pytest.raises(ValueError, match=r"row 0 has norm .*e-40: drop or repair it"):
         Summary.of(tiny)
     # So few digits are left of them that a code may fall one level beside.
     assert np.abs(quantize(plain, "int8").astype(int) - quantize(tiny, "int8")).max() <= 1
@@ -62,7 +62,7 @@ def test_float16_beyond_its_range_is_named():
     with np.errstate(over="ignore"):
         half = (rows(20, 8) * 1e5).astype(np.float16)
     assert np.isinf(half).any()
-    with pytest.raises(ValueError, match="has length inf: drop or repair it"):
+    with pytest.raises(ValueError, match="has norm inf: drop or repair it"):
         Summary.of(half)
     half = (rows(20, 8) * 1e4).astype(np.float16)
     assert np.isfinite(half).all()
