@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoTokenizer
 
-from st_dimreduce import DimReduce, attach_head, export, quantize, reduce_model, save_head, save_portable
+from st_dimreduce import DimReduce, FitRecord, attach_head, export, quantize, reduce_model, save_head, save_portable
+from st_dimreduce.dim_reduce import keep_record
 from st_dimreduce.runtimes.export import unexportable
 from tests.conftest import SENTENCES, WORDS
 from tests.helpers.environments import packages, run_python
@@ -70,11 +71,27 @@ def test_every_pooling_mode_and_two_heads_that_do_not_normalise(tiny_path, tmp_p
     assert np.abs(run(export(model, tmp_path / "x"), texts)[0] - model.encode(texts)).max() < 1e-5
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8", "int2"])
+def test_runtimes_of_2024_read_a_graph_which_names_no_file_of_this_machine(reduced, tmp_path, precision):
+    import onnx
+
+    for source in (reduced, DimReduce.from_model(reduced)):
+        path = export(source, tmp_path / "x", precision=precision, overwrite=True)
+        graph = onnx.load(path)
+        assert graph.ir_version <= 10
+        assert [(used.domain, used.version) for used in graph.opset_import] == [("", 20)]
+        assert b".py" not in path.read_bytes()
+
+
 def test_a_static_embedding(tiny_path, tmp_path):
     static = StaticEmbedding(AutoTokenizer.from_pretrained(tiny_path), embedding_dim=16)
     model = SentenceTransformer(modules=[static, DimReduce(16, 4)], device="cpu")
     texts = [*SENTENCES[:3], "cat", "", "the cat " * 40]
     assert np.abs(run(export(model, tmp_path / "x"), texts)[0] - model.encode(texts)).max() < 1e-5
+    keep_record(model, FitRecord(precision="int8"))
+    save_portable(model, tmp_path / "model")
+    embeddings, codes = run(export(tmp_path / "model", tmp_path / "x", overwrite=True), texts)
+    assert np.array_equal(codes, quantize(embeddings, "int8"))
 
 
 def test_length_cut_dimensions_and_prompts_are_the_models(tiny, tmp_path):
