@@ -34,7 +34,13 @@ def imported_by(code, *arguments):
 
 def run_by(*arguments):
     """Modules that a command imports in a process of its own, and what it prints."""
-    code = "from st_dimreduce.cli import app\ntry:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code"
+    code = """
+from st_dimreduce.cli import app
+try:
+    app(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code
+"""
     return imported_by(code, *arguments)
 
 
