@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from st_dimreduce.cli.main import command, console, show
+from st_dimreduce.cli.main import command, console, hide_loading_bars, show
 from st_dimreduce.cli.options import BatchSize, Force, Quiet, TextColumn
 from st_dimreduce.enums import Precision
 
@@ -21,6 +21,7 @@ def demo(
     """Reduce all-MiniLM-L6-v2 on the docstrings of installed packages and search them. Downloads nothing."""
     from st_dimreduce.apps.demo import run_demo
 
+    hide_loading_bars()
     run_demo(console(), pairs, output, force)
 
 
@@ -62,22 +63,23 @@ def compare(
     outputs = [output for output in (report, json_, plots) if output is not None]
     for output in outputs:
         check_place(output)
-    asked = read_question(texts, queries, relevant, pairs, column)
+    question = read_question(texts, queries, relevant, pairs, column)
 
     from st_dimreduce.evaluation.compare import compare as compare_models
     from st_dimreduce.evaluation.report import comparison_table, write_figures, write_html, write_plots
     from st_dimreduce.models.load import load_model
 
+    hide_loading_bars(quiet)
     models = {Path(name).name: load_model(name) for name in reduced}
     if len(models) < len(reduced):
-        raise ValueError(f"several of the reduced models {reduced} have the same folder name: rename their folders")
+        raise ValueError(f"reduced models {reduced} have folders of one name: rename them")
     comparison = compare_models(
         load_model(base),
         models,
-        asked.documents,
-        asked.queries,
-        asked.relevant,
-        pairs=asked.pairs,
+        question.documents,
+        question.queries,
+        question.relevant,
+        pairs=question.scored_pairs,
         precision=precision or list(Precision),
         with_peers=peers,
         batch_size=batch_size,
@@ -90,7 +92,7 @@ def compare(
     if plots:
         write_plots(comparison, plots)
     if report:
-        write_html(comparison, report, asked, vectors=vectors, price=price)
+        write_html(comparison, report, question, vectors=vectors, price=price)
     if outputs:
         show(f"Wrote {', '.join(outputs)}.", quiet=quiet)
 
@@ -114,6 +116,7 @@ def serve(
 
     bound = bind(port)  # before the texts are encoded, which takes long
     shown = False if quiet else None
+    hide_loading_bars(quiet)
     corpus = Corpus(model, read_texts(texts, column), base=base, batch_size=batch_size, show_progress_bar=shown)
     show(f"{address(bound)} is open; Ctrl-C ends it.", quiet=quiet)
     run(make_app(corpus), bound)

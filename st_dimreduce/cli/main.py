@@ -6,7 +6,6 @@ takes seconds to import comes after the checks that can fail at once.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from opcode import opmap
@@ -49,9 +48,6 @@ class _Command(TyperCommand):
     """A command that reports errors on standard error, in one line, with the exit statuses of :func:`main`."""
 
     def invoke(self, ctx: typer.Context) -> Any:
-        if ctx.params.get("quiet") or not sys.stderr.isatty():
-            # Read by huggingface_hub and transformers when a command imports them.
-            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
@@ -91,6 +87,16 @@ def _can_be_corrected(error: Exception) -> bool:
 def command(function: Function) -> Function:
     """Add a function to the application as a command."""
     return app.command(cls=_Command)(function)
+
+
+def hide_loading_bars(quiet: bool = False) -> None:
+    """Hide the progress bars of downloading and loading a model, if ``quiet`` or where there is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        from huggingface_hub.utils import disable_progress_bars
+        from transformers.utils import logging
+
+        disable_progress_bars()
+        logging.disable_progress_bar()
 
 
 def console() -> Console:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from st_dimreduce.cli.main import command, show
+from st_dimreduce.cli.main import command, hide_loading_bars, show
 from st_dimreduce.cli.options import (
     BatchSize,
     Bytes,
@@ -53,6 +53,7 @@ def reduce(
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_and_compare
 
+    hide_loading_bars(quiet)
     reduced, comparison = reduce_and_compare(
         load_model(model, trust_remote_code=trust_remote_code),
         sentences,
@@ -90,6 +91,7 @@ def publish(
 
     # From a file: arguments of a process can be seen by other users of the machine.
     token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else None
+    hide_loading_bars(quiet)
     publication = publish_model(
         folder, repo_id, private=private or None, token=token, revision=revision, dry_run=dry_run
     )
@@ -114,6 +116,7 @@ def export(
     """Export a reduced model or a head as a graph for ONNX Runtime or OpenVINO."""
     from st_dimreduce.runtimes.export import export as export_graph
 
+    hide_loading_bars(quiet)
     shown = False if quiet else None
     written = export_graph(source, output, format_, precision=precision, overwrite=force, show_progress_bar=shown)
     show(f"Wrote {written}.", quiet=quiet)

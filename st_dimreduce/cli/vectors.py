@@ -1,10 +1,11 @@
 """Commands for stored vectors: fit a head on them, apply it to them, attach it to their model."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from st_dimreduce.cli.main import command, show
+from st_dimreduce.cli.main import command, hide_loading_bars, show
 from st_dimreduce.cli.options import (
     BadRows,
     Bytes,
@@ -79,6 +80,8 @@ def apply(
     from st_dimreduce.models.load import load_head
     from st_dimreduce.vectors.reduce import reduce_vectors
 
+    if not Path(head).is_dir():  # it is downloaded
+        hide_loading_bars(quiet)
     loaded = load_head(head)
     precision = precision or loaded.precision
     done = reduce_vectors(
@@ -115,6 +118,7 @@ def attach(
     from st_dimreduce.models.attach import attach_head
     from st_dimreduce.portable.save import save_portable
 
+    hide_loading_bars(quiet)
     base = load_model(model, trust_remote_code=trust_remote_code)
     save_portable(attach_head(base, loaded), output, overwrite=force)
     show(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", quiet=quiet)

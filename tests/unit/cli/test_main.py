@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import types
@@ -12,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from st_dimreduce.cli import app
+from st_dimreduce.cli.main import hide_loading_bars
 
 COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))
 
@@ -163,11 +163,16 @@ def test_check_exits_with_1_if_there_is_a_problem(check_does):
     assert run("check", "folder").exit_code == 0
 
 
-def test_bars_of_loading_are_off_where_nobody_watches(monkeypatch, check_does):
-    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
-    check_does("return []")
-    run("check", "folder")
-    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
+@pytest.mark.parametrize(("quiet", "terminal", "shown"), [(0, 0, 0), (1, 0, 0), (0, 1, 1), (1, 1, 0)])
+def test_bars_of_loading_are_shown_on_a_terminal(quiet, terminal, shown, monkeypatch):
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging
+
+    enable_progress_bars()
+    logging.enable_progress_bar()
+    monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(isatty=lambda: bool(terminal)))
+    hide_loading_bars(bool(quiet))
+    assert (not are_progress_bars_disabled(), logging.is_progress_bar_enabled()) == (bool(shown), bool(shown))
 
 
 def test_the_command_is_installed():

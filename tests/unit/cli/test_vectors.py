@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
-from st_dimreduce import DimReduce, load_head, quantize, save_head
+from st_dimreduce import DimReduce, load_head, quantize, reduce_vectors, save_head
 from st_dimreduce.cli import app
 from st_dimreduce.vectors.arrow import codes_of
 from tests.conftest import SENTENCES
@@ -48,7 +49,7 @@ def test_from_stored_vectors_to_a_model_that_finds_them(stored, tmp_path):
 
     done = run("apply", tmp_path / "head", tmp_path / "x.parquet", tmp_path / "codes.parquet")
     assert done.exit_code == 0, done.output
-    assert f"128 vectors of {head.out_features} dimensions in {head.precision}" in " ".join(done.output.split())
+    assert f"128 vectors of {head.out_features} dimensions in {head.precision.value}" in " ".join(done.output.split())
     reduced = pq.read_table(tmp_path / "codes.parquet")
     assert reduced["text"].to_pylist() == SENTENCES
     assert np.array_equal(codes_of(reduced["embedding"]), quantize(head.reduce(stored), head.precision))
@@ -87,7 +88,8 @@ def test_bad_rows_force_and_quiet(tmp_path):
 
 
 def test_a_run_goes_on_when_it_is_called_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("st_dimreduce.vectors.sources._BATCH_BYTES", 4 * 4 * 4)  # 32 rows a part
+    small = partial(reduce_vectors, batch_bytes=4 * 4 * 4)  # 32 rows per part
+    monkeypatch.setattr("st_dimreduce.vectors.reduce.reduce_vectors", small)
     torch.manual_seed(0)
     save_head(DimReduce(4, 2), tmp_path / "head")
     rows = np.random.default_rng(0).standard_normal((100, 4))
@@ -115,7 +117,7 @@ def test_a_run_goes_on_when_it_is_called_again(tmp_path, monkeypatch):
         (("fit", "X", "-o", "OUT", "--dim", 99), "out_features=99: choose a size from 1 to in_features=8"),
         (("fit", "X", "-o", "OUT", "--dim", 4, "--keep", 0.9), "give exactly one of out_features"),
         (("fit", "X", "-o", "OUT", "--bytes", 99), "bytes_per_vector=99: choose 1 to 32"),
-        (("fit", "X", "-o", "OUT", "--dim", 4, "--column", "v"), "a column ('v') was named"),
+        (("fit", "X", "-o", "OUT", "--dim", 4, "--column", "v"), "column 'v' was named, but"),
         (("fit", "X", "-o", "HOME", "--dim", 4), "exists: choose another folder"),
         (("fit", "X", "-o", "HOME", "--dim", 4, "--force"), "holds no st_dimreduce.json: choose another folder"),
         (("apply", "HEAD", "none", "OUT"), "no file or folder none"),
