@@ -48,19 +48,20 @@ def reduce_index(
             head's size, or one has no direction.
     """
     head, precision = head.to_head(), Precision(precision)
-    stored, id_map = Precision.FLOAT32, faiss.IndexIDMap
+    reduced: Any
+    stored = Precision.FLOAT32
     if precision is Precision.FLOAT32:
         reduced = faiss.IndexFlatIP(head.out_features)
     elif precision is Precision.INT8:
         reduced = _scalar_index(head.out_features)  # makes the codes itself, of float vectors
     elif precision is Precision.BINARY:
         reduced = faiss.IndexBinaryFlat(8 * precision.bytes_per_vector(head.out_features))
-        stored, id_map = Precision.BINARY, faiss.IndexBinaryIDMap
+        stored = Precision.BINARY
     else:
         raise ValueError(f"FAISS stores no {precision.value} codes: choose float32, int8 or binary, or use search")
     ids = faiss.vector_to_array(index.id_map) if hasattr(index, "id_map") else None
     if ids is not None:
-        reduced = id_map(reduced)
+        reduced = (faiss.IndexBinaryIDMap if stored is Precision.BINARY else faiss.IndexIDMap)(reduced)
     options: dict[str, Any] = {"batch_bytes": batch_bytes, "show_progress_bar": show_progress_bar}
     with closing(reduce_vectors(index, head, None, stored, **options)) as batches:
         for codes in batches:
