@@ -57,8 +57,36 @@ _HOMES = {
     "search": "codes.search",
     "summarize": "vectors.fit",
 }
-__all__ = [  # noqa: PLE0604, RUF022, the names of the table above, in its order
-    *_HOMES
+__all__ = [
+    "Choice",
+    "Comparison",
+    "DimReduce",
+    "FitRecord",
+    "Head",
+    "Objective",
+    "Pairs",
+    "Precision",
+    "Size",
+    "Summary",
+    "attach_head",
+    "check",
+    "choose",
+    "compare",
+    "dequantize",
+    "export",
+    "fit_head",
+    "fit_on_vectors",
+    "fix",
+    "load_head",
+    "publish",
+    "quantize",
+    "reduce_model",
+    "reduce_vectors",
+    "rescore",
+    "save_head",
+    "save_portable",
+    "search",
+    "summarize",
 ]
 __version__ = "0.1.0"
 

@@ -40,9 +40,38 @@ ACTIVATIONS: dict[str, str] = {  # by class name, the full name that every reade
 }
 # The classes of torch.nn.modules.activation, and Identity: what a Dense may end in.
 _TORCH_ACTIVATIONS = frozenset(
-    "CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid LogSoftmax Mish "
-    "MultiheadAttention PReLU RReLU ReLU ReLU6 SELU SiLU Sigmoid Softmax Softmax2d Softmin Softplus Softshrink "
-    "Softsign Tanh Tanhshrink Threshold".split()
+    [
+        "CELU",
+        "ELU",
+        "GELU",
+        "GLU",
+        "Hardshrink",
+        "Hardsigmoid",
+        "Hardswish",
+        "Hardtanh",
+        "Identity",
+        "LeakyReLU",
+        "LogSigmoid",
+        "LogSoftmax",
+        "Mish",
+        "MultiheadAttention",
+        "PReLU",
+        "RReLU",
+        "ReLU",
+        "ReLU6",
+        "SELU",
+        "SiLU",
+        "Sigmoid",
+        "Softmax",
+        "Softmax2d",
+        "Softmin",
+        "Softplus",
+        "Softshrink",
+        "Softsign",
+        "Tanh",
+        "Tanhshrink",
+        "Threshold",
+    ]
 )
 _LARGEST = 2**20  # in_features and out_features of a file that is read
 _SMALLEST_NORM = np.float32(1e-12)
@@ -121,8 +150,8 @@ class FitRecord:
         """Return what is known as JSON can hold it.
 
         Args:
-            large: Whether to include ``choice`` and ``figures``, which are kept in ``st_dimreduce.json`` alone. Defaults
-                to True.
+            large: Whether to include ``choice`` and ``figures``, which are kept in ``st_dimreduce.json`` alone.
+                Defaults to True.
         """
         values = {each.name: getattr(self, each.name) for each in fields(self) if large or not each.metadata}
         known = {name: value for name, value in values.items() if value is not None}
@@ -187,7 +216,9 @@ class Head:
         if not all(np.isfinite(values).all() for values in (self.weight, self.bias) if values is not None):
             raise ValueError("the weights hold NaN or infinity: expected finite values")
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"the head ends in {self.activation}, expected Tanh or Identity: train it with one of these")
+            raise ValueError(
+                f"the head ends in {self.activation}, expected Tanh or Identity: train it with one of these"
+            )
 
     @property
     def in_features(self) -> int:
@@ -329,14 +360,18 @@ class Head:
         return cls(tensors["linear.weight"], tensors.get("linear.bias"), activation, FitRecord.from_dict(record))
 
     def to_dense(self) -> Dense:
-        """Return the stock ``Dense`` of Sentence Transformers with the same weights, which loads without this package."""
+        """Return the stock ``Dense`` with the same weights, which loads without this package."""
         import torch  # noqa: PLC0415, a head alone needs neither
         from sentence_transformers.sentence_transformer.modules import Dense  # noqa: PLC0415
 
-        tensors = {"init_weight": torch.tensor(self.weight)}
-        tensors |= {} if self.bias is None else {"init_bias": torch.tensor(self.bias)}
-        activation = getattr(torch.nn, self.activation)()
-        return Dense(self.in_features, self.out_features, self.bias is not None, activation, **tensors)
+        return Dense(
+            self.in_features,
+            self.out_features,
+            bias=self.bias is not None,
+            activation_function=getattr(torch.nn, self.activation)(),
+            init_weight=torch.tensor(self.weight),
+            init_bias=None if self.bias is None else torch.tensor(self.bias),
+        )
 
     def to_module(self, dropout: float = 0.1) -> DimReduce:
         """Return the head as a :class:`st_dimreduce.DimReduce`, the module to train.

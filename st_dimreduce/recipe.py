@@ -80,8 +80,8 @@ def reduce_model(
     if sentences is None or embeddings is not None or summary is not None:
         given = [name for name, value in (("embeddings", embeddings), ("summary", summary)) if value is not None]
         if len(given) != 1:
-            raise ValueError(f"{' and '.join(given) or 'nothing'} was given to fit on: give sentences, or exactly one of "
-                             "embeddings and summary")
+            said = " and ".join(given) or "nothing"
+            raise ValueError(f"{said} was given to fit on: give sentences, or exactly one of embeddings and summary")
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
     body = Encoder(assemble(base, split_model(base)[0]), batch_size, show_progress_bar)
     _check_size(size, body.width, sentences)
@@ -158,7 +158,9 @@ def _check_size(size: Size, width: int, sentences: object) -> None:
     if size.out_features is None:
         return
     if size.out_features > width:
-        raise ValueError(f"out_features={size.out_features}: choose a size from 1 to {width}, what the base model gives")
+        raise ValueError(
+            f"out_features={size.out_features}: choose a size from 1 to {width}, what the base model gives"
+        )
     if isinstance(sentences, Sized) and len(sentences) < size.out_features:
         asked = f"out_features={size.out_features}: give more, or choose fewer"
         raise ValueError(f"{len(sentences)} texts cannot fit {asked}")

@@ -1,8 +1,8 @@
-"""How a reduced vector is stored: one fixed grid per precision, the same for every model and corpus.
+"""Quantisation of reduced vectors: one fixed grid per precision, the same for every model and corpus.
 
 A head rotates its output so that the entries of a unit vector of size k, times sqrt(k), are close to a standard
-Gaussian. So one grid suits all: uniform over -4 to 4 for int8, the levels of least squared error for a Gaussian below
-(Max, "Quantizing for minimum distortion", IRE Trans. Inf. Theory 1960). Nothing is calibrated on a batch.
+Gaussian. So one grid suits all: uniform over -4 to 4 for int8; for fewer bits the levels of least squared error for a
+Gaussian (Max, "Quantizing for minimum distortion", IRE Trans. Inf. Theory 1960). Nothing is calibrated on a batch.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 
 from st_dimreduce.enums import Precision
 
-INT8_STEPS = 127 / 4.0  # steps of the int8 grid in one spread
-_BLOCK = 2048  # rows whose numbers stay in the cache
-_SURE = 1e-20, 1e20  # squared lengths that float32 tells to all its digits
+INT8_STEPS = 127 / 4.0  # steps of the int8 grid per standard deviation
+_BLOCK = 2048  # rows whose values stay in the cache
+_SURE = 1e-20, 1e20  # squared norms that float32 holds to full precision
 
 
 def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
-    """Store the direction of every embedding in few bits, independent of the other rows.
+    """Quantise the direction of every embedding, independent of the other rows.
 
-    A row's length is dropped. NaN counts as 0, infinity as the largest float32. In a row of zeros every entry takes
-    the code nearest to 0, the lower one of two: such a row has no direction, and its code has none that means anything.
+    A row's norm is dropped. NaN counts as 0, infinity as the largest float32. In a row of zeros every entry takes the
+    code nearest to 0, the lower of two: such a row has no direction, and its code has no meaning.
 
     Args:
         embeddings: Float array of shape (n, k).
@@ -63,7 +63,7 @@ def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
 
 
 def dequantize(codes: np.ndarray, precision: Precision | str, out_features: int) -> np.ndarray:
-    """Return the unit vectors that codes stand for, float32 of shape (n, out_features).
+    """Decode codes to unit vectors, float32 of shape (n, out_features).
 
     Args:
         codes: What :func:`quantize` returned, of shape (n, width).
@@ -86,14 +86,14 @@ def dequantize(codes: np.ndarray, precision: Precision | str, out_features: int)
     return _unit(levels.reshape(len(codes), width * 8 // precision.bits)[:, :out_features])
 
 
-def _scaled(rows: np.ndarray, length: float) -> np.ndarray:
-    """Rows scaled to a length, each for itself: what is not finite or far from 1 takes the long way round."""
+def _scaled(rows: np.ndarray, norm: float) -> np.ndarray:
+    """Return rows scaled to a norm; rows with values that are not finite, or very large or small, take a slower way."""
     with np.errstate(all="ignore"):
         squares = np.einsum("ij,ij->i", rows, rows)
-        scaled = rows * (np.float32(length) / np.sqrt(squares))[:, None]
+        scaled = rows * (np.float32(norm) / np.sqrt(squares))[:, None]
         doubtful = np.flatnonzero(~((squares > _SURE[0]) & (squares < _SURE[1])))
         if len(doubtful):
-            scaled[doubtful] = _unit(np.nan_to_num(rows[doubtful])) * np.float32(length)
+            scaled[doubtful] = _unit(np.nan_to_num(rows[doubtful])) * np.float32(norm)
     return scaled
 
 
@@ -113,7 +113,7 @@ def _pack(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def thresholds(precision: Precision) -> np.ndarray:
-    """Return what an entry times sqrt(k) is compared with: it is coded by how many of these it exceeds.
+    """Return the thresholds of a grid: an entry times sqrt(k) is coded by the number of thresholds that it exceeds.
 
     float32 of shape (2^bits - 1,), half way between neighbouring levels.
     """
@@ -123,7 +123,7 @@ def thresholds(precision: Precision) -> np.ndarray:
 
 @cache
 def bytes_to_levels(precision: Precision) -> np.ndarray:
-    """Return the levels that each of the 256 bytes of packed codes holds: float32 of shape (256, 8 / bits)."""
+    """Return the levels that each of the 256 values of a packed byte stands for: float32 of shape (256, 8 / bits)."""
     bits = precision.bits
     shifts = np.arange(8 - bits, -1, -bits)
     return _gaussian_levels(bits)[(np.arange(256)[:, None] >> shifts) & (2**bits - 1)]
@@ -131,7 +131,7 @@ def bytes_to_levels(precision: Precision) -> np.ndarray:
 
 @cache
 def _gaussian_levels(bits: int) -> np.ndarray:
-    """The 2^bits levels of least squared error for a standard Gaussian, by the Lloyd-Max iteration; float32."""
+    """Return the 2^bits levels of least squared error for a standard Gaussian, by the Lloyd-Max iteration; float32."""
     normal = NormalDist()
     levels = [normal.inv_cdf((i + 0.5) / 2**bits) for i in range(2**bits)]
     for _ in range(500):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -86,7 +87,7 @@ class Mean:
 
     per_query: np.ndarray
 
-    @property
+    @cached_property
     def data(self) -> tuple[np.ndarray, ...]:
         """What is resampled, one array per variable."""
         return (self.per_query[~np.isnan(self.per_query)],)
@@ -97,7 +98,7 @@ class Mean:
         return float(self.data[0].mean())
 
     @staticmethod
-    def statistic(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    def statistic(values: np.ndarray, *, axis: int = -1) -> np.ndarray:
         """Return the mean of each resample."""
         return values.mean(axis=axis)
 
@@ -116,7 +117,7 @@ class RankCorrelation:
     given: np.ndarray
     true: np.ndarray
 
-    @property
+    @cached_property
     def data(self) -> tuple[np.ndarray, ...]:
         """What is resampled, one array per variable."""
         from scipy.stats import rankdata  # noqa: PLC0415, takes half a second to import, which a fit need not pay
@@ -131,7 +132,7 @@ class RankCorrelation:
         return float((x * y).mean())
 
     @staticmethod
-    def statistic(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    def statistic(x: np.ndarray, y: np.ndarray, *, axis: int = -1) -> np.ndarray:
         """Return the correlation of each resample."""
         mean_x, mean_y = x.mean(axis=axis), y.mean(axis=axis)
         variances = ((x * x).mean(axis=axis) - mean_x**2) * ((y * y).mean(axis=axis) - mean_y**2)

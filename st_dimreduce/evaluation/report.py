@@ -1,4 +1,4 @@
-"""A comparison for people to read."""
+"""Reports for people: tables on the terminal, JSON, plots, and an HTML page of a comparison."""
 
 from __future__ import annotations
 
@@ -11,103 +11,111 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from st_dimreduce.files import new_file
 from st_dimreduce.evaluation.compare import Comparison, Hurt, Row
-from st_dimreduce.evaluation.metrics import FIGURE_NAMES
-from st_dimreduce.portable import write_json
+from st_dimreduce.evaluation.metrics import METRIC_NAMES
+from st_dimreduce.files import new_file, write_json
 from st_dimreduce.texts import Question
 
-_SHOWN = 3  # texts shown of what a query finds
+_SHOWN = 3  # documents shown per query
+
+_Cell = tuple[str, str | None]  # a value, and its interval
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column: what it says of a row, None where that was not measured, and the interval that goes with it."""
+    """A column of a comparison's table.
 
-    cell: Callable[[Row], str | None]
+    Attributes:
+        title: Its title.
+        value: Returns a row's value, None where it was not measured.
+        interval: Name of the interval that goes with it.
+    """
+
+    title: str
+    value: Callable[[Row], str | None]
     interval: str | None = None
 
+    def cell(self, row: Row) -> _Cell:
+        ends = row.intervals.get(self.interval or "")
+        interval = f"{_percent(ends[0])}-{_percent(ends[1])}" if ends and ends[0] != ends[1] else None
+        return self.value(row) or "", interval
 
-def _columns(vectors: int, price: float | None) -> dict[str, _Column]:
+
+def _columns(comparison: Comparison, vectors: int, price: float | None) -> list[_Column]:
+    """Return the columns that have a value in any row."""
+
     def gigabytes(row: Row) -> float:
         return row.bytes_per_vector * vectors / 1e9
 
-    return {
-        "dims": _Column(lambda row: str(row.dimensions)),
-        "stored\nas": _Column(lambda row: row.precision),
-        "bytes": _Column(lambda row: f"{row.bytes_per_vector:,}"),
-        f"GB for\n{_short(vectors)}": _Column(lambda row: f"{gigabytes(row):.2f}"),
-        "a month": _Column(lambda row: None if price is None else f"{gigabytes(row) * price:,.2f}"),
-        "nDCG\n@10": _Column(lambda row: _percent(row.ndcg), "ndcg"),
-        "recall\n@10": _Column(lambda row: _percent(row.recall), "recall"),
-        "STS": _Column(lambda row: _percent(row.sts), "sts"),
-        "overlap\n@10": _Column(lambda row: _percent(row.overlap), "overlap"),
-        "kept": _Column(lambda row: _percent(row.retention), "retention"),
-        "encoding\nseconds": _Column(lambda row: None if row.seconds is None else f"{row.seconds:.1f}"),
-    }
+    def retention(row: Row) -> str | None:
+        return None if comparison.metric == "overlap" else _percent(row.retention)  # the same as the overlap
 
-
-def _cells(
-    comparison: Comparison, vectors: int, price: float | None
-) -> tuple[list[str], list[list[tuple[str, str | None]]]]:
-    """Return the names of the columns that hold anything, and for each row what stands in them with its interval."""
-    rows = comparison.rows
-    kept = {name: c for name, c in _columns(vectors, price).items() if any(c.cell(row) is not None for row in rows)}
-    if comparison.figure == "overlap":
-        del kept["kept"]  # which says the same
-
-    def interval(row: Row, column: _Column) -> str | None:
-        low, high = row.intervals.get(column.interval or "", (None, None))
-        return None if low is None or low == high else f"{_percent(low)}-{_percent(high)}"
-
-    return list(kept), [[(c.cell(row) or "", interval(row, c)) for c in kept.values()] for row in rows]
+    columns = [
+        _Column("dims", lambda row: str(row.dimensions)),
+        _Column("stored\nas", lambda row: row.precision),
+        _Column("bytes", lambda row: f"{row.bytes_per_vector:,}"),
+        _Column(f"GB for\n{_short(vectors)}", lambda row: f"{gigabytes(row):.2f}"),
+        _Column("price\nper month", lambda row: None if price is None else f"{gigabytes(row) * price:,.2f}"),
+        _Column("nDCG\n@10", lambda row: _percent(row.ndcg), "ndcg"),
+        _Column("recall\n@10", lambda row: _percent(row.recall), "recall"),
+        _Column("STS", lambda row: _percent(row.sts), "sts"),
+        _Column("overlap\n@10", lambda row: _percent(row.overlap), "overlap"),
+        _Column("retention", retention, "retention"),
+        _Column("encoding\nseconds", lambda row: None if row.seconds is None else f"{row.seconds:.1f}"),
+    ]
+    return [column for column in columns if any(column.value(row) is not None for row in comparison.rows)]
 
 
 def comparison_table(
     comparison: Comparison, title: str, vectors: int = 10_000_000, price: float | None = None
 ) -> Table:
-    """Lay the figures out as a rich table, a row a model and precision, with the interval of what is kept.
+    """Return a comparison as a rich table, in percent, with the 95 % interval of the retention or the overlap.
 
     Args:
-        comparison: The figures; those that were not measured have no column.
-        title: What stands above them.
-        vectors: Vectors whose memory is told. Defaults to 10 million.
-        price: What a gigabyte of memory costs a month; no column of it if None (the default).
+        comparison: The comparison; metrics that were not measured have no column.
+        title: Title of the table.
+        vectors: Number of vectors whose memory is shown. Defaults to 10 million.
+        price: Price of a gigabyte of memory per month; no column of it if None (the default).
     """
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = _table(title)
     table.add_column("", no_wrap=True)
-    columns, rows = _cells(comparison, vectors, price)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap="\n" not in name)
-    main = columns.index("kept" if "kept" in columns else "overlap\n@10")
-    for row, cells in zip(comparison.rows, rows, strict=True):
-        texts = [cell for cell, _ in cells]
-        if cells[main][1]:
-            texts[main] += f" ({cells[main][1]})"
-        table.add_row(row.name, *texts)
+    columns = _columns(comparison, vectors, price)
+    for column in columns:
+        table.add_column(column.title, justify="right", no_wrap="\n" not in column.title)
+    main = "overlap" if comparison.metric == "overlap" else "retention"
+    for row in comparison.rows:
+        cells = [(column, *column.cell(row)) for column in columns]
+        values = [f"{value} ({ends})" if ends and column.interval == main else value for column, value, ends in cells]
+        table.add_row(row.name, *values)
     return table
 
 
 def choice_table(choice: dict[str, Any]) -> Table:
-    """Lay out what a budget was chosen by, the option chosen marked with a star."""
-    table = Table(title="Chosen on held-out data", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("bytes", "dims", "stored as", f"{choice['figure']} kept", ""):
+    """Return the options measured for a byte budget as a rich table, the chosen one marked with a star.
+
+    Args:
+        choice: What :meth:`st_dimreduce.Choice.to_dict` returned.
+    """
+    table = _table("Chosen on held-out data")
+    for name in ("bytes", "dims", "stored as", f"{choice['metric']} retention", ""):
         table.add_column(name, justify="right")
     for option in choice["measured"]:
-        star = "*" if option == choice["best"] else ""
-        size, kept = str(option["out_features"]), _percent(option["kept"])
-        table.add_row(str(option["bytes_per_vector"]), size, option["precision"], kept, star)
+        table.add_row(
+            str(option["bytes_per_vector"]),
+            str(option["out_features"]),
+            option["precision"],
+            _percent(option["retention"]),
+            "*" if option == choice["best"] else "",
+        )
     return table
 
 
 def publication_table(files: dict[str, int]) -> Table:
-    """Lay out the files of a model and their sizes in bytes."""
-    title = f"{len(files)} files, {sum(files.values()):,} bytes"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    """Return the files of a model and their sizes in bytes as a rich table."""
+    table = _table(f"{len(files)} files, {sum(files.values()):,} bytes")
     table.add_column("file")
     table.add_column("bytes", justify="right")
     for name, size in files.items():
@@ -116,7 +124,7 @@ def publication_table(files: dict[str, int]) -> Table:
 
 
 def write_figures(comparison: Comparison, path: str | os.PathLike[str]) -> None:
-    """Write the figures of a comparison as JSON; a file that is there is replaced."""
+    """Write the metrics of a comparison as JSON; an existing file is replaced."""
     with new_file(path) as file:
         write_json(file, comparison.to_dict())
 
@@ -124,45 +132,46 @@ def write_figures(comparison: Comparison, path: str | os.PathLike[str]) -> None:
 def write_html(
     comparison: Comparison,
     path: str | os.PathLike[str],
-    asked: Question,
+    question: Question,
     *,
-    title: str = "What the reduction cost",
+    title: str = "Reduced models compared with their base model",
     vectors: int = 10_000_000,
     price: float | None = None,
 ) -> None:
-    """Write a comparison as one HTML file that opens offline: figures, plots and the queries that were hurt most.
+    """Write a comparison as one HTML file that opens offline: metrics, plots, and the queries that lost most.
 
-    The texts of those queries and of what they found stand in the file: mind who gets it.
+    The file contains the texts of those queries and of the documents found: share it only with those who may read them.
 
     Args:
-        comparison: The figures.
-        path: The file to write; one that is there is replaced.
-        asked: The texts that were searched, the queries, and what these should find.
+        comparison: The comparison.
+        path: The file to write; an existing one is replaced.
+        question: The texts that were compared on.
         title: Title of the page.
-        vectors: Vectors whose memory is told. Defaults to 10 million.
-        price: What a gigabyte of memory costs a month; None (the default) leaves it out.
+        vectors: Number of vectors whose memory is shown. Defaults to 10 million.
+        price: Price of a gigabyte of memory per month; no column of it if None (the default).
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
     """
-    columns, rows = _cells(comparison, vectors, price)
-    named = [[(row.name, None), *cells] for row, cells in zip(comparison.rows, rows, strict=True)]
-    hurt = [
-        (f"{row.name}, {row.precision}", [_hurt(query, asked) for query in worst])
-        for row, worst in zip(comparison.rows, comparison.hurt, strict=True)
-        if worst and row.seconds is not None  # a model that was encoded with, no peer
-    ]
-    template = resources.files("st_dimreduce").joinpath("report.html").read_text(encoding="utf-8")
+    from jinja2 import Environment  # noqa: PLC0415, slow to import, and tables on the terminal do without
+
+    columns = _columns(comparison, vectors, price)
+    measured = zip(comparison.rows, comparison.hurt, strict=True)
+    template = resources.files("st_dimreduce.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     with new_file(path) as file:
         text = page.render(
             title=title,
-            note=f"{comparison.documents:,} texts, {comparison.queries:,} queries; figures in percent. What is kept is "
-            f"the share of the base model's {FIGURE_NAMES[comparison.figure]}.",
-            columns=["", *(name.replace("\n", " ") for name in columns)],
-            rows=named,
-            pictures=_pictures(comparison),
-            hurt=hurt,
+            note=f"{comparison.documents:,} documents, {comparison.queries:,} queries; metrics in percent. "
+            f"Retention is the share of the base model's {METRIC_NAMES[comparison.metric]}.",
+            columns=["", *(column.title.replace("\n", " ") for column in columns)],
+            rows=[[(row.name, None), *(column.cell(row) for column in columns)] for row in comparison.rows],
+            plots=_plots(comparison),
+            losses=[
+                (f"{row.name}, {row.precision}", [_loss(hurt, question) for hurt in worst])
+                for row, worst in measured
+                if worst and row.seconds is not None  # a model that was encoded with, no peer
+            ],
         )
         file.write_text(text, encoding="utf-8")
 
@@ -171,19 +180,19 @@ def write_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> dict[
     """Write ``quality.png``, ``retention.png`` and a ``cosines-N.png`` for each row of a reduced model into a folder.
 
     Returns:
-        For each file what it shows.
+        The path of each plot by its caption.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
     """
-    from st_dimreduce import plots  # noqa: PLC0415, needs an optional dependency
+    from st_dimreduce.evaluation import plots  # noqa: PLC0415, needs an optional dependency
 
     quality, retention = Path(folder, "quality.png"), Path(folder, "retention.png")
     plots.plot_quality(comparison.to_dict(), quality)
     plots.plot_retention(comparison, retention)
-    paths = {"Quality against bytes": quality, "What is kept by dimensions": retention}
+    paths = {"Quality by bytes per vector": quality, "Retention by dimensions": retention}
     for number, row in enumerate(comparison.rows):
-        if number == 0 or row.seconds is None:  # a peer, of whom the figures are enough
+        if number == 0 or row.seconds is None:  # the base model, or a peer, of which the metrics are enough
             continue
         caption = f"Cosines: {row.name}, {row.precision}"
         paths[caption] = Path(folder, f"cosines-{number}.png")
@@ -191,24 +200,30 @@ def write_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> dict[
     return paths
 
 
-def _pictures(comparison: Comparison) -> list[tuple[str, str]]:
+def _plots(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return the caption of each plot, and its PNG in base64."""
     with tempfile.TemporaryDirectory() as folder:
         paths = write_plots(comparison, folder)
-        return [(name, base64.b64encode(path.read_bytes()).decode()) for name, path in paths.items()]
+        return [(caption, base64.b64encode(path.read_bytes()).decode()) for caption, path in paths.items()]
 
 
-def _hurt(hurt: Hurt, asked: Question) -> dict[str, Any]:
-    answer = asked.relevant[hurt.query] if asked.relevant and asked.queries else ()
+def _loss(hurt: Hurt, question: Question) -> dict[str, Any]:
+    """Return what the page shows of a query: each document found with whether only this model and a label found it."""
+    relevant = question.relevant[hurt.query] if question.relevant and question.queries else set()
 
-    def side(found: list[int], other: list[int]) -> list[tuple[str, bool, bool]]:
-        return [(asked.documents[row], row not in other[:_SHOWN], row in answer) for row in found[:_SHOWN]]
+    def shown(found: list[int], others: list[int]) -> list[tuple[str, bool, bool]]:
+        return [(question.documents[row], row not in others[:_SHOWN], row in relevant) for row in found[:_SHOWN]]
 
     return {
-        "text": (asked.queries or asked.documents)[hurt.query],
+        "text": (question.queries or question.documents)[hurt.query],
         "loss": _percent(hurt.loss),
-        "before": side(hurt.before, hurt.after),
-        "after": side(hurt.after, hurt.before),
+        "before": shown(hurt.before, hurt.after),
+        "after": shown(hurt.after, hurt.before),
     }
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _short(count: int) -> str:

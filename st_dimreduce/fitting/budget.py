@@ -180,9 +180,9 @@ def choose(
         if good:
             best = min(good, key=lambda option: (option.bytes_per_vector, -option.retention))
             return Choice(best, measured, evidence[0].metric)
-        most = max(option.retention for option in measured)
+        highest = max(option.retention for option in measured)
         warnings.warn(
-            f"nothing keeps {keep:.1%} of the {evidence[0].metric}: the best keeps {most:.1%}", stacklevel=2
+            f"nothing keeps {keep:.1%} of the {evidence[0].metric}: the best keeps {highest:.1%}", stacklevel=2
         )
     return Choice(max(measured, key=lambda option: option.retention), measured, evidence[0].metric)
 

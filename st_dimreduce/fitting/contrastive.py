@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
+from st_dimreduce.enums import Precision
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.training import Loss, batches, read_back, train
 from st_dimreduce.head import Head
-from st_dimreduce.enums import Precision
 
 FEWEST_PAIRS = 32
 _BATCH, _TEMPERATURE, _HELD_OUT = 1024, 0.05, 1 / 8

@@ -7,10 +7,10 @@ import warnings
 import torch
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
-from st_dimreduce.fitting.training import batches, read_back, train
-from st_dimreduce.head import Head
 from st_dimreduce.enums import Precision
 from st_dimreduce.fitting.summary import Summary
+from st_dimreduce.fitting.training import batches, read_back, train
+from st_dimreduce.head import Head
 
 FEWEST_VECTORS = 64
 _BATCH, _HELD_OUT, _TEMPERATURE = 1024, 1000, 0.05

@@ -1,4 +1,4 @@
-"""Embedded pairs: texts that should be found, beside what they should be found by."""
+"""Embedded pairs of a query and the document it should find, with or without negatives."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from st_dimreduce.fitting.summary import check_rows
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Queries and the documents that answer them, embedded by the base model and scaled to length 1.
+    """Queries and their documents, embedded by the base model and scaled to norm 1.
 
     Args:
         queries: Float array of shape (m, d).
         documents: Float array of shape (m, d): row i answers query i.
-        negatives: Float array of shape (m, d): row i looks as if it answered query i and does not. Defaults to None.
+        negatives: Float array of shape (m, d): row i is a hard negative of query i. Defaults to None.
 
     Raises:
         ValueError: If there are no pairs, the shapes differ, a row has no direction, or all pairs are the same.
@@ -48,20 +48,23 @@ class Pairs:
 
     @property
     def width(self) -> int:
-        """Size d of a vector."""
+        """Size d of an embedding."""
         return self.queries.shape[1]
 
     def same(self) -> tuple[np.ndarray, np.ndarray]:
-        """Number every query, and every document, so that equal ones have the same number: two int arrays (m,)."""
+        """Return a number for every query and every document, the same for equal ones: two int arrays of shape (m,)."""
         return _numbers(self.queries), _numbers(self.documents)
 
     def split(self, held_out: float, seed: int = 0) -> tuple[Pairs, Pairs]:
-        """Return pairs to fit on, and about the given share of them that the fit must not see.
+        """Split off about the given share of the pairs, to hold out from a fit.
 
-        Pairs that share a query or a document stay on one side: held out, they would not be unseen.
+        Pairs that share a query or a document stay on the same side.
+
+        Returns:
+            The pairs to fit on, and those held out.
 
         Raises:
-            ValueError: If all pairs hang together by texts they share.
+            ValueError: If all pairs are connected by texts they share.
         """
         queries, documents = self.same()
         size = len(self)

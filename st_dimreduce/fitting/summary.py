@@ -1,4 +1,4 @@
-"""What one pass over vectors leaves behind: all that is needed to fit a head, whatever the number of vectors."""
+"""Summaries of vectors from one pass: all that is needed to fit a head, whatever the number of vectors."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from st_dimreduce.files import new_file
 _BLOCK = 4096  # rows whose Gram matrix is summed in float32 before it is added in float64
 _FORMAT = "st_dimreduce.summary.1"
 _ARRAYS = ("sum", "gram_sum", "rows", "keys")
-_SHORTEST, _LONGEST = 1e-30, 1e30  # lengths whose inverse float32 holds
-_SURE = 1e-15, 1e15  # lengths whose square float32 holds to all its digits
+_SMALLEST, _LARGEST = 1e-30, 1e30  # norms whose inverse float32 holds
+_SURE = 1e-15, 1e15  # norms whose square float32 holds to full precision
 
 
-def row_lengths(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the length of every vector, and which of them have no direction.
+def row_norms(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the norm of every vector, and which vectors have no direction.
 
     Args:
         vectors: Float array of shape (n, d).
 
     Returns:
-        float64 array of shape (n,), and the positions of the rows that hold NaN or infinity, zeros only, or are
-        shorter than 1e-30 or longer than 1e30.
+        float64 array of shape (n,), and the positions of the rows that hold NaN, infinity or zeros only, or whose norm
+        is below 1e-30 or above 1e30.
     """
     if vectors.dtype.itemsize < 4:  # a square of float16 overflows at 256
         vectors = vectors.astype(np.float32)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors).astype(np.float64))
-        doubtful = np.flatnonzero(~((lengths > _SURE[0]) & (lengths < _SURE[1])))
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors).astype(np.float64))
+        doubtful = np.flatnonzero(~((norms > _SURE[0]) & (norms < _SURE[1])))
         if len(doubtful):
-            lengths[doubtful] = np.linalg.norm(vectors[doubtful].astype(np.float64), axis=1)
-    return lengths, np.flatnonzero(~((lengths >= _SHORTEST) & (lengths <= _LONGEST)))
+            norms[doubtful] = np.linalg.norm(vectors[doubtful].astype(np.float64), axis=1)
+    return norms, np.flatnonzero(~((norms >= _SMALLEST) & (norms <= _LARGEST)))
 
 
 def check_rows(vectors: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """Return the length of every vector, shape (n,), having made sure that each has a direction.
+    """Return the norm of every vector, shape (n,), after checking that each has a direction.
 
     Raises:
         ValueError: If a row has none; names the first, counting from ``first_row``.
     """
-    lengths, bad = row_lengths(vectors)
+    norms, bad = row_norms(vectors)
     if len(bad):
-        length = lengths[bad[0]]
-        kind = "is all zeros" if length == 0 else f"has length {length:g}" if length > 0 else "holds NaN"
+        norm = norms[bad[0]]
+        kind = "is all zeros" if norm == 0 else f"has norm {norm:g}" if norm > 0 else "holds NaN"
         raise ValueError(f"the vector in row {first_row + bad[0]} {kind}: drop or repair it, it has no direction")
-    return lengths
+    return norms
 
 
 class Summary:
     """Count, mean, Gram matrix, mean norm and a uniform sample of vectors, from one pass in bounded memory.
 
-    Every vector is scaled to length 1 first, since cosine is what a head is to keep; the mean norm remembers how long
-    they were. Sums are kept in float64 over blocks summed in float32, which holds 6 digits over 10 million rows.
+    Every vector is scaled to norm 1 first, since a head keeps cosines; the mean norm is kept beside. Sums are float64
+    over blocks summed in float32, which is accurate to 6 digits over 10 million rows.
 
     The sample is a reservoir: each row draws a random key and the rows with the smallest keys stay (bottom-k sampling;
     Cohen and Kaplan, "Summarizing data using bottom-k sketches", PODC 2007), so that two samples merge into a
@@ -85,7 +85,7 @@ class Summary:
         self._gram_sum = np.zeros((width, width))
         self._rows = np.empty((0, width), np.float32)
         self._keys = np.empty(0)
-        self._stream: int | None = None  # digest of the first row: tells workers with one seed apart
+        self._stream: int | None = None  # digest of the first row: workers that share a seed draw different keys
         self._drawn = 0
 
     @classmethod
@@ -107,7 +107,7 @@ class Summary:
 
     @property
     def mean_norm(self) -> float:
-        """Mean length of the vectors as they came."""
+        """Mean norm of the vectors before scaling."""
         return self._norm_sum / max(self.count, 1)
 
     @property
@@ -124,11 +124,11 @@ class Summary:
         vectors = np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise ValueError(f"vectors have shape {vectors.shape}, expected (n, {self.width})")
-        lengths = [check_rows(vectors[i : i + _BLOCK], self.count + i) for i in range(0, len(vectors), _BLOCK)]
-        # Fresh memory for every block would cost as much as what is done in it.
+        checked = [check_rows(vectors[i : i + _BLOCK], self.count + i) for i in range(0, len(vectors), _BLOCK)]
+        # Fresh memory for every block would cost as much as the computation in it.
         buffer = np.empty((min(_BLOCK, len(vectors)), self.width), np.float32)
         product = np.empty((self.width, self.width), np.float32)
-        for i, norms in zip(range(0, len(vectors), _BLOCK), lengths, strict=True):
+        for i, norms in zip(range(0, len(vectors), _BLOCK), checked, strict=True):
             unit, inverse = buffer[: len(norms)], (1 / norms).astype(np.float32)[:, None]
             np.multiply(vectors[i : i + _BLOCK], inverse, out=unit, dtype=np.float32)
             self.count += len(unit)
@@ -209,7 +209,7 @@ class Summary:
             with safe_open(path, "numpy") as file:
                 numbers = file.metadata() or {}
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, a file is no mapping
-        except (SafetensorError, TypeError, KeyError) as error:  # the last two: of a number type that NumPy has not
+        except (SafetensorError, TypeError, KeyError) as error:  # the last two: of a type that NumPy lacks
             raise ValueError(f"{path} is no summary: expected a file written by Summary.save ({error})") from error
         if numbers.get("format") != _FORMAT or arrays.keys() != set(_ARRAYS):
             raise ValueError(f"{path} is no summary: expected a file written by Summary.save")

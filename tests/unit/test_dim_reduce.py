@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import nn
 
-from st_dimreduce import DimReduce
+from st_dimreduce import DimReduce, FitRecord, Head
 from tests.conftest import SENTENCES
 
 
@@ -19,10 +18,6 @@ def stacked(tiny_path, *heads, before_pooling=False):
     pooling = Pooling(heads[0].out_features if before_pooling else 32, "mean")
     modules = [transformer, *heads, pooling] if before_pooling else [transformer, pooling, *heads]
     return SentenceTransformer(modules=modules, device="cpu")
-
-
-def test_the_file_stays_short():
-    assert len(Path("st_dimreduce/dim_reduce.py").read_text().splitlines()) < 100
 
 
 def test_gives_what_a_dense_of_the_same_weights_gives():
@@ -84,7 +79,8 @@ def test_saves_safetensors_and_no_pickle(tiny_path, tmp_path):
     stacked(tiny_path, DimReduce(32, 8)).save_pretrained(str(tmp_path))
     names = {path.name for path in (tmp_path / "2_DimReduce").iterdir()}
     assert names == {"config.json", "model.safetensors"}
-    assert json.loads((tmp_path / "2_DimReduce" / "config.json").read_text())["dropout"] == 0.1
+    config = json.loads((tmp_path / "2_DimReduce" / "config.json").read_text())
+    assert (config["dropout"], config["record"]) == (0.1, {"precision": "float32"})
 
 
 def test_masked_tokens_do_not_leak_into_the_pooled_result(tiny_path):
@@ -150,12 +146,12 @@ def test_reduce_takes_read_only_and_strided_arrays():
 
 
 def test_from_model_finds_either_form(tiny_path):
-    head = DimReduce(32, 8, dropout=0.3)
-    head.fitted = {"method": "subspace"}
+    record = FitRecord(precision="int4", method="subspace", mean_norm=3.0)
+    head = DimReduce(32, 8, dropout=0.3, record=record)
     for form, dropout in ((head, 0.3), (head.to_dense(), 0.1)):
         found = DimReduce.from_model(stacked(tiny_path, form, Normalize()))
         assert torch.equal(found.linear.weight, head.linear.weight)
-        assert (found.dropout, found.fitted) == (dropout, head.fitted)
+        assert (found.dropout, found.record, found.precision) == (dropout, record, "int4")
     token_head = DimReduce(32, 8, module_input_name="token_embeddings")
     assert DimReduce.from_model(stacked(tiny_path, token_head, before_pooling=True)).out_features == 8
 
@@ -186,3 +182,71 @@ def test_bad_settings(arguments, message):
 def test_reduce_of_a_wrong_shape(shape):
     with pytest.raises(ValueError, match=r"expected \(n, 8\)"):
         DimReduce(8, 4).reduce(np.zeros(shape, np.float32))
+
+
+def test_takes_the_arguments_of_a_dense_in_its_order():
+    ours, theirs = DimReduce(8, 4, False), Dense(8, 4, False)
+    assert ours.linear.bias is None
+    assert ours.to_dense().get_config_dict() == theirs.get_config_dict()
+    with pytest.raises(TypeError, match="positional"):
+        DimReduce(8, 4, True, nn.Tanh(), None, None, "sentence_embedding", None, False, 0.5)
+
+
+@pytest.mark.parametrize("name", [None, "small"])
+@pytest.mark.parametrize("size", [8, 3])
+def test_a_residual_connection_is_that_of_a_dense(name, size):
+    ours = DimReduce(8, size, use_residual=True, module_output_name=name).eval()
+    theirs = Dense(8, size, use_residual=True, module_output_name=name)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(5, 8)
+    found, expected = (module({"sentence_embedding": x}) for module in (ours, theirs))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+    with pytest.raises(ValueError, match="has a residual connection: expected a head without one"):
+        ours.to_head()
+
+
+def test_a_head_and_its_module_are_the_same():
+    record = FitRecord(precision="int2", nested=(2, 4), mean_norm=1.0)
+    module = DimReduce(8, 4, record=record)
+    head = module.to_head()
+    assert (head.record, head.precision) == (record, "int2")
+    again = head.to_module(dropout=0.3)
+    assert (again.dropout, again.record) == (0.3, record)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in module.state_dict().items())
+    assert type(head.to_dense()) is Dense
+    assert head.to_head() is head
+
+
+def test_a_head_of_another_activation_stays_a_module():
+    with pytest.raises(ValueError, match="ends in GELU, expected Tanh or Identity"):
+        DimReduce(8, 4, activation_function=nn.GELU()).to_head()
+    assert DimReduce(8, 4, activation_function=None).to_head().activation == "Identity"
+
+
+@pytest.mark.parametrize("form", ["DimReduce", "Dense"])
+def test_a_model_saved_by_sentence_transformers_keeps_the_record(form, tiny_path, tmp_path):
+    from st_dimreduce.dim_reduce import keep_record
+
+    record = FitRecord(precision="int4", mean_norm=2.5, nested=(4, 8), figures={"rows": []}, choice={"best": {}})
+    head = Head(np.ones((8, 32)), record=record)
+    model = stacked(tiny_path, head.to_module() if form == "DimReduce" else head.to_dense(), Normalize())
+    keep_record(model, record)
+    model.save_pretrained(str(tmp_path / "model"))
+    loaded = SentenceTransformer(str(tmp_path / "model"), trust_remote_code=True, device="cpu")
+    loaded.save_pretrained(str(tmp_path / "again"))
+    for path in (tmp_path / "model", tmp_path / "again"):
+        found = DimReduce.from_model(SentenceTransformer(str(path), trust_remote_code=True, device="cpu")).record
+        kept = record.to_dict(large=form == "DimReduce")  # what is large is kept beside the head alone
+        assert found.to_dict() == kept
+        assert found.precision == "int4"
+
+
+def test_the_record_in_a_model_card_survives_what_markdown_does():
+    from st_dimreduce.dim_reduce import record_comment, record_in_card
+
+    record = FitRecord(precision="binary", base_model="a/b", license=["a-->b"])
+    card = f"# Title\n\ntext -->\n{record_comment(record)}\n"
+    assert record_in_card(card) == record
+    assert record_in_card("# Title") == record_in_card(None) == FitRecord()
+    assert record_in_card('<!-- st_dimreduce {"precision": "int7"} -->') == FitRecord()

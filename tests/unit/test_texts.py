@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import gc
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
-from st_dimreduce.apps.docstrings import docstring_pairs, package_pairs
-from st_dimreduce.texts import read_texts
+from st_dimreduce.texts import Question, read_question, read_relevant, read_scored_pairs, read_texts
 
 
 @pytest.mark.parametrize(
@@ -62,28 +61,68 @@ def test_missing_file_and_folder(tmp_path):
             read_texts(str(path))
 
 
-def test_docstring_pairs():
-    pairs = docstring_pairs(300, seed=1)
-    assert pairs == docstring_pairs(300, seed=1)
-    assert pairs != docstring_pairs(300, seed=2)
-    queries, documents = zip(*pairs, strict=True)
-    assert len(set(queries)) == len(set(documents)) == 300
-    assert not any(query in document for query, document in pairs), "a query that stands in its document is no question"
-    assert not any("Parameters ---" in document or ">>>" in document for document in documents)
-    assert len(docstring_pairs()) > 5000
-    with pytest.raises(ValueError, match="0 docstring pairs were asked for"):
-        docstring_pairs(0)
+def test_numbers_of_queries_and_texts(tmp_path):
+    path = tmp_path / "r.txt"
+    path.write_text("1 2\n\n2,1\n1\t3 extra\n")
+    assert read_relevant(str(path), 3, 3) == [{1, 2}, {0}, set()]
+    for content, message in (
+        ("1\n", "line 1, is '1'"),
+        ("a b", "expected the number"),
+        ("0 1", "1 to 3 for the query"),
+        ("1 4", "1 to 3 for the document"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_relevant(str(path), 3, 3)
 
 
-def test_a_definition_is_found_in_any_block(tmp_path, monkeypatch):
-    blocks = ["if 0:", "if 1:\n    pass\nelse:", "try:\n    pass\nexcept OSError:", "try:\n    pass\nfinally:"]
-    blocks += ["match 0:\n    case 0:", "with x:", "for x in y:", "class A:", "async def f():", "def f():"]
-    definition = 'def g(): "Says what number {} does. It says so in no fewer words than eight of them."'
-    sources = [f"{block}\n        {definition.format(number)}\n" for number, block in enumerate(blocks)]
-    (tmp_path / "docstringed").mkdir()
-    (tmp_path / "docstringed" / "__init__.py").write_text("".join(sources))
-    (tmp_path / "docstringed" / "newer.py").write_text("a syntax of tomorrow")
-    monkeypatch.syspath_prepend(tmp_path)
-    expected = {f"Says what number {number} does." for number in range(len(blocks))}
-    assert {sentence for sentence, _ in package_pairs("docstringed")} == expected
-    assert gc.isenabled()
+def test_a_blank_text_is_refused_where_numbers_count(tmp_path):
+    for name, content in (("t", "a\n\nb\n"), ("q", "a\n"), ("r", "1 2\n")):
+        Path(tmp_path, name).write_text(content)
+    texts, queries, relevant = (str(tmp_path / name) for name in "tqr")
+    with pytest.raises(ValueError, match="text 2 is blank"):
+        read_question(texts, queries, relevant)
+    assert read_question(texts, queries).documents == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", 'score,genre,sentence2,sentence1\n2.5,x,b,"a, c"\n'),
+        ("p.tsv", "genre\tscore\tsentence1\tsentence2\nx\t2.5\ta, c\tb\n"),
+        ("p.csv", '"a, c",b,2.5\n'),
+    ],
+)
+def test_columns_of_scored_pairs(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert read_scored_pairs(str(tmp_path / name)) == [("a, c", "b", 2.5)]
+
+
+def test_a_quotation_mark_between_tabs_is_text(tmp_path):
+    (tmp_path / "p.tsv").write_text('"a\tb"\t1\nc\td\t2\n')
+    assert read_scored_pairs(str(tmp_path / "p.tsv")) == [('"a', 'b"', 1.0), ("c", "d", 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no scored pairs: a .csv or .tsv file with the columns sentence1, sentence2 and score"),
+        ("sentence1,sentence2,score\n", "holds no scored pairs"),
+        ("a,b,1\n\nc,d,high\n", r"row 3, is \['c', 'd', 'high'\]: expected scored pairs"),
+        ("a,b\n", r"row 1, is \['a', 'b'\]: expected scored pairs"),
+    ],
+)
+def test_bad_scored_pairs(tmp_path, content, message):
+    (tmp_path / "p.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_scored_pairs(str(tmp_path / "p.csv"))
+
+
+def test_without_texts_those_of_the_scored_pairs_are_searched(tmp_path):
+    (tmp_path / "p.csv").write_text("a,b,1\nb,c,2\n")
+    pairs = str(tmp_path / "p.csv")
+    assert read_question(None, scored_pairs=pairs) == Question(
+        ["a", "b", "c"], scored_pairs=[("a", "b", 1.0), ("b", "c", 2.0)]
+    )
+    with pytest.raises(ValueError, match="no texts to search were given"):
+        read_question(None, queries=pairs, scored_pairs=pairs)

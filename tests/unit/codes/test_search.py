@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -20,13 +18,11 @@ def unit(x):
 
 @pytest.mark.parametrize("precision", ALL)
 @pytest.mark.parametrize("top_k", [1, 10, 600])
-@pytest.mark.parametrize("blocks", [(7, 3), (8192, 1024)])
-def test_equals_a_full_sort(precision, top_k, blocks, monkeypatch):
-    module = sys.modules["st_dimreduce.codes.search"]  # the name in the package is the function's
-    monkeypatch.setattr(module, "_DOCUMENTS", blocks[0])
-    monkeypatch.setattr(module, "_QUERIES", blocks[1])
+@pytest.mark.parametrize("blocks", [(3, 7), (1024, 8192)])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_equals_a_full_sort(precision, top_k, blocks, kind):
     codes = quantize(DOCUMENTS, precision)
-    scores, rows = search(QUERIES, codes, precision, top_k)
+    scores, rows = search(kind(QUERIES), codes, precision, top_k, block_size=blocks)
     everything = unit(QUERIES) @ dequantize(codes, precision, 24).T
     assert scores.shape == rows.shape == (40, min(top_k, 500))
     assert np.allclose(scores, -np.sort(-everything, axis=1)[:, :top_k], atol=1e-5)
@@ -34,15 +30,14 @@ def test_equals_a_full_sort(precision, top_k, blocks, monkeypatch):
     assert all(len(set(found)) == len(found) for found in rows.tolist())
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("amx", [False, True])
 @pytest.mark.parametrize("precision", ["int8", "int4", "int2", "binary"])
 @pytest.mark.parametrize("size", [22, 24])
-def test_finds_the_best_of_many_whatever_the_cpu_multiplies_fastest(kind, precision, size, monkeypatch):
-    module = sys.modules["st_dimreduce.codes.search"]
-    monkeypatch.setattr(module, "_FAST", kind)
+def test_finds_the_best_of_many_whatever_the_cpu_multiplies_fastest(amx, precision, size, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     documents = RNG.standard_normal((20_000, size)).astype(np.float32)
     queries, codes = documents[:50] + 0.3, quantize(documents, precision)
-    scores, rows = search(queries, codes, precision)
+    scores, rows = search(torch.from_numpy(queries), codes, precision)
     everything = unit(queries) @ dequantize(codes, precision, size).T
     assert np.allclose(scores, -np.sort(-everything, axis=1)[:, :10], atol=1e-5)
     assert np.allclose(np.take_along_axis(everything, rows, axis=1), scores, atol=1e-5)

@@ -8,8 +8,8 @@ from scipy.stats import spearmanr
 
 from st_dimreduce import Precision, compare, reduce_model
 from st_dimreduce.evaluation.compare import compare_embeddings
-from st_dimreduce.evaluation.report import comparison_table
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
+from st_dimreduce.evaluation.report import comparison_table
 from tests.conftest import SENTENCES
 
 RNG = np.random.default_rng(0)
@@ -30,7 +30,7 @@ def ndcg_by_hand(queries, documents, relevant):
     return ndcg, recall
 
 
-def test_labelled_figures_match_the_definition():
+def test_labelled_metrics_match_the_definition():
     relevant = [set(RNG.choice(300, 3, replace=False).tolist()) for _ in QUERIES]
     queries = np.array([DOCUMENTS[list(rows)].mean(axis=0) for rows in relevant])
     row = compare_embeddings(Embedded(queries, DOCUMENTS), [], relevant).rows[0]
@@ -77,7 +77,7 @@ def test_compare_models(tiny):
     table = comparison_table(comparison, "title")
     assert table.row_count == 2
     without_labels = comparison_table(compare(tiny, reduced, SENTENCES), "title")
-    assert len(table.columns) == len(without_labels.columns) + 3, "nDCG, recall and what is kept of it"
+    assert len(table.columns) == len(without_labels.columns) + 3, "nDCG, recall and retention"
 
 
 def test_several_relevant_documents_and_prompts(tiny):
@@ -86,11 +86,11 @@ def test_several_relevant_documents_and_prompts(tiny):
     assert comparison.rows[0].ndcg == comparison.rows[1].ndcg
 
 
-def test_several_models_precisions_pairs_and_peers(tiny):
+def test_several_models_precisions_scored_pairs_and_peers(tiny):
     models = {"sixteen": reduce_model(tiny, SENTENCES, 16), "eight": reduce_model(tiny, SENTENCES, 8)}
     pairs = [(SENTENCES[i], SENTENCES[i + 1], float(i % 5)) for i in range(30)]
     comparison = compare(tiny, models, pairs=pairs, precision=["float32", "binary"], with_peers=True)
-    assert comparison.figure == "sts"
+    assert comparison.metric == "sts"
     names = [(row.name, row.precision) for row in comparison.rows[1:5]]
     assert names == [(name, p) for name in models for p in ("float32", "binary")]
     texts = list(dict.fromkeys(text for one, other, _ in pairs for text in (one, other)))
@@ -105,7 +105,7 @@ def test_several_models_precisions_pairs_and_peers(tiny):
         assert low < high or row.sts == 0
         assert row.retention == pytest.approx(row.sts / expected, abs=1e-2)
     peers = {(row.name, row.bytes_per_vector) for row in comparison.rows[5:]}
-    assert {("signs of all numbers", 4), ("first numbers", 1), ("first numbers", 2), ("FAISS PCA", 2)} <= peers
+    assert {("binary quantization", 4), ("truncation", 1), ("truncation", 2), ("FAISS PCA", 2)} <= peers
     assert not any(name == "FAISS PQ" for name, _ in peers), "too few documents to train it on"
 
 
@@ -123,10 +123,10 @@ def test_the_queries_that_lost_most_come_first():
     assert comparison.rows[1].retention == pytest.approx(38 / 40)
     own = compare_embeddings(Embedded(None, DOCUMENTS), [Stored("other", Embedded(None, DOCUMENTS[::-1].copy()))])
     assert len(own.hurt[1]) == 10
-    assert own.figure == "overlap"
+    assert own.metric == "overlap"
 
 
-def test_what_is_kept_of_the_figures_tells_no_text(tiny):
+def test_the_dict_contains_no_text(tiny):
     words = json.dumps(compare(tiny, tiny, SENTENCES, precision="binary").to_dict())
     assert not any(text in words for text in SENTENCES)
 
@@ -134,9 +134,9 @@ def test_what_is_kept_of_the_figures_tells_no_text(tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pairs": [("a", "b")]}, r"pair 0 is \('a', 'b'\): expected two texts and how alike they are"),
-        ({"pairs": [("a", "b", float("nan"))]}, "pair 0 is .*: expected two texts and how alike"),
-        ({"pairs": [("a", "b", 1.0), ("a", "c", 1.0)]}, "2 pairs with no two scores that differ"),
+        ({"pairs": [("a", "b")]}, r"pair 0 is \('a', 'b'\): expected two texts and how similar they are"),
+        ({"pairs": [("a", "b", float("nan"))]}, "pair 0 is .*: expected two texts and how similar"),
+        ({"pairs": [("a", "b", 1.0), ("a", "c", 1.0)]}, "2 pairs without two different scores"),
         ({"documents": SENTENCES[:1]}, "1 documents to search: give at least 2"),
         ({"queries": []}, "queries is empty"),
         ({"relevant": [0]}, "relevant has 1 entries for no queries"),

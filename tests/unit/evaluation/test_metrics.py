@@ -7,11 +7,11 @@ from scipy.stats import bootstrap, spearmanr
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.util import cos_sim
 
-from st_dimreduce.evaluation.metrics import Mean, RankCorrelation, interval, labelled, nearest
+from st_dimreduce.evaluation.metrics import Mean, RankCorrelation, cosines, interval, nearest, retrieval
 
 RNG = np.random.default_rng(0)
-DOCUMENTS = torch.from_numpy(RNG.standard_normal((300, 16)).astype(np.float32))
-QUERIES = torch.from_numpy(RNG.standard_normal((40, 16)).astype(np.float32))
+DOCUMENTS = RNG.standard_normal((300, 16)).astype(np.float32)
+QUERIES = RNG.standard_normal((40, 16)).astype(np.float32)
 
 
 class Rows(InformationRetrievalEvaluator):
@@ -24,7 +24,7 @@ class Rows(InformationRetrievalEvaluator):
 def test_means_are_those_of_the_stock_evaluator():
     relevant = [set(RNG.choice(300, size, replace=False).tolist()) for size in RNG.integers(0, 15, size=40)]
     assert set() in relevant
-    ndcg, recall = labelled(nearest(QUERIES, DOCUMENTS, None), relevant)
+    ndcg, recall = retrieval(nearest(QUERIES, DOCUMENTS), relevant)
     evaluator = Rows(
         {str(row): str(row) for row in range(40)},
         {str(row): str(row) for row in range(300)},
@@ -33,17 +33,33 @@ def test_means_are_those_of_the_stock_evaluator():
         score_functions={"cosine": cos_sim},
     )
     # The evaluator asks only what has an answer, the rows left are numbered by its own texts.
-    theirs = evaluator.compute_all_metrics({"query": QUERIES, "document": DOCUMENTS})["cosine"]
+    theirs = evaluator.compute_all_metrics(
+        {"query": torch.from_numpy(QUERIES), "document": torch.from_numpy(DOCUMENTS)}
+    )["cosine"]
     assert (Mean(ndcg).value, Mean(recall).value) == pytest.approx((theirs["ndcg@k"][10], theirs["recall@k"][10]))
     assert np.isnan(ndcg[relevant.index(set())])
 
 
-def test_nearest_in_blocks_is_nearest_in_one(monkeypatch):
-    whole = nearest(DOCUMENTS, DOCUMENTS, np.arange(300))
-    monkeypatch.setattr("st_dimreduce.evaluation.metrics._BLOCK", 1000)
-    assert np.array_equal(nearest(DOCUMENTS, DOCUMENTS, np.arange(300)), whole)
-    assert not (whole == np.arange(300)[:, None]).any()
+def test_nearest_is_a_full_sort_without_the_own_row():
+    scores = cos_sim(DOCUMENTS, DOCUMENTS).numpy()
+    assert np.array_equal(nearest(DOCUMENTS, DOCUMENTS), np.argsort(-scores, axis=1)[:, :10])
+    own = np.arange(20, 300)
+    np.fill_diagonal(scores, -np.inf)
+    assert np.array_equal(nearest(DOCUMENTS[own], DOCUMENTS, own), np.argsort(-scores, axis=1)[own, :10])
     assert nearest(DOCUMENTS[:4], DOCUMENTS[:4], np.arange(4)).shape == (4, 3)
+
+
+def test_among_equal_documents_none_is_found_by_itself():
+    equal = np.ones((30, 4), np.float32)
+    found = nearest(equal, equal, np.arange(30))
+    assert found.shape == (30, 10)
+    assert not (found == np.arange(30)[:, None]).any()
+
+
+def test_cosines_are_of_the_same_rows():
+    expected = cos_sim(QUERIES, DOCUMENTS[:40]).numpy().diagonal()
+    assert cosines(QUERIES, DOCUMENTS[:40]) == pytest.approx(expected, abs=1e-6)
+    assert cosines(np.zeros((1, 16), np.float32), DOCUMENTS[:1]) == [0]
 
 
 def test_the_interval_of_a_mean_is_scipys():

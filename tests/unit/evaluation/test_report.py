@@ -1,33 +1,46 @@
 from __future__ import annotations
 
+import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import pairwise
-from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
+from rich.console import Console
 
-from st_dimreduce import reduce_model, save_portable
-from st_dimreduce.cli import app
-from st_dimreduce.texts import read_pairs, read_question, read_relevant
-from tests.conftest import SENTENCES
+from st_dimreduce.evaluation.compare import compare_embeddings
+from st_dimreduce.evaluation.embeddings import Embedded, Stored
+from st_dimreduce.evaluation.peers import peers
+from st_dimreduce.evaluation.report import (
+    choice_table,
+    comparison_table,
+    publication_table,
+    write_figures,
+    write_html,
+    write_plots,
+)
+from st_dimreduce.texts import Question
+
+RNG = np.random.default_rng(0)
+QUESTION = Question(
+    documents=[*(f"document {row}" for row in range(59)), "<script>alert(1)</script> the cat & the dog"],
+    queries=[f"query {row}" for row in range(59)] + ["<b>bold</b>"],
+    relevant=[{row} for row in range(60)],
+)
 
 
-@pytest.fixture
-def files(tiny, tmp_path):
-    tiny.save_pretrained(str(tmp_path / "base"))
-    for size in (16, 4):
-        save_portable(reduce_model(tiny, SENTENCES, size), tmp_path / f"tiny-{size}")
-    texts = [*SENTENCES[:60], "<script>alert(1)</script> the cat & the dog"]
-    (tmp_path / "texts.txt").write_text("\n".join(texts))
-    (tmp_path / "queries.txt").write_text("\n".join(reversed(texts)))
-    (tmp_path / "relevant.tsv").write_text("".join(f"{61 - row}\t{row + 1}\t1\n" for row in range(61)))
-    rows = [f'"{one}","{other}",{row % 6}\n' for row, (one, other) in enumerate(pairwise(texts))]
-    (tmp_path / "sts.csv").write_text("".join(rows))
-    return tmp_path
+@pytest.fixture(scope="module")
+def comparison():
+    """Of a base model, one of whose queries the reduced model cannot answer, in two precisions, and of its peers."""
+    documents = RNG.standard_normal((60, 16)).astype(np.float32)
+    base = Embedded(documents.copy(), documents, seconds=1.0)
+    small = Embedded(documents[:, :8].copy(), documents[:, :8], seconds=0.5)
+    small.queries[[4, 59]] *= -1
+    stored = [Stored("small", small, precision) for precision in ("int8", "binary")]
+    return compare_embeddings(base, [*stored, *peers(base, [8])], QUESTION.relevant)
 
 
 class Outline(HTMLParser):
@@ -42,116 +55,98 @@ class Outline(HTMLParser):
         self.fetched += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:")]
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def shown(table):
+    console = Console(file=io.StringIO(), width=160)
+    console.print(table)
+    return console.file.getvalue()
 
 
-def test_every_output_of_a_comparison(files):
-    out = files / "out"
-    done = run(
-        *("compare", files / "base", files / "tiny-16", files / "tiny-4", "--texts", files / "texts.txt"),
-        *("--queries", files / "queries.txt", "--relevant", files / "relevant.tsv", "--pairs", files / "sts.csv"),
-        *("--peers", "--report", out / "report.html", "--json", out / "figures.json", "--plots", out / "plots"),
-        *("--vectors", "5000", "--price", "2.5"),
+def test_a_table_has_a_column_for_what_was_measured(comparison):
+    text = shown(comparison_table(comparison, "a title", vectors=5000, price=2.5))
+    for word in (
+        "a title",
+        "base model",
+        "small",
+        "int8",
+        "GB for",
+        "5k",
+        "price",
+        "per month",
+        "retention",
+        "seconds",
+    ):
+        assert word in text
+    assert "STS" not in text
+    small = comparison.rows[1]
+    low, high = small.intervals["retention"]
+    assert f"{100 * small.retention:.1f} ({100 * low:.1f}-{100 * high:.1f})" in text
+    assert "per month" not in shown(comparison_table(comparison, "a title"))
+
+
+def test_without_labels_the_overlap_is_the_retention(comparison):
+    overlap = replace(
+        comparison,
+        metric="overlap",
+        rows=[replace(row, ndcg=None, recall=None, retention=row.overlap) for row in comparison.rows],
     )
-    assert done.exit_code == 0, done.output
-    for word in ("base model", "tiny-16", "tiny-4", "int2", "GB for", "5k", "a month", "kept", "signs of all numbers"):
-        assert word in done.output
-    figures = json.loads((out / "figures.json").read_text())
-    assert figures["figure"] == "ndcg"
-    assert figures["rows"][0]["ndcg"] == pytest.approx(1), "each query is the text it should find"
-    assert {(row["name"], row["precision"]) for row in figures["rows"]} >= {
-        ("tiny-4", "binary"),
-        ("tiny-16", "float32"),
-    }
-    page = (out / "report.html").read_text()
+    text = shown(comparison_table(overlap, "a title"))
+    assert "retention" not in text
+    small = overlap.rows[1]
+    low, high = small.intervals["overlap"]
+    assert f"{100 * small.overlap:.1f} ({100 * low:.1f}-{100 * high:.1f})" in text
+
+
+def test_the_chosen_option_has_a_star():
+    best = {"out_features": 64, "precision": "int4", "bytes_per_vector": 32, "retention": 0.987}
+    other = {"out_features": 32, "precision": "int8", "bytes_per_vector": 32, "retention": 0.95}
+    lines = shown(choice_table({"best": best, "measured": [other, best], "metric": "nDCG@10"})).splitlines()
+    assert any("nDCG@10 retention" in line for line in lines)
+    assert [line.split() for line in lines if "int" in line] == [
+        ["32", "32", "int8", "95.0"],
+        ["32", "64", "int4", "98.7", "*"],
+    ]
+
+
+def test_the_files_of_a_model():
+    text = shown(publication_table({"config.json": 1200, "model.safetensors": 2_000_000}))
+    assert "2 files, 2,001,200 bytes" in text
+    assert "2,000,000" in text
+
+
+def test_figures_are_json_without_texts(comparison, tmp_path):
+    write_figures(comparison, tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures == json.loads(json.dumps(comparison.to_dict()))
+    assert figures["metric"] == "ndcg"
+
+
+def test_a_page_opens_offline_and_shows_texts_as_texts(comparison, tmp_path):
+    write_html(comparison, tmp_path / "report.html", QUESTION, title="a <title>")
+    page = (tmp_path / "report.html").read_text()
     outline = Outline()
     outline.feed(page)
     assert outline.fetched == [], "the page opens offline"
-    assert "script" not in outline.tags, "a text is a text"
+    assert not {"script", "b"} & set(outline.tags), "a text is a text"
     assert "&lt;script&gt;" in page
-    assert outline.tags.count("img") == 2 + 2 * 5, "plots of the models, none of the peers' cosines"
-    assert outline.tags.count("tr") == 1 + len(figures["rows"])
-    assert page.count("Hurt most: ") == sum(row["ndcg"] < 1 for row in figures["rows"] if row["seconds"])
+    assert "a &lt;title&gt;" in page
+    assert outline.tags.count("img") == 2 + 2, "plots of the models, none of the peers' cosines"
+    assert outline.tags.count("tr") == 1 + len(comparison.rows)
+    assert page.count("Largest losses: ") == 2, "of each precision, not of peers"
+    assert page.index("query 4 ") < page.index("Largest losses: small, binary")
+    assert re.search(r"document 4 <small>\(relevant\)</small>", page)
     assert re.search(r"<small>\d+\.\d-\d+\.\d</small>", page)
-    pictures = sorted((out / "plots").iterdir())
-    assert len(pictures) == 2 + 2 * 5
-    for picture in pictures:
-        with Image.open(picture) as image:
+
+
+def test_plots_are_drawn(comparison, tmp_path):
+    paths = write_plots(comparison, tmp_path)
+    assert {path.name for path in paths.values()} == {
+        "quality.png",
+        "retention.png",
+        "cosines-1.png",
+        "cosines-2.png",
+    }
+    assert set(tmp_path.iterdir()) == set(paths.values())
+    for path in paths.values():
+        with Image.open(path) as image:
             assert image.width >= 900
             assert len(image.convert("RGB").getcolors(2**24)) > 10, "nothing was drawn"
-
-
-def test_pairs_alone_and_nothing_but_texts(files):
-    done = run("compare", files / "base", files / "tiny-16", "--pairs", files / "sts.csv", "--precision", "int8")
-    assert done.exit_code == 0, done.output
-    assert "STS" in done.output
-    assert "binary" not in done.output
-    done = run("compare", files / "base", files / "tiny-16", "--texts", files / "texts.txt", "--quiet")
-    assert (done.exit_code, done.output) == (0, "")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "no texts to search were given"),
-        (("--texts", "texts.txt", "--relevant", "relevant.tsv"), "but no queries were given: give --queries FILE"),
-        (("--texts", "texts.txt", "--queries", "none.txt"), "no file none.txt"),
-        (("--texts", "texts.txt", "--precision", "int3"), "unknown precision 'int3'"),
-        (("--texts", "texts.txt", "--report", "texts.txt/report.html"), "cannot be written"),
-        (("--pairs", "texts.txt"), "expected pairs: a .csv or .tsv file with sentence1, sentence2 and score"),
-    ],
-)
-def test_bad_input_is_one_line(files, monkeypatch, arguments, message):
-    monkeypatch.chdir(files)
-    done = run("compare", "base", "tiny-16", *arguments)
-    assert done.exit_code == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_two_models_of_one_name_are_refused(files):
-    done = run("compare", files / "base", files / "tiny-16", files / "tiny-16", "--texts", files / "texts.txt")
-    assert done.exit_code == 2
-    assert "have folders of one name" in done.stderr
-
-
-def test_numbers_of_queries_and_texts(tmp_path):
-    path = tmp_path / "r.txt"
-    path.write_text("1 2\n\n2,1\n1\t3 extra\n")
-    assert read_relevant(str(path), 3, 3) == [{1, 2}, {0}, set()]
-    for content, message in (
-        ("1\n", "line 1, is '1'"),
-        ("a b", "expected the number"),
-        ("0 1", "1 to 3 for the query"),
-    ):
-        path.write_text(content)
-        with pytest.raises(ValueError, match=message):
-            read_relevant(str(path), 3, 3)
-
-
-def test_a_blank_text_is_refused_where_numbers_count(tmp_path):
-    for name, content in (("t", "a\n\nb\n"), ("q", "a\n"), ("r", "1 2\n")):
-        Path(tmp_path, name).write_text(content)
-    texts, queries, relevant = (str(tmp_path / name) for name in "tqr")
-    with pytest.raises(ValueError, match="text 2 is blank"):
-        read_question(texts, queries, relevant)
-    assert read_question(texts, queries).documents == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("p.csv", 'score,genre,sentence2,sentence1\n2.5,x,b,"a, c"\n'),
-        ("p.tsv", "genre\tscore\tsentence1\tsentence2\nx\t2.5\ta, c\tb\n"),
-        ("p.csv", '"a, c",b,2.5\n'),
-    ],
-)
-def test_columns_of_pairs(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
-    assert read_pairs(str(tmp_path / name)) == [("a, c", "b", 2.5)]
-
-
-def test_a_quotation_mark_between_tabs_is_text(tmp_path):
-    (tmp_path / "p.tsv").write_text('"a\tb"\t1\nc\td\t2\n')
-    assert read_pairs(str(tmp_path / "p.tsv")) == [('"a', 'b"', 1.0), ("c", "d", 2.0)]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from st_dimreduce.fitting.cloze import self_made_pairs
+from st_dimreduce.fitting.cloze import cloze_pairs
 
 TEXTS = [
     f"The first sentence of text {i} is about cats. The second of {i} is about dogs! Is the third, {i}, about birds?"
@@ -9,7 +9,7 @@ TEXTS = [
 
 
 def test_a_sentence_is_taken_out_of_its_own_text():
-    pairs = self_made_pairs(TEXTS)
+    pairs = cloze_pairs(TEXTS)
     assert len(pairs) == 50
     for sentence, rest in pairs:
         whole = next(text for text in TEXTS if sentence in text)
@@ -18,20 +18,19 @@ def test_a_sentence_is_taken_out_of_its_own_text():
 
 
 def test_count_and_seed():
-    assert len(self_made_pairs(TEXTS, count=7)) == 7
-    assert self_made_pairs(TEXTS, seed=3) == self_made_pairs(TEXTS, seed=3)
-    assert self_made_pairs(TEXTS, seed=3) != self_made_pairs(TEXTS, seed=4)
+    assert len(cloze_pairs(TEXTS, count=7)) == 7
+    assert cloze_pairs(TEXTS, seed=3) == cloze_pairs(TEXTS, seed=3)
+    assert cloze_pairs(TEXTS, seed=3) != cloze_pairs(TEXTS, seed=4)
 
 
 def test_languages_without_spaces_and_line_breaks():
     japanese = "これは最初の文章であり、猫について書かれている。次の文章は犬についての長い話である。"
-    assert len(self_made_pairs([japanese])) == 1
+    assert len(cloze_pairs([japanese])) == 1
     assert (
-        len(self_made_pairs(["A title without a full stop\nand below it a text that is long enough to be a document"]))
-        == 1
+        len(cloze_pairs(["A title without a full stop\nand below it a text that is long enough to be a document"])) == 1
     )
 
 
 def test_short_texts_give_no_pair():
-    assert self_made_pairs(["cat", "One sentence that is quite long but stays alone.", "Short. Too. Tiny.", ""]) == []
-    assert self_made_pairs([]) == []
+    assert cloze_pairs(["cat", "One sentence that is quite long but stays alone.", "Short. Too. Tiny.", ""]) == []
+    assert cloze_pairs([]) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from st_dimreduce.fitting import Pairs
+from st_dimreduce import Pairs
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((300, 4)).astype(np.float32)

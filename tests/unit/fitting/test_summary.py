@@ -167,9 +167,9 @@ def test_float32_keeps_six_digits_over_many_blocks():
     ("value", "message"),
     [
         (np.nan, "row 3 holds NaN"),
-        (np.inf, "row 3 has length inf"),
+        (np.inf, "row 3 has norm inf"),
         (0, "row 3 is all zeros"),
-        (1e-35, "row 3 has length"),
+        (1e-35, "row 3 has norm"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_added(value, message):

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from st_dimreduce import Precision, Summary, dequantize, fit_head, quantize
-from st_dimreduce.fitting import Pairs, choose, contrast, contrast_head, distill, distill_head
-from st_dimreduce.fitting.training import batches, stored, train
+from st_dimreduce import Pairs, Precision, Size, Summary, choose, dequantize, fit_head, quantize
+from st_dimreduce.fitting import contrastive, distillation
+from st_dimreduce.fitting.contrastive import contrast_head
+from st_dimreduce.fitting.distillation import distill_head
+from st_dimreduce.fitting.training import batches, read_back, train
 
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((900, 16)) * np.linspace(2, 0.3, 16)).astype(np.float32)
@@ -42,7 +44,7 @@ def losses(monkeypatch):
         handed.update(head=head, loss=loss, held_out=held_out, settings=settings)
         return fit_head(SUMMARY, 8), 7
 
-    for module in (contrast, distill):
+    for module in (contrastive, distillation):
         monkeypatch.setattr(module, "train", record)
     return handed
 
@@ -52,12 +54,12 @@ def test_distillation_teaches_the_cosines_softmax(precision, losses):
     trained = distill_head(HEAD, SUMMARY, precision=precision, steps=9, learning_rate=0.5, show_progress_bar=False)
     assert losses["head"] is HEAD
     assert losses["settings"] == {"steps": 9, "learning_rate": 0.5, "show_progress_bar": False}
-    assert trained.fitted["distilled_steps"] == 7
-    weight = HEAD.linear.weight.detach()
+    assert trained.record.distilled_steps == 7
+    weight = torch.from_numpy(HEAD.weight)
 
     def expected(rows):
         target = rows @ rows.T / 0.05
-        reduced = rows @ weight.numpy().T
+        reduced = rows @ HEAD.weight.T
         given = unit(reduced) @ through(reduced, precision).T / 0.05
         for scores in (target, given):
             np.fill_diagonal(scores, -1e4)
@@ -81,11 +83,11 @@ def test_contrast_is_the_symmetric_loss_over_a_batch(precision, negatives, losse
         HEAD, pairs, precision=precision, steps=9, learning_rate=0.5, seed=3, show_progress_bar=False
     )
     assert losses["settings"] == {"steps": 9, "learning_rate": 0.5, "show_progress_bar": False}
-    assert (trained.fitted["labelled_pairs"], trained.fitted["trained_steps"]) == (40, 7)
-    weight = HEAD.linear.weight.detach()
+    assert (trained.record.labelled_pairs, trained.record.trained_steps) == (40, 7)
+    weight = torch.from_numpy(HEAD.weight)
 
     def expected(some):
-        asked, answers = (rows @ weight.numpy().T for rows in (some.queries, some.documents))
+        asked, answers = (rows @ HEAD.weight.T for rows in (some.queries, some.documents))
         scores = unit(asked) @ through(answers, precision).T / 0.05
         for row in range(len(some)):
             for other in range(len(some)):
@@ -96,7 +98,7 @@ def test_contrast_is_the_symmetric_loss_over_a_batch(precision, negatives, losse
                     scores[row, other] = -np.inf
         forth = scores
         if some.negatives is not None:
-            forth = np.hstack([scores, unit(asked) @ through(some.negatives @ weight.numpy().T, precision).T / 0.05])
+            forth = np.hstack([scores, unit(asked) @ through(some.negatives @ HEAD.weight.T, precision).T / 0.05])
         return -(np.diag(log_softmax(forth)).mean() + np.diag(log_softmax(scores.T)).mean()) / 2
 
     seen, unseen = pairs.split(1 / 8, 3)
@@ -109,7 +111,7 @@ def test_contrast_is_the_symmetric_loss_over_a_batch(precision, negatives, losse
 
 @pytest.mark.parametrize("nested", [None, (4, 8)])
 def test_training_is_adam_with_a_warm_up_and_a_cosine_and_keeps_the_best_held_out_step(nested):
-    head = fit_head(SUMMARY, 8, nested=nested)
+    head = fit_head(SUMMARY, Size(8, nested=nested))
     torch.manual_seed(0)
     target = torch.randn(8, 16)
     seen = []
@@ -127,8 +129,8 @@ def test_training_is_adam_with_a_warm_up_and_a_cosine_and_keeps_the_best_held_ou
 
     trained, step = train(head, loss, held_out, steps=60, learning_rate=0.1, show_progress_bar=False)
 
-    scale = float(head.linear.weight.detach().square().mean().sqrt())
-    weight = (head.linear.weight.detach() / scale).requires_grad_()
+    scale = float(np.sqrt(np.square(head.weight).mean()))
+    weight = (torch.from_numpy(head.weight) / scale).requires_grad_()
     first, second = torch.zeros(8, 16), torch.zeros(8, 16)
     for t in range(1, 26):
         mean = sum(loss(weight[:size]) for size in sizes) / len(sizes)
@@ -140,10 +142,9 @@ def test_training_is_adam_with_a_warm_up_and_a_cosine_and_keeps_the_best_held_ou
     assert step == 25
     assert next(told, None) is None
     expected = weight.detach() * scale / weight.detach().square().mean().sqrt()
-    assert torch.allclose(trained.linear.weight.detach(), expected, rtol=1e-4, atol=1e-6)
-    assert trained.linear.bias is None
-    assert trained.fitted == head.fitted
-    assert trained.fitted is not head.fitted
+    assert np.allclose(trained.weight, expected, rtol=1e-4, atol=1e-6)
+    assert trained.bias is None
+    assert trained.record == head.record
     assert set(seen) == {(size, 16) for size in sizes}
 
 
@@ -157,7 +158,7 @@ def test_the_last_step_is_looked_at_too():
 def test_the_gradient_passes_straight_through_the_grid(precision):
     rows = torch.from_numpy(X[:20].copy()).requires_grad_()
     upstream = torch.from_numpy(X[20:40])
-    found = stored(rows, precision)
+    found = read_back(rows, precision)
     assert np.allclose(found.detach(), through(X[:20], precision), atol=1e-6)
     (gradient,) = torch.autograd.grad(found, rows, upstream)
     (plain,) = torch.autograd.grad(F.normalize(rows, dim=1), rows, upstream)
@@ -200,11 +201,12 @@ def test_the_same_seed_gives_the_same_head_and_another_another(fit):
     evidence = Summary.of(rows) if fit is distill_head else Pairs(rows[:1300], rows[1300:] + 2 * rows[:1300])
     start = fit_head(Summary.of(rows), 8, whitening=0.5)
     heads = [fit(start, evidence, steps=50, **settings) for settings in ({}, {"seed": 0}, {"seed": 1})]
-    weights = [head.linear.weight for head in heads]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-    assert all(head.fitted.items() >= start.fitted.items() for head in heads), "it keeps how it began"
-    assert heads[0].fitted.keys() - start.fitted.keys() in ({"distilled_steps"}, {"labelled_pairs", "trained_steps"})
+    weights = [head.weight for head in heads]
+    assert np.array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+    begun, ended = start.record.to_dict(), [head.record.to_dict() for head in heads]
+    assert all(begun.items() <= record.items() for record in ended), "it keeps how it began"
+    assert ended[0].keys() - begun.keys() in ({"distilled_steps"}, {"labelled_pairs", "trained_steps"})
 
 
 @pytest.mark.filterwarnings("error")

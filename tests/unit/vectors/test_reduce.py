@@ -252,7 +252,7 @@ def test_rows_without_direction(tmp_path, recwarn):
 def test_float64_beyond_float32_is_a_bad_row(recwarn):
     rows = X.astype(np.float64)
     rows[5, 0] = 1e200
-    with pytest.raises(ValueError, match="row 5 has length inf"):
+    with pytest.raises(ValueError, match="row 5 has norm inf"):
         summarize(rows)
     assert not recwarn.list
 

@@ -1,0 +1,92 @@
+"""Reduced real models: stored vectors and fresh encodings agree, and neighbours are kept."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from st_dimreduce import (
+    DimReduce,
+    attach_head,
+    fit_on_vectors,
+    load_head,
+    quantize,
+    reduce_model,
+    save_portable,
+    search,
+)
+from st_dimreduce.apps.docstrings import docstring_pairs
+from tests.conftest import SENTENCES
+
+
+def cosines(one, other):
+    return (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+
+
+@pytest.mark.parametrize("base_name", ["minilm", "mpnet"])
+def test_a_stored_vector_and_a_fresh_encoding_agree(base_name, texts, request):
+    base = request.getfixturevalue(base_name)
+    some = texts if base_name == "minilm" else texts[::6] + texts[-8:]
+    stored = base.encode(some)
+    assert np.allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
+    # Fitted on the long texts alone, so that the short ones have vectors much longer than the head has seen.
+    half = len(some) // 2
+    reduced = reduce_model(base, some[half:], 32)
+    head = DimReduce.from_model(reduced)
+    assert cosines(head.reduce(stored), reduced.encode(some)).min() >= 0.9999
+
+
+def test_fitted_from_stored_vectors_it_agrees_as_well(minilm, texts):
+    stored = minilm.encode(texts)
+    reduced = reduce_model(minilm, embeddings=stored, out_features=64)
+    assert cosines(DimReduce.from_model(reduced).reduce(stored), reduced.encode(texts)).min() >= 0.9999
+
+
+def test_keeps_the_neighbours_of_the_real_model(minilm, texts):
+    reduced = reduce_model(minilm, texts, 128, objective="fidelity")
+    ours, full = (model.encode(texts) for model in (reduced, minilm))
+    assert np.corrcoef((ours @ ours.T).ravel(), (full @ full.T).ravel())[0, 1] > 0.98
+
+
+def test_texts_beside_their_vectors_give_pairs(minilm, texts):
+    """Vectors alone cannot tell what changes while the subject stays; sentences taken out of their texts can."""
+    queries, documents = map(list, zip(*docstring_pairs(500), strict=True))
+    stored = minilm.encode(documents)
+    alone, beside = (reduce_model(minilm, some, 32, embeddings=stored) for some in (None, documents))
+    assert DimReduce.from_model(alone).record.cloze_pairs == 0
+    assert DimReduce.from_model(beside).record.cloze_pairs >= 200
+    asked = minilm.encode(queries)
+
+    def found(model):
+        head = DimReduce.from_model(model)
+        scores = head.reduce(asked, normalize_embeddings=True) @ head.reduce(stored, normalize_embeddings=True).T
+        return (scores.argmax(axis=1) == np.arange(500)).mean()
+
+    assert found(beside) > found(alone)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_queries_agree_with_stored_vectors(minilm, normalised, tmp_path):
+    prose = {" ".join((inspect.getdoc(getattr(np, name)) or name).split())[:300] for name in np.__all__}
+    texts = [*SENTENCES[:30], *sorted(prose)[:40]]
+    # Some databases hold the vectors as they are before they are normalised.
+    kept = minilm if normalised else SentenceTransformer(modules=list(minilm)[:2], device="cpu")
+    stored = kept.encode(texts)
+    assert np.allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5) == normalised
+    head = fit_on_vectors(stored, 48)
+    weight = head.weight.copy()
+    model = attach_head(minilm, head)
+    assert np.array_equal(head.weight, weight), "the head was changed"
+    assert minilm.get_embedding_dimension() == 384
+    longer = (weight / model[2].linear.weight.detach().numpy()).mean()  # the embeddings before Normalize
+    assert 4 < longer < 8 if normalised else 0.5 < longer < 2
+    save_portable(model, tmp_path / "model")
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    assert cosines(loaded.encode(texts), head.reduce(stored)).min() >= 0.9999
+    codes = quantize(head.reduce(stored), "int8")
+    assert search(loaded.encode(texts[:50]), codes, "int8", 1)[1][:, 0].tolist() == list(range(50))
+    again = attach_head(minilm, load_head(tmp_path / "model"))
+    assert np.allclose(again.encode(texts[:9]), loaded.encode(texts[:9]), atol=1e-6)

@@ -1,0 +1,42 @@
+"""Heads attached to the models that their vectors came from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from st_dimreduce import (
+    DimReduce,
+    FitRecord,
+    Head,
+    Summary,
+    attach_head,
+    fit_head,
+)
+from tests.conftest import SENTENCES
+
+
+def test_attach_checks_the_width_and_can_stay_trainable(tiny):
+    head = Head(np.eye(4, 32), record=FitRecord(mean_norm=1.0))
+    with pytest.raises(
+        ValueError, match="the head takes 31 dimensions, the model gives 32: attach it to the model that"
+    ):
+        attach_head(tiny, Head(np.eye(4, 31), record=head.record))
+    model = attach_head(tiny, head, trainable=True)
+    assert type(model[2]) is DimReduce
+    assert model.encode(["a cat"]).shape == (1, 4)
+    assert attach_head(tiny, DimReduce.from_model(model)).encode(["a cat"]).shape == (1, 4)
+
+
+def test_a_head_that_says_no_mean_norm_is_not_attached(tiny):
+    with pytest.raises(ValueError, match="the head's record has no mean_norm"):
+        attach_head(tiny, DimReduce(32, 4))
+
+
+def test_the_model_knows_the_norm_of_its_own_vectors(tiny):
+    stored = tiny.encode(SENTENCES)
+    model = attach_head(tiny, fit_head(Summary.of(stored), 4))
+    pooled = SentenceTransformer(modules=list(tiny)[:2], device="cpu").encode(SENTENCES)
+    norm = np.linalg.norm(pooled, axis=1).mean()
+    assert DimReduce.from_model(model).record.mean_norm == pytest.approx(norm, rel=0.2)

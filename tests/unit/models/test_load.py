@@ -1,0 +1,103 @@
+"""Heads read from folders, of their own or of a reduced model."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+
+from st_dimreduce import DimReduce, fit_on_vectors, load_head, reduce_model, save_head, save_portable
+from tests.conftest import SENTENCES
+
+X = np.random.default_rng(0).standard_normal((400, 32)).astype(np.float32) * np.linspace(2, 0.1, 32, dtype=np.float32)
+
+
+def test_a_head_is_read_as_it_was_written(tmp_path):
+    head = fit_on_vectors(X, bytes_per_vector=4)
+    save_head(head, tmp_path / "head")
+    read = load_head(tmp_path / "head")
+    assert np.array_equal(read.reduce(X), head.reduce(X))
+    assert read.record == head.record
+    assert read.precision == head.precision != "float32"
+
+
+def test_the_head_of_a_reduced_model(tiny, tmp_path):
+    model = reduce_model(tiny, SENTENCES, bytes_per_vector=4)
+    save_portable(model, tmp_path / "model")
+    head, whole = load_head(tmp_path / "model"), DimReduce.from_model(model)
+    assert np.array_equal(head.reduce(X), whole.reduce(X))
+    assert head.record == whole.record
+    assert head.precision == whole.precision != "float32"
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_the_head_of_a_model_saved_by_sentence_transformers(trainable, tiny, tmp_path):
+    model = reduce_model(tiny, SENTENCES, bytes_per_vector=4, trainable=trainable)
+    model.save_pretrained(str(tmp_path / "model"))
+    head, whole = load_head(tmp_path / "model"), DimReduce.from_model(model)
+    assert np.array_equal(head.reduce(X), whole.reduce(X))
+    assert head.record.to_dict() == whole.record.to_dict(large=trainable)
+    assert head.precision == whole.precision != "float32"
+
+
+def test_the_model_is_not_loaded_for_its_head(saved, tmp_path):
+    folder = shutil.copytree(saved / "portable", tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    code = """
+import sys
+from st_dimreduce import load_head
+print(load_head(sys.argv[1]).out_features, {"torch", "transformers", "sentence_transformers"} & sys.modules.keys())
+"""
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "8 set()\n"
+
+
+@pytest.mark.parametrize("damage", ["empty", "weights", "config", "record", "missing"])
+def test_a_damaged_head_is_named(damage, tmp_path):
+    save_head(DimReduce(5, 2), tmp_path / "head")
+    name = {"weights": "model.safetensors", "config": "config.json", "record": "st_dimreduce.json"}.get(damage)
+    if name:
+        (tmp_path / "head" / name).write_text("{")
+    if damage == "empty":
+        for path in (tmp_path / "head").iterdir():
+            path.unlink()
+    if damage == "missing":
+        (tmp_path / "head" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="head holds no head: expected the folder of a head or of a reduced model"):
+        load_head(tmp_path / "head")
+
+
+def test_no_head_at_all(tiny, tmp_path):
+    tiny.save_pretrained(str(tmp_path / "base"))
+    with pytest.raises(
+        ValueError, match=r"base holds no head: .*the model ends in .*Transformer: expected a DimReduce"
+    ):
+        load_head(tmp_path / "base")
+    with pytest.raises(
+        ValueError, match=r"nowhere holds no head: .*it is no folder, and no name of a model on the Hub"
+    ):
+        load_head(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("{}")
+    with pytest.raises(ValueError, match=r"file holds no head: .*it is a file"):
+        load_head(tmp_path / "file")
+
+
+def test_a_residual_connection_is_no_head(tiny_path, tmp_path):
+    modules = [Transformer(tiny_path), Pooling(32, "mean"), Dense(32, 8, use_residual=True)]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="has a residual connection"):
+        load_head(tmp_path / "model")
+
+
+def test_a_path_in_modules_json_stays_in_the_folder(saved, tmp_path):
+    folder = shutil.copytree(saved / "portable", tmp_path / "model")
+    (folder / "modules.json").write_text((folder / "modules.json").read_text().replace("2_Dense", "../head"))
+    save_head(DimReduce(32, 8), tmp_path / "head")
+    with pytest.raises(ValueError, match="expected one inside the model's folder"):
+        load_head(folder)

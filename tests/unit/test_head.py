@@ -1,0 +1,214 @@
+"""A head by itself: what it computes, what its record says, and its folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers.sentence_transformer.modules import Dense
+
+from st_dimreduce import DimReduce, FitRecord, Head, Summary, fit_head, save_head
+
+RNG = np.random.default_rng(0)
+WEIGHT, BIAS = RNG.standard_normal((3, 8)).astype(np.float32), RNG.standard_normal(3).astype(np.float32)
+X = RNG.standard_normal((20, 8)).astype(np.float32)
+RECORD = FitRecord(
+    precision="int4",
+    mean_norm=5.5,
+    nested=(2, 3),
+    method="subspace",
+    objective="quality",
+    vectors=100,
+    cloze_pairs=0,
+    whitening=0.1,
+    rotation="itq",
+    gain=0.03,
+    seed=0,
+    license=["mit", "apache-2.0"],
+    versions={"numpy": "2"},
+    choice={"best": {"out_features": 3}},
+    figures={"rows": [1]},
+)
+
+
+@pytest.mark.parametrize("bias", [None, BIAS])
+@pytest.mark.parametrize("activation", ["Tanh", "Identity"])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("batch_size", [7, 8192])
+def test_reduces_arrays_and_tensors_alike(bias, activation, normalize, batch_size):
+    head = Head(WEIGHT, bias, activation)
+    expected = X.astype(np.float64) @ WEIGHT.T + (0 if bias is None else bias)
+    expected = np.tanh(expected) if activation == "Tanh" else expected
+    expected = expected / np.linalg.norm(expected, axis=1, keepdims=True) if normalize else expected
+    for dtype in (np.float16, np.float32, np.float64):
+        found = head.reduce(X.astype(dtype), normalize, batch_size)
+        assert (found.dtype, found.shape) == (np.float32, (20, 3))
+        assert np.allclose(found, expected, atol=1e-2 if dtype == np.float16 else 1e-5)
+    found = head.reduce(torch.from_numpy(X).requires_grad_(), normalize, batch_size)
+    assert isinstance(found, torch.Tensor)
+    assert not found.requires_grad
+    assert found.device.type == "cpu"
+    assert np.allclose(found, expected, atol=1e-5)
+    assert np.allclose(head.reduce(torch.from_numpy(X).bfloat16(), normalize), expected, atol=0.1)
+
+
+def test_a_tensor_stays_on_its_device():
+    assert Head(WEIGHT).reduce(torch.empty((5, 8), device="meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize("shape", [(8,), (3, 7), (2, 3, 8)])
+def test_embeddings_of_a_wrong_shape(shape):
+    with pytest.raises(ValueError, match=r"expected \(n, 8\)"):
+        Head(WEIGHT).reduce(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight": np.zeros(3)}, r"weight has shape \(3,\), expected \(out_features, in_features\)"),
+        ({"weight": np.zeros((4, 3))}, r"weight has shape \(4, 3\)"),
+        ({"weight": np.zeros((0, 3))}, r"weight has shape \(0, 3\)"),
+        ({"weight": np.full((2, 3), np.nan)}, "the weights hold NaN or infinity"),
+        ({"weight": np.zeros((2, 3)), "bias": np.zeros(3)}, r"bias has shape \(3,\), expected \(2,\)"),
+        ({"weight": np.zeros((2, 3)), "activation": "GELU"}, "ends in GELU, expected Tanh or Identity"),
+    ],
+)
+def test_weights_that_are_no_head(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Head(**arguments)
+
+
+def test_a_record_is_read_as_it_was_written():
+    written = json.loads(json.dumps(RECORD.to_dict()))
+    assert FitRecord.from_dict(written) == RECORD
+    assert FitRecord.from_dict(written | {"of a later version": 1, "gain": None}).gain is None
+    assert RECORD.to_dict().keys() - RECORD.to_dict(large=False).keys() == {"choice", "figures"}
+    assert FitRecord().to_dict() == {"precision": "float32"}
+    with pytest.raises(FrozenInstanceError):
+        RECORD.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"precision": "int7"}, "unknown precision 'int7': choose from float32"),
+        ({"precision": 5}, "unknown precision 5"),
+        ({"mean_norm": "long"}, "says mean_norm 'long': expected a number"),
+        ({"mean_norm": 0}, "says mean_norm 0: expected a number greater than 0"),
+        ({"mean_norm": float("inf")}, "says mean_norm inf: expected a number greater than 0"),
+        ({"nested": [8, "x"]}, "says nested .*: expected sizes of at least 1"),
+        ({"vectors": 1.5}, "says vectors 1.5: expected a whole number"),
+        ({"seed": True}, "says seed 1: expected a whole number"),
+        ({"figures": [1]}, "says figures .*: expected an object"),
+        ({"base_model": ["a"]}, "says base_model .*: expected a string"),
+    ],
+)
+def test_a_record_that_is_wrong(content, message):
+    with pytest.raises(ValueError, match=message):
+        FitRecord.from_dict(content)
+
+
+def test_every_field_of_the_record_is_documented():
+    for each in fields(FitRecord):
+        assert f" {each.name}" in FitRecord.__doc__, each.name
+
+
+@pytest.mark.parametrize("bias", [None, BIAS])
+@pytest.mark.parametrize("activation", ["Tanh", "Identity"])
+def test_a_folder_holds_all_of_a_head(bias, activation, tmp_path):
+    head = Head(WEIGHT, bias, activation, RECORD)
+    head.save(tmp_path / "head")
+    assert sorted(path.name for path in (tmp_path / "head").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "st_dimreduce.json",
+    ]
+    read = Head.load(tmp_path / "head")
+    assert np.array_equal(read.reduce(X), head.reduce(X))
+    assert (read.record, read.activation, read.digest) == (RECORD, activation, head.digest)
+    dense, module = Dense.load(str(tmp_path / "head")), DimReduce.load(str(tmp_path / "head"))
+    for form in (dense, module.eval()):
+        embedding = form({"sentence_embedding": torch.from_numpy(X)})["sentence_embedding"]
+        assert np.allclose(embedding.detach(), head.reduce(X), atol=1e-6)
+
+
+def test_the_folder_of_a_module_is_that_of_a_head(tmp_path):
+    module = DimReduce(8, 3, record=RECORD)
+    module.save(str(tmp_path))
+    read = Head.load(tmp_path)
+    assert read.record == RECORD
+    assert np.array_equal(read.reduce(X), module.reduce(X))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_float_are_read_as_float32(dtype, tmp_path):
+    module = DimReduce(8, 3).to(dtype)
+    module.save(str(tmp_path))
+    read = Head.load(tmp_path)
+    assert np.array_equal(read.weight, module.linear.weight.detach().float().numpy())
+    assert np.array_equal(read.bias, module.linear.bias.detach().float().numpy())
+
+
+def test_save_head_replaces_only_a_head(tmp_path):
+    head = Head(WEIGHT, record=RECORD)
+    save_head(DimReduce(5, 2), tmp_path / "head")
+    with pytest.raises(FileExistsError, match=r"head exists: .*overwrite=True \(--force\)"):
+        save_head(head, tmp_path / "head")
+    save_head(head, tmp_path / "head", overwrite=True)
+    assert Head.load(tmp_path / "head").in_features == 8
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("three years")
+    with pytest.raises(FileExistsError, match=r"holds no st_dimreduce.json: .*never replaced"):
+        save_head(head, tmp_path / "thesis", overwrite=True)
+
+
+def test_for_another_norm_the_outputs_are_the_same():
+    head = fit_head(Summary.of(X), 3)
+    assert head.record.mean_norm == 1
+    longer = head.for_norm(7.0)
+    assert longer.record.mean_norm == 7
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    assert np.allclose(longer.reduce(7 * unit), head.reduce(unit), atol=1e-6)
+    assert np.allclose(head.for_norm(7.0).for_norm(1.0).weight, head.weight)
+    with pytest.raises(ValueError, match=r"the head's record has no mean_norm.*: set it"):
+        Head(WEIGHT).for_norm(7.0)
+    assert Head(WEIGHT).with_record(mean_norm=1.0).for_norm(2.0).record.mean_norm == 2
+
+
+def test_the_digest_tells_heads_apart():
+    heads = [
+        Head(WEIGHT),
+        Head(WEIGHT, np.zeros(3)),
+        Head(WEIGHT, activation="Identity"),
+        Head(WEIGHT + np.float32(1e-6)),
+        Head(WEIGHT[:2]),
+    ]
+    assert len({head.digest for head in heads}) == len(heads)
+    assert Head(WEIGHT, record=RECORD).digest == Head(WEIGHT.copy()).digest
+
+
+def test_a_head_needs_neither_torch_nor_sentence_transformers(tmp_path):
+    Head(WEIGHT, BIAS, record=RECORD).save(tmp_path / "head")
+    np.save(tmp_path / "x.npy", X)
+    code = """
+import sys
+import numpy as np
+from st_dimreduce import Head, Summary, fit_head, load_head, quantize, search
+x = np.load(sys.argv[1] + "/x.npy")
+head = load_head(sys.argv[1] + "/head")
+assert head.precision == "int4"
+codes = quantize(head.reduce(x), head.precision)
+assert search(head.reduce(x[:2]), codes, head.precision, 1)[1].shape == (2, 1)
+fit_head(Summary.of(x), 3).save(sys.argv[1] + "/other")
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert not loaded & {"torch", "transformers", "sentence_transformers", "huggingface_hub", "pyarrow"}, loaded
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr

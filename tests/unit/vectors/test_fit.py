@@ -1,0 +1,37 @@
+"""Heads fitted on stored vectors alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from st_dimreduce import fit_on_vectors
+
+X = np.random.default_rng(0).standard_normal((400, 32)).astype(np.float32) * np.linspace(2, 0.1, 32, dtype=np.float32)
+UNIT = X / np.linalg.norm(X, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("norm", [1, 7])
+def test_a_head_fits_vectors_of_the_norm_they_have(norm):
+    head = fit_on_vectors(norm * UNIT, 8)
+    assert head.record.mean_norm == pytest.approx(norm)
+    assert np.sqrt(np.square(np.arctanh(head.reduce(norm * UNIT))).mean()) == pytest.approx(0.03, rel=1e-3)
+    assert head.reduce(UNIT[:9]).shape == (9, 8)
+    assert fit_on_vectors(UNIT, bytes_per_vector=4).record.choice["best"]["bytes_per_vector"] <= 4
+    assert fit_on_vectors(X, 8, objective="fidelity", seed=3).record.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out_features": 8, "keep": 0.9}, "out_features, keep were given: give exactly one"),
+        ({"out_features": 0}, "out_features=0: choose a size of at least 1"),
+        ({"out_features": 33}, "out_features=33: choose a size from 1 to in_features=32"),
+        ({}, "out_features=128: choose a size from 1 to in_features=32"),
+        ({"out_features": 8, "objective": "speed"}, "unknown objective 'speed'"),
+        ({"out_features": 8, "on_bad_row": "skip"}, "unknown on_bad_row 'skip'"),
+    ],
+)
+def test_what_cannot_be_fitted(options, message):
+    with pytest.raises(ValueError, match=message):
+        fit_on_vectors(X, **options)
