@@ -14,7 +14,7 @@ import numpy as np
 
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.enums import OnBadRow, Precision
-from st_dimreduce.fitting.summary import check_rows, row_lengths
+from st_dimreduce.fitting.summary import check_rows, row_norms
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.vectors.kinds import open_source, sink_files
@@ -189,7 +189,7 @@ def bad_rows(batch: Batch, on_bad_row: OnBadRow) -> np.ndarray:
         ValueError: If there are any and ``on_bad_row`` is ``"raise"``; names the first by its row in the source.
     """
     if on_bad_row is OnBadRow.ZERO:
-        return row_lengths(batch.vectors)[1]
+        return row_norms(batch.vectors)[1]
     try:
         check_rows(batch.vectors, batch.first_row)
     except ValueError as error:
