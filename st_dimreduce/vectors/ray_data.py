@@ -1,22 +1,23 @@
-"""The same two passes on Ray Data: vectors of any number, on any number of machines."""
+"""Summarising, reducing and encoding on Ray Data, for any number of vectors on any number of machines."""
 
 from __future__ import annotations
 
 import math
 import os
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import vectors
-from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.models.encoder import load_model
-from st_dimreduce.codes.precision import Precision, quantize
-from st_dimreduce.vectors.sources import batches, open_source
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.enums import OnBadRow, Precision
 from st_dimreduce.fitting.summary import Summary
-from st_dimreduce.vectors.reduce import OnBadRow
+from st_dimreduce.head import Head, HeadLike
+from st_dimreduce.vectors import reduce as local
+from st_dimreduce.vectors.fit import NO_GOOD_ROWS, read_summary
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 try:
     import pyarrow as pa
@@ -27,10 +28,10 @@ except ModuleNotFoundError as error:
 
 from st_dimreduce.vectors.arrow import code_batch, code_schema
 
-SUMMARISED_ROWS = 1 << 16  # at a time: 200 MB of 768 dimensions, of which a Gram matrix of 4.7 MB travels
+SUMMARISED_ROWS = 1 << 16  # at a time: of 200 MB of 768 dimensions, a Gram matrix of 4.7 MB is sent
 _REDUCED_ROWS = 1 << 14
-_MERGED = 16
-_REFUSED = "ValueError: "
+_MERGED = 16  # summaries at a time
+_VALUE_ERROR = "ValueError: "
 
 
 def summarize(
@@ -41,22 +42,22 @@ def summarize(
     seed: int = 0,
     on_bad_row: OnBadRow | str = OnBadRow.RAISE,
 ) -> Summary:
-    """Summarise the vectors of a Ray dataset: a summary for every 65,536 rows where they lie, merged in a tree.
+    """Summarise the vectors of a Ray dataset: a summary per 65,536 rows, made by the workers and merged in a tree.
 
-    Only summaries travel. Each holds the few rows that can be among the ``sample_size`` of the whole: half as many
-    again as it should give, and 100. The result is that of :func:`st_dimreduce.summarize` on the same rows, but
-    for the order of its sums and for which rows the sample draws.
+    Only summaries are sent between machines. Each has a sample of 1.5 times its share of ``sample_size``, and 100 rows.
+    The result is that of :func:`st_dimreduce.summarize` on the same rows, but for the order in which its sums are
+    added and for the rows that the sample draws.
 
     Args:
         dataset: Dataset with a column of vectors: lists of equally many floats, or Ray's tensors (n, d).
         column: As in :func:`st_dimreduce.reduce_vectors`.
-        sample_size: Rows the summary's sample holds at most. Defaults to 50,000.
+        sample_size: Rows in the summary's sample at most. Defaults to 50,000.
         seed: Seed of the sample. Defaults to 0.
         on_bad_row: As in :func:`st_dimreduce.summarize`.
 
     Raises:
-        ValueError: If the dataset is empty, or a worker met what :func:`st_dimreduce.summarize` refuses. Row numbers in
-            the message count from the start of a worker's batch.
+        ValueError: If the dataset is empty, or as :func:`st_dimreduce.summarize`. Row numbers in the message count from
+            the start of a worker's batch.
     """
     rows = dataset.count()
     if not rows:
@@ -71,19 +72,19 @@ def summarize(
     try:
         found = parts.take_all()
     except ray.exceptions.RayTaskError as error:
-        refused = [line for line in str(error).splitlines() if line.startswith(_REFUSED)]
-        if not refused:
+        causes = [line for line in str(error).splitlines() if line.startswith(_VALUE_ERROR)]
+        if not causes:
             raise
-        raise ValueError(refused[-1].removeprefix(_REFUSED)) from error
+        raise ValueError(causes[-1].removeprefix(_VALUE_ERROR)) from error
     merged = merge({"summary": np.array([row["summary"] for row in found], object)})["summary"][0]
     if not merged.count:
-        raise ValueError("every vector of the dataset is NaN, infinite or zero: nothing can be fitted on them")
+        raise ValueError(NO_GOOD_ROWS)
     return merged
 
 
 def reduce_vectors(
     dataset: Dataset,
-    head: DimReduce,
+    head: HeadLike,
     precision: Precision | str = Precision.FLOAT32,
     *,
     column: str | None = None,
@@ -99,15 +100,15 @@ def reduce_vectors(
         on_bad_row: As in :func:`st_dimreduce.reduce_vectors`.
 
     Returns:
-        A dataset that reduces when it is consumed, for example by ``write_parquet``: other columns are carried along,
-        float32 and int8 are fixed-size lists, packed codes fixed-size binary. Ray keeps the order of rows only where
-        ``DataContext.execution_options.preserve_order`` is set: carry ids.
+        A dataset that reduces when it is consumed, for example by ``write_parquet``: other columns are copied, float32
+        and int8 are fixed-size lists, packed codes fixed-size binary. Ray keeps the order of rows only where
+        ``DataContext.execution_options.preserve_order`` is set: have a column of ids.
 
     Raises:
-        ValueError: If the precision is unknown; what the vectors are wrong in shows when they are read.
+        ValueError: If the precision is unknown. Vectors are checked when they are read.
     """
     settings: dict[str, Any] = {"precision": Precision(precision), "column": column, "on_bad_row": OnBadRow(on_bad_row)}
-    reduce = partial(_reduce, head=head, **settings)
+    reduce = partial(_reduce, head=head.to_head(), **settings)
     return dataset.map_batches(reduce, batch_size=_REDUCED_ROWS, batch_format="pyarrow")
 
 
@@ -121,22 +122,22 @@ def encode_and_reduce(
     batch_size: int = 32,
     workers: int | None = None,
 ) -> Dataset:
-    """Encode the texts of a Ray dataset with a reduced model, loaded once a worker, and store them as codes.
+    """Encode the texts of a Ray dataset with a reduced model, loaded once per worker, and store them as codes.
 
     Args:
         dataset: Dataset with a column of strings.
-        model: The reduced model; a name or path is loaded by each worker and must be the same on all machines.
+        model: The reduced model. A name or path is loaded by each worker: it must hold the same on all machines.
         precision: How the embeddings are stored. Defaults to ``"float32"``.
         text_column: The column of texts. Defaults to ``"text"``.
         column: The column to add. Defaults to ``"embedding"``.
         batch_size: Texts encoded at a time. Defaults to 32.
-        workers: How many models to load at most. Defaults to one a GPU of the cluster, where there are none one a CPU.
+        workers: Number of models to load at most. Defaults to one per GPU of the cluster, or per CPU if it has none.
 
     Returns:
         A dataset that encodes when it is consumed; all its columns are kept.
 
     Raises:
-        ValueError: If the precision is unknown or there is such a column already.
+        ValueError: If the precision is unknown, there is no such column of texts, or ``column`` exists already.
     """
     precision, resources = Precision(precision), ray.cluster_resources()
     schema = dataset.schema()
@@ -160,11 +161,8 @@ def encode_and_reduce(
 def _summarize(
     table: pa.Table, share: float, column: str | None, seed: int, on_bad_row: OnBadRow
 ) -> dict[str, np.ndarray]:
-    summary: Summary | None = None
-    for batch in batches(open_source(_plain(table), column)):
-        summary = summary or Summary(batch.vectors.shape[1], math.ceil(share * table.num_rows) + 100, seed)
-        summary.update(vectors.good_rows(batch, on_bad_row))
-    return {"summary": np.array([summary], object)}
+    sample_size = math.ceil(share * table.num_rows) + 100
+    return {"summary": np.array([read_summary(_plain(table), column, sample_size, seed, on_bad_row)], object)}
 
 
 def _merge(batch: dict[str, Any], sample_size: int, seed: int) -> dict[str, Any]:
@@ -174,16 +172,20 @@ def _merge(batch: dict[str, Any], sample_size: int, seed: int) -> dict[str, Any]
     return {"summary": np.array([merged], object)}
 
 
-def _reduce(table: pa.Table, head: DimReduce, precision: Precision, **settings: Any) -> pa.Table:
-    return pa.Table.from_batches(vectors.reduce_vectors(_plain(table), head, None, precision, **settings))
+def _reduce(table: pa.Table, head: Head, precision: Precision, **settings: Any) -> pa.Table:
+    return pa.Table.from_batches(local.reduce_vectors(_plain(table), head, None, precision, **settings))
 
 
 class _Encoder:
     """A worker that has loaded the model."""
 
     def __init__(self, model: Any, precision: Precision, text_column: str, column: str, batch_size: int) -> None:
-        self._model = model if isinstance(model, SentenceTransformer) else load_model(model)
-        self._precision, self._text_column, self._column, self._batch_size = precision, text_column, column, batch_size
+        from st_dimreduce.models.load import load_model  # noqa: PLC0415, only workers that encode need torch
+
+        self._model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
+        self._precision = precision
+        self._text_column, self._column = text_column, column
+        self._batch_size = batch_size
 
     def __call__(self, table: pa.Table) -> pa.Table:
         texts = table[self._text_column].to_pylist()
@@ -194,7 +196,7 @@ class _Encoder:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """Return the table with Ray's tensors of one dimension as lists, which they are stored as."""
+    """Return the table with Ray's one-dimensional tensors as the lists that they are stored as."""
     for place, field in enumerate(table.schema):
         if isinstance(field.type, pa.ExtensionType) and len(getattr(field.type, "shape", None) or ()) == 1:
             chunks = [chunk.storage for chunk in table.column(place).chunks]

@@ -1,8 +1,7 @@
-"""Vectors that are stored already: summarised and reduced a batch at a time, whatever holds them."""
+"""Reducing stored vectors: from a source, through a head, to a sink of codes."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Generator
@@ -12,25 +11,18 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from tqdm import tqdm
 
-from st_dimreduce.enums import Choice
-from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.codes.precision import Precision, quantize
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.enums import OnBadRow, Precision
+from st_dimreduce.fitting.summary import check_rows, row_norms
+from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.progress import progress_bar
-from st_dimreduce.vectors.sinks import Parts, only_run, part_suffix
-from st_dimreduce.vectors.sources import Batch, Source, batch_rows, batches, open_source
-from st_dimreduce.fitting.summary import Summary, check_rows, row_norms
+from st_dimreduce.vectors.kinds import open_source, sink_files
+from st_dimreduce.vectors.sinks import Parts, only_run
+from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, Batch, Source, batch_rows
 
 _PART_BATCHES = 8
 _NEW_COLUMN = "embedding"  # the column of codes where the source has no columns
-
-
-class OnBadRow(Choice):
-    """What to do with a vector that has no direction: NaN, infinite or zero."""
-
-    RAISE = "raise"
-    ZERO = "zero"
 
 
 @dataclass(frozen=True)
@@ -39,10 +31,10 @@ class Reduced:
 
     Attributes:
         path: The file or folder.
-        rows: How many vectors it holds.
-        bad_rows: How many of them had no direction and are zeros.
-        bytes: Size of the file, or of the folder's files.
-        seconds: How long this run took.
+        rows: Number of vectors in it.
+        bad_rows: Number of them that had no direction and are stored as zero vectors.
+        bytes: Size of the file, or of all files in the folder.
+        seconds: Duration of this run.
     """
 
     path: Path
@@ -52,53 +44,17 @@ class Reduced:
     seconds: float
 
 
-def summarize(
-    source: Any,
-    *,
-    column: str | None = None,
-    sample_size: int = 50_000,
-    seed: int = 0,
-    on_bad_row: OnBadRow | str = OnBadRow.RAISE,
-    show_progress_bar: bool | None = None,
-) -> Summary:
-    """Summarise vectors in one pass, a batch of about 32 MB at a time.
-
-    Args:
-        source: As in :func:`reduce_vectors`.
-        column: As in :func:`reduce_vectors`.
-        sample_size: Rows the summary's sample holds at most. Defaults to 50,000.
-        seed: Seed of the sample. Defaults to 0.
-        on_bad_row: ``"raise"`` (the default) stops at the first vector that is NaN, infinite or zero; ``"zero"`` leaves
-            such vectors out.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
-
-    Raises:
-        FileNotFoundError: If there is no such file or folder.
-        ModuleNotFoundError: If the source is a table and pyarrow is missing.
-        ValueError: If the source cannot be read as vectors of one size, or holds one without a direction; says where.
-    """
-    on_bad_row, opened = OnBadRow(on_bad_row), open_source(source, column)
-    summary: Summary | None = None
-    with _bar("Summarising", opened, 0, show_progress_bar) as bar, closing(batches(opened)) as reading:
-        for batch in reading:
-            summary = summary or Summary(batch.vectors.shape[1], sample_size, seed)
-            summary.update(good_rows(batch, on_bad_row))
-            bar.update(len(batch.vectors))
-    if summary is None or not summary.count:
-        raise ValueError("every vector of the source is NaN, infinite or zero: nothing can be fitted on them")
-    return summary
-
-
 @overload
 def reduce_vectors(
     source: Any,
-    head: DimReduce,
+    head: HeadLike,
     sink: None = None,
     precision: Precision | str = ...,
     *,
     column: str | None = ...,
     on_bad_row: OnBadRow | str = ...,
     overwrite: bool = ...,
+    batch_bytes: int = ...,
     show_progress_bar: bool | None = ...,
 ) -> Generator[Any, None, None]: ...
 
@@ -106,36 +62,38 @@ def reduce_vectors(
 @overload
 def reduce_vectors(
     source: Any,
-    head: DimReduce,
+    head: HeadLike,
     sink: str | os.PathLike[str],
     precision: Precision | str = ...,
     *,
     column: str | None = ...,
     on_bad_row: OnBadRow | str = ...,
     overwrite: bool = ...,
+    batch_bytes: int = ...,
     show_progress_bar: bool | None = ...,
 ) -> Reduced: ...
 
 
 def reduce_vectors(
     source: Any,
-    head: DimReduce,
+    head: HeadLike,
     sink: str | os.PathLike[str] | None = None,
     precision: Precision | str = Precision.FLOAT32,
     *,
     column: str | None = None,
     on_bad_row: OnBadRow | str = OnBadRow.RAISE,
     overwrite: bool = False,
+    batch_bytes: int = DEFAULT_BATCH_BYTES,
     show_progress_bar: bool | None = None,
 ) -> Reduced | Generator[Any, None, None]:
-    """Reduce vectors and store them as codes, in the order they come, a batch of about 32 MB at a time.
+    """Reduce vectors and store them as codes, in their order and in bounded memory.
 
-    What is stored is ``quantize(head.reduce(vectors), precision)``: float32 rows of length 1, or the codes that
+    The result is ``quantize(head.reduce(vectors), precision)``: float32 rows of norm 1, or the codes that
     :func:`st_dimreduce.search` reads.
 
-    A run from a file to a file that was killed goes on where it was when it is called again, and ends with the same
-    bytes as one that was not. Until the end, its parts are in ``.NAME.parts`` beside the sink. The disk must hold the
-    reduced vectors twice, a folder only once.
+    A run from a file to a file can be killed: called again with the same arguments it continues where it was, and the
+    result has the same bytes as one that was not killed. Until the end, its parts are in ``.NAME.parts`` beside the
+    sink. The disk must hold the reduced vectors twice; once if the sink is a folder.
 
     Args:
         source: Vectors of size d, in float64, 32, 16 or bfloat16: a NumPy array or torch tensor of shape (n, d); a
@@ -148,132 +106,122 @@ def reduce_vectors(
             iterator: of arrays of codes, or from tables of Arrow record batches with the vectors replaced.
         precision: How the codes are stored. Defaults to ``"float32"``.
         column: The column of vectors in a table, lists of equally many floats; the only such column if None (the
-            default). Other columns are carried along.
+            default). Other columns are copied.
         on_bad_row: ``"raise"`` (the default) stops at the first vector that is NaN, infinite or zero; ``"zero"`` stores
             the code of a zero vector in its place, and counts it.
-        overwrite: Replace a sink that is there, and the parts of another run. Defaults to False.
+        overwrite: Replace a sink that exists, and the parts of another run. Defaults to False.
+        batch_bytes: Bytes of float32 vectors read at a time, rounded down to a power of two of rows, 1 to 16,384.
+            Defaults to 32 MiB. A run that was killed can only be resumed with the same.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         What was written; with no sink, the iterator.
 
     Raises:
+        BlockingIOError: If another run is writing the sink.
         FileExistsError: If the sink exists and ``overwrite`` is False.
         FileNotFoundError: If there is no such file or folder to read.
         ModuleNotFoundError: If source or sink is a table and pyarrow is missing.
-        OSError: If the disk is full; what is complete is kept.
+        OSError: If the disk is full; complete parts are kept.
         ValueError: If the source cannot be read as vectors of the head's size, holds one without a direction, or
             changes meanwhile, or an unfinished run was begun with something else; says which.
     """
-    start, precision, on_bad_row = time.perf_counter(), Precision(precision), OnBadRow(on_bad_row)
+    begin = time.perf_counter()
+    head, precision, on_bad_row = head.to_head(), Precision(precision), OnBadRow(on_bad_row)
     opened = open_source(source, column)
     if sink is None:
-        reading = _reduced(opened, head, precision, on_bad_row, opened.schema is not None)
-        return _items_of(reading, _bar("Reducing", opened, 0, show_progress_bar))
+        tabular = opened.schema is not None
+        return _stream(
+            opened, _reduced(opened, head, precision, on_bad_row, tabular, 0, batch_bytes), show_progress_bar
+        )
     path = Path(sink)
-    suffix = part_suffix(path, opened.schema is not None)
-    part_rows = _PART_BATCHES * batch_rows(head.in_features)
+    part, whole = sink_files(path, opened.schema is not None)
+    part_rows = _PART_BATCHES * batch_rows(head.in_features, batch_bytes)
     identity = {
-        "source": opened.files or None,
+        "source": opened.files.states if opened.files else None,
         "column": opened.column,
-        "head": _digest(head),
+        "head": head.digest,
         "precision": precision.value,
-        "rows of a part": part_rows,
     }
-    with only_run(path), Parts(path, suffix, identity, opened.path, overwrite) as parts:
+    source_path = opened.files.path if opened.files else None
+    with only_run(path), Parts(path, part, whole, part_rows, identity, source_path, overwrite) as parts:
         if parts.bad_rows and on_bad_row is OnBadRow.RAISE:
             raise ValueError(
                 f"{parts.folder} was begun with on_bad_row='zero' and holds {parts.bad_rows} bad rows as zeros: "
                 "pass that again (--on-bad-row zero), or start anew with overwrite=True (--force)"
             )
-        reading = _reduced(opened, head, precision, on_bad_row, suffix != ".npy", parts.rows)
-        with _bar("Reducing", opened, parts.rows, show_progress_bar) as bar, closing(reading):
-            held = 0
-            for item, rows, bad in reading:
-                parts.write(item, rows, bad)
-                bar.update(rows)
-                held += rows
-                if held == part_rows:
-                    parts.end_part()
-                    held = 0
-            parts.end_part()
+        reduced = _reduced(opened, head, precision, on_bad_row, part.tabular, parts.rows, batch_bytes)
+        bar = progress_bar("Reducing", "rows", show_progress_bar, total=opened.rows, done=parts.rows)
+        with bar, closing(reduced):
+            for codes, bad in reduced:
+                parts.write(codes, bad)
+                bar.update(len(codes))
         size = parts.finish(show_progress_bar)
-    return Reduced(path, parts.rows, parts.bad_rows, size, time.perf_counter() - start)
+    return Reduced(path, parts.rows, parts.bad_rows, size, time.perf_counter() - begin)
 
 
-def reduce_batch(
-    head: DimReduce,
-    vectors: np.ndarray,
-    precision: Precision | str,
-    first_row: int = 0,
-    on_bad_row: OnBadRow | str = OnBadRow.RAISE,
-) -> tuple[np.ndarray, int]:
-    """Return the codes of float32 vectors of shape (n, d), and how many of them had no direction.
+def reduce_batch(head: Head, batch: Batch, precision: Precision, on_bad_row: OnBadRow) -> tuple[np.ndarray, int]:
+    """Return the codes of a batch, and the number of its vectors that have no direction.
 
     Raises:
-        ValueError: If a vector has no direction and ``on_bad_row`` is ``"raise"``; counts from ``first_row``.
+        ValueError: If the vectors are not of the head's size, or as :func:`bad_rows`.
     """
-    bad = bad_rows(vectors, first_row, on_bad_row)
-    reduced = head.reduce(vectors)
+    width = batch.vectors.shape[1]
+    if width != head.in_features:
+        raise ValueError(f"the vectors have {width} dimensions, the head takes {head.in_features}: use its own")
+    bad = bad_rows(batch, on_bad_row)
+    with np.errstate(over="ignore", invalid="ignore"):  # in bad rows, which are replaced
+        reduced = head.reduce(batch.vectors)
     reduced[bad] = 0
     return quantize(reduced, precision), len(bad)
 
 
-def good_rows(batch: Batch, on_bad_row: OnBadRow | str) -> np.ndarray:
+def good_rows(batch: Batch, on_bad_row: OnBadRow) -> np.ndarray:
     """Return the vectors of a batch that have a direction; raises as :func:`bad_rows` does."""
-    bad = bad_rows(batch.vectors, batch.first_row, on_bad_row)
+    bad = bad_rows(batch, on_bad_row)
     return np.delete(batch.vectors, bad, axis=0) if len(bad) else batch.vectors
 
 
-def bad_rows(vectors: np.ndarray, first_row: int, on_bad_row: OnBadRow | str) -> np.ndarray:
-    """Return which of the float32 vectors, shape (n, d), have no direction: positions, mostly none.
+def bad_rows(batch: Batch, on_bad_row: OnBadRow) -> np.ndarray:
+    """Return the positions, in a batch, of vectors without a direction; mostly there are none.
 
     Raises:
-        ValueError: If there are any and ``on_bad_row`` is ``"raise"``; names the first, counting from ``first_row``.
+        ValueError: If there are any and ``on_bad_row`` is ``"raise"``; names the first by its row in the source.
     """
-    if OnBadRow(on_bad_row) is OnBadRow.ZERO:
-        return row_norms(vectors)[1]
+    if on_bad_row is OnBadRow.ZERO:
+        return row_norms(batch.vectors)[1]
     try:
-        check_rows(vectors, first_row)
+        check_rows(batch.vectors, batch.first_row)
     except ValueError as error:
         raise ValueError(f"{error}; or pass on_bad_row='zero' (--on-bad-row zero)") from error
     return np.empty(0, np.int64)
 
 
 def _reduced(
-    opened: Source, head: DimReduce, precision: Precision, on_bad_row: OnBadRow, tabular: bool, start: int = 0
-) -> Generator[tuple[Any, int, int], None, None]:
-    """Yield codes, as arrays or as record batches, with the number of their rows and of the bad ones among them."""
-    column, schema = opened.column or _NEW_COLUMN, None
+    opened: Source,
+    head: Head,
+    precision: Precision,
+    on_bad_row: OnBadRow,
+    tabular: bool,
+    start: int,
+    batch_bytes: int,
+) -> Generator[tuple[Any, int], None, None]:
+    """Yield the codes of each batch, as an array or a record batch, with the number of bad rows among them."""
     if tabular:
         from st_dimreduce.vectors.arrow import code_batch, code_schema  # noqa: PLC0415, optional
 
+        column = opened.column or _NEW_COLUMN
         schema = code_schema(opened.schema, column, precision, head.out_features)
-    with closing(batches(opened, start)) as reading:
-        for batch in reading:
-            width = batch.vectors.shape[1]
-            if width != head.in_features:
-                raise ValueError(f"the vectors have {width} dimensions, the head takes {head.in_features}: use its own")
-            codes, bad = reduce_batch(head, batch.vectors, precision, batch.first_row, on_bad_row)
-            item = code_batch(schema, column, codes, batch.others) if tabular else codes
-            yield item, len(codes), bad
+    with closing(opened.batches(start, batch_bytes)) as batches:
+        for batch in batches:
+            codes, bad = reduce_batch(head, batch, precision, on_bad_row)
+            yield code_batch(schema, column, codes, batch.others) if tabular else codes, bad
 
 
-def _items_of(reading: Generator[tuple[Any, int, int], None, None], bar: tqdm) -> Generator[Any, None, None]:
-    with bar, closing(reading):
-        for item, rows, _ in reading:
-            bar.update(rows)
-            yield item
-
-
-def _digest(head: DimReduce) -> str:
-    """Tell heads apart by all that their output depends on."""
-    digest = hashlib.sha256(repr(head.activation_function).encode())
-    for name, value in sorted(head.linear.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _bar(what: str, opened: Source, start: int, shown: bool | None) -> tqdm:
-    return progress_bar(what, "rows", shown, total=opened.rows, done=start)
+def _stream(
+    opened: Source, reduced: Generator[tuple[Any, int], None, None], show_progress_bar: bool | None
+) -> Generator[Any, None, None]:
+    with progress_bar("Reducing", "rows", show_progress_bar, total=opened.rows) as bar, closing(reduced):
+        for codes, _ in reduced:
+            bar.update(len(codes))
+            yield codes

@@ -1,15 +1,14 @@
 """A process that has imported everything and forks for each moment at which a run is killed with signal 9.
 
-A start takes seconds, a run a fraction of one. Run as ``python -m tests.helpers.killing HOW WHAT FOLDER TEXT...``: HOW is
-``times`` (moments drawn over the length of a run) or ``events`` (just before each change of the disk), WHAT some of
-JOBS with commas between them, FOLDER holds ``source/base``, a model. After each kill it looks at what is there, and
-lets the same run go to its end. Prints for each of JOBS how many were killed.
+A start takes seconds, a run a fraction of one. Run as ``python -m tests.helpers.killing HOW WHAT FOLDER TEXT...``:
+HOW is ``times`` (moments drawn over the duration of a run) or ``events`` (just before each change of the disk), WHAT
+some of JOBS with commas between them, FOLDER holds ``source/base``, a model. After each kill it checks what is there,
+and lets the same run go to its end. Prints for each of JOBS how many were killed.
 """
 
 from __future__ import annotations
 
 import faulthandler
-import hashlib
 import os
 import random
 import shutil
@@ -26,21 +25,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
-from st_dimreduce import DimReduce, reduce_model, reduce_vectors, save_portable, sources
-from st_dimreduce.cli import app
-from st_dimreduce.models.encoder import load_model
+from st_dimreduce import Head, reduce_model, reduce_vectors, save_portable
+from st_dimreduce.models.load import load_model
+from tests.helpers.resuming import content
 
 MOMENTS = 50
 LONGEST = 900  # seconds until it says where it hangs: a quiet machine takes a fiftieth
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}
 MEASURED = {"st_dimreduce.json", "README.md"}  # they hold seconds, which differ from run to run
-
-
-def content(path):
-    """What is at a path, in bytes, told by hashes; None if there is nothing."""
-    if path.is_dir():
-        return {str(file.relative_to(path)): content(file) for file in path.rglob("*") if file.is_file()}
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 class Models:
@@ -92,6 +84,8 @@ class Command(Models):
     """The same, as a user does it."""
 
     def run(self):
+        from st_dimreduce.cli import app
+
         files = [str(self.base), str(self.base.parent / "texts.txt"), "--output", str(self.target)]
         assert not app(["reduce", *files, "--dim", "4", "--force", "--quiet"], standalone_mode=False)
 
@@ -100,14 +94,14 @@ class Vectors:
     """A sink of codes, made from nothing or in another's place."""
 
     def __init__(self, folder, texts, name="sink.npy", rows=20_000, parts=10, replacing=False):
-        sources._BATCH_BYTES = 4 * 32 * rows // 8 // parts
-        torch.manual_seed(0)
-        self.source, self.head, self.replacing = folder.parent / "source" / "x.npy", DimReduce(32, 8), replacing
-        np.save(self.source, np.random.default_rng(0).standard_normal((rows, 32)).astype(np.float32))
+        rng = np.random.default_rng(0)
+        self.source, self.replacing = folder.parent / "source" / "x.npy", replacing
+        np.save(self.source, rng.standard_normal((rows, 32)).astype(np.float32))
+        self.head, self.batch_bytes = Head(rng.standard_normal((8, 32)) / 8), 4 * 32 * rows // 8 // parts
         self.target, self.before = folder / name, folder.parent / f"before-{name}"
         self.good = [None]
         if replacing:
-            reduce_vectors(self.source, self.head, self.before, "binary")
+            reduce_vectors(self.source, self.head, self.before, "binary", batch_bytes=self.batch_bytes)
             self.good = [content(self.before)]
         self.begin()
         self.run()
@@ -121,7 +115,8 @@ class Vectors:
             (shutil.copytree if self.before.is_dir() else shutil.copy)(self.before, self.target)
 
     def run(self):
-        reduce_vectors(self.source, self.head, self.target, "int4", overwrite=self.replacing)
+        options = {"overwrite": self.replacing, "batch_bytes": self.batch_bytes}
+        reduce_vectors(self.source, self.head, self.target, "int4", **options)
 
     def look(self):
         found = content(self.target)

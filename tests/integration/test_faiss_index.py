@@ -1,27 +1,23 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
-import torch
 
-from st_dimreduce import DimReduce, dequantize, quantize, reduce_vectors, search, sources
+from st_dimreduce import DimReduce, Head, dequantize, quantize, reduce_vectors, search
 
 faiss = pytest.importorskip("faiss")
 
-from st_dimreduce.integrations.faiss_index import reduce_index  # noqa: E402
+from st_dimreduce.integrations import faiss_index  # noqa: E402
 
 pytestmark = pytest.mark.component("FAISS")
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((3000, 32)).astype(np.float32)
 QUERIES = X[:50] + 0.3 * RNG.standard_normal((50, 32)).astype(np.float32)
 IDS = RNG.permutation(10**6)[: len(X)]
-torch.manual_seed(0)
-HEAD = DimReduce(32, 12, bias=False)
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr(sources, "_BATCH_BYTES", 512 * 4 * 32)
+HEAD = Head(RNG.standard_normal((12, 32)) / 8)
+reduce_index = partial(faiss_index.reduce_index, batch_bytes=512 * 4 * 32)
 
 
 def flat(kind=faiss.IndexFlatIP):

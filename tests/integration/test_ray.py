@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from st_dimreduce import Precision, Summary, fit_head, quantize, vectors
+import st_dimreduce
+from st_dimreduce import Precision, Summary, fit_head, quantize
 
 pa = pytest.importorskip("pyarrow")
 ray = pytest.importorskip("ray")
@@ -60,7 +61,7 @@ def same_summary(one, other):
 
 
 def test_the_summary_is_the_local_one():
-    same_summary(summarize(dataset(), column="embedding", sample_size=2000), vectors.summarize(X))
+    same_summary(summarize(dataset(), column="embedding", sample_size=2000), st_dimreduce.summarize(X))
 
 
 def test_the_sample_is_uniform_and_the_same_again():
@@ -89,7 +90,7 @@ def test_codes_are_the_local_ones_and_ids_stay_with_them(precision):
 
 def test_rays_own_tensors_are_read_as_well():
     few = ray.data.from_numpy(X[:5000])
-    same_summary(summarize(few), vectors.summarize(X[:5000]))
+    same_summary(summarize(few), st_dimreduce.summarize(X[:5000]))
     out = pa.concat_tables(ray.get(reduce_vectors(few, HEAD, "int8").to_arrow_refs()))
     assert np.array_equal(codes_of(out["data"]), quantize(HEAD.reduce(X[:5000]), "int8"))
 
@@ -97,7 +98,7 @@ def test_rays_own_tensors_are_read_as_well():
 def test_through_parquet(tmp_path):
     dataset(X[:20_000]).write_parquet(str(tmp_path / "full"))
     reduce_vectors(ray.data.read_parquet(str(tmp_path / "full")), HEAD, "int4").write_parquet(str(tmp_path / "small"))
-    local = vectors.summarize(tmp_path / "full", column="embedding")
+    local = st_dimreduce.summarize(tmp_path / "full", column="embedding")
     same_summary(summarize(ray.data.read_parquet(str(tmp_path / "full"))), local)
     out = whole(ray.data.read_parquet(str(tmp_path / "small")))
     assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.reduce(X[:20_000]), "int4"))
@@ -117,7 +118,7 @@ def test_a_killed_worker_changes_nothing(tmp_path):
 
         return dataset().map_batches(kill_once, batch_format="pyarrow", batch_size=None)
 
-    same_summary(summarize(dying("summary")), vectors.summarize(X))
+    same_summary(summarize(dying("summary")), st_dimreduce.summarize(X))
     out = whole(reduce_vectors(dying("vectors"), HEAD, "int8"))
     assert (tmp_path / "summary").exists(), "nobody was killed"
     assert (tmp_path / "vectors").exists(), "nobody was killed"

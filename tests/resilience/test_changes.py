@@ -11,22 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from st_dimreduce import DimReduce, reduce_vectors, sinks, sources
+from st_dimreduce import Head
+from st_dimreduce.vectors.sinks import Parts
 from tests.conftest import no_large_files
-from tests.resilience.test_resume import BATCH, HEAD, ROWS, SINKS, WIDTH, X, begin, content
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr(sources, "_BATCH_BYTES", BATCH)
+from tests.helpers.resuming import HEAD, ROWS, SINKS, WIDTH, X, begin, content, reduce_vectors, write_folder
 
 
 @pytest.fixture
 def source(tmp_path):
-    (tmp_path / "x").mkdir()
-    np.save(tmp_path / "x" / "a.npy", X[:700])
-    np.save(tmp_path / "x" / "b.npy", X[700:])
-    return tmp_path / "x"
+    return write_folder(tmp_path / "x")
 
 
 def touch(path, rows=None):
@@ -37,8 +30,10 @@ def touch(path, rows=None):
 
 
 CHANGES = {
-    "another head": (lambda s: None, {"head": DimReduce(WIDTH, 4, bias=False)}, r"with another head:"),
-    "another bias": (lambda s: None, {"head": DimReduce(WIDTH, 4)}, r"with another head:"),
+    "another head": (lambda s: None, {"head": Head(HEAD.weight[::-1])}, r"with another head:"),
+    "another bias": (lambda s: None, {"head": Head(HEAD.weight, np.zeros(4))}, r"with another head:"),
+    "another activation": (lambda s: None, {"head": Head(HEAD.weight, None, "Identity")}, r"with another head:"),
+    "another batch": (lambda s: None, {"batch_bytes": 32 * 4 * WIDTH}, r"with another rows of a part:"),
     "another precision": (lambda s: None, {"precision": "int4"}, r"with another precision:"),
     "another content": (lambda s: touch(s / "b.npy", X[1:4301]), {}, r"with another source \(b.npy differs\):"),
     "another time": (lambda s: touch(s / "a.npy"), {}, r"with another source \(a.npy differs\):"),
@@ -72,9 +67,9 @@ def test_another_column(tmp_path, monkeypatch):
 
 
 def test_what_appears_meanwhile_is_not_replaced(source, tmp_path, monkeypatch):
-    finish = sinks.Parts.finish
+    finish = Parts.finish
     for sink in (tmp_path / "sink.npy", tmp_path / "sink"):
-        monkeypatch.setattr(sinks.Parts, "finish", lambda self, *bar, sink=sink: sink.touch() or finish(self, *bar))
+        monkeypatch.setattr(Parts, "finish", lambda self, *bar, sink=sink: sink.touch() or finish(self, *bar))
         with pytest.raises(FileExistsError, match="exists"):
             reduce_vectors(source, HEAD, sink)
         assert sink.read_bytes() == b""
@@ -82,7 +77,7 @@ def test_what_appears_meanwhile_is_not_replaced(source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change", ["time", "gone", "cut", "new"])
 def test_a_source_that_changes_meanwhile(change, source, tmp_path, monkeypatch):
-    original, calls = sinks.Parts.end_part, []
+    original, calls = Parts.end_part, []
 
     def end_part(self):
         original(self)
@@ -98,7 +93,7 @@ def test_a_source_that_changes_meanwhile(change, source, tmp_path, monkeypatch):
             else:
                 np.save(source / "c.npy", X)
 
-    monkeypatch.setattr(sinks.Parts, "end_part", end_part)
+    monkeypatch.setattr(Parts, "end_part", end_part)
     errors = {
         "time": "b.npy has changed while",
         "gone": "No such file.*b.npy",
@@ -114,7 +109,7 @@ def test_a_source_that_changes_meanwhile(change, source, tmp_path, monkeypatch):
 @pytest.mark.parametrize("sink", SINKS)
 def test_a_disk_that_fills_up(sink, source, disk, tmp_path):
     disk.remount("size=48k")
-    full = r"No space left on device.*make room there and call again as before"
+    full = rf"{sink} could not be written \(No space left on device\): free some space there and call again"
     with pytest.raises(OSError, match=full) as caught:
         reduce_vectors(source, HEAD, disk.path / sink)
     assert caught.value.errno == errno.ENOSPC
@@ -131,7 +126,7 @@ def test_a_disk_that_fills_up(sink, source, disk, tmp_path):
 
 
 def test_a_file_that_may_not_grow(tmp_path):
-    message = r"File too large.*: mend that and call again as before"
+    message = r"sink.npy could not be written \(File too large\): fix that and call again$"
     with no_large_files(), pytest.raises(OSError, match=message):
         reduce_vectors(X, HEAD, tmp_path / "sink.npy")
     assert not list(tmp_path.iterdir())

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from st_dimreduce import DimReduce, reduce_model, save_head, save_portable
-from st_dimreduce.files import new_file, new_folder
 from st_dimreduce.cli import app
+from st_dimreduce.files import new_file, new_folder
 from tests.conftest import SENTENCES, make_tiny, no_large_files
-from tests.helpers.killing import content
+from tests.helpers.resuming import content
 
 COMMANDS = {
     "reduce": "reduce {base} {texts} --dim 4 --output {out} --force",
@@ -63,13 +63,13 @@ def test_a_disk_that_fills_up(command, disk):
         said = command(out)
         if said is None and pages == 40:
             break
-        assert "make room there and call again" in said
+        assert "free some space there and call again" in said
         assert not list(disk.path.iterdir()), "something is left"
     disk.remount("size=1m")
     assert command(out) is None
     before = content(disk.path)
     disk.leave(6)
-    assert "make room there and call again" in command(out)
+    assert "free some space there and call again" in command(out)
     assert content(disk.path) == before
     disk.remount("size=1m")
     assert command(out) is None
@@ -113,7 +113,7 @@ def test_what_the_disk_refuses_has_its_number(given, tiny, disk):
 def test_a_place_that_takes_no_files_is_said_in_one_line(begin):
     with (
         pytest.raises(
-            OSError, match=r"^/proc/x could not be written \(.*\): mend that and call again$|^/proc cannot be written"
+            OSError, match=r"^/proc/x could not be written \(.*\): fix that and call again$|^/proc cannot be written"
         ),
         begin("/proc/x"),
     ):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from st_dimreduce import DimReduce, reduce_vectors
+from st_dimreduce import Head, reduce_vectors
 from st_dimreduce.files import new_folder
 from tests.conftest import SENTENCES
 from tests.helpers.killing import LONGEST, MOMENTS
@@ -85,10 +85,10 @@ def test_killed_while_it_removes_its_parts(overwrite, tmp_path, monkeypatch):
         patch.setattr("st_dimreduce.vectors.sinks.shutil.rmtree", rmtree)
         patch.setattr("st_dimreduce.vectors.sinks.Parts.__exit__", lambda *_: None)
         with pytest.raises(Killed):
-            reduce_vectors(source, DimReduce(8, 4), sink)
+            reduce_vectors(source, Head(np.eye(4, 8)), sink)
     whole = sink.read_bytes()
     if not overwrite:
         sink.unlink()
-    reduce_vectors(source, DimReduce(8, 4), sink, overwrite=overwrite)
+    reduce_vectors(source, Head(np.eye(4, 8)), sink, overwrite=overwrite)
     assert len(sink.read_bytes()) == len(whole)
     assert not (tmp_path / ".sink.npy.parts").exists()

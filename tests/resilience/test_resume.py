@@ -13,36 +13,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from pyarrow import feather
 
-from st_dimreduce import DimReduce, reduce_vectors, sinks, sources
-
-WIDTH, ROWS = 8, 5000
-BATCH = 64 * 4 * WIDTH  # bytes of 64 rows: 512 rows a part, 10 parts
-X = np.random.default_rng(0).standard_normal((ROWS, WIDTH)).astype(np.float32)
-SINKS = ["sink.npy", "sink.parquet", "sink.arrow", "sink"]
-
-
-def make_head():
-    torch.manual_seed(0)
-    return DimReduce(WIDTH, 4, bias=False)
-
-
-HEAD = make_head()
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr(sources, "_BATCH_BYTES", BATCH)
+from st_dimreduce.vectors.sinks import Parts
+from tests.helpers.resuming import (
+    HEAD,
+    ROWS,
+    SINKS,
+    WIDTH,
+    Killed,
+    X,
+    begin,
+    content,
+    interrupt,
+    reduce_vectors,
+    reduced_rows,
+    write_folder,
+)
 
 
 @pytest.fixture
 def source(tmp_path):
-    (tmp_path / "x").mkdir()
-    for name, rows in (("a", X[:700]), ("b", X[700:])):
-        np.save(tmp_path / "x" / f"{name}.npy", rows)
-    return tmp_path / "x"
+    return write_folder(tmp_path / "x")
 
 
 def tables(folder):
@@ -56,37 +48,11 @@ def tables(folder):
     return folder
 
 
-class Killed(BaseException):
-    """Stands for a signal: nothing that is written for errors may catch it and tidy up."""
-
-
-def interrupt(monkeypatch, method, call):
-    """Let the call-th call of a method of Parts end the run as a kill does, with no tidying up."""
-    original, calls = getattr(sinks.Parts, method), []
-
-    def method_that_ends(self, *arguments):
-        calls.append(method)
-        if len(calls) == call:
-            raise Killed
-        return original(self, *arguments)
-
-    monkeypatch.setattr(sinks.Parts, method, method_that_ends)
-    monkeypatch.setattr(sinks.Parts, "__exit__", lambda *_: None)
-
-
-def content(sink):
-    return {path.name: path.read_bytes() for path in sink.iterdir()} if sink.is_dir() else sink.read_bytes()
-
-
-def reduced_rows(monkeypatch):
-    counted, reduce = [], DimReduce.reduce
-    monkeypatch.setattr(DimReduce, "reduce", lambda self, rows: counted.append(len(rows)) or reduce(self, rows))
-    return counted
-
-
 @pytest.mark.parametrize("sink", SINKS)
 @pytest.mark.parametrize("kind", ["x", "tables", "x.feather", "x.arrow"])
-@pytest.mark.parametrize(("method", "call", "complete"), [("write", 60, 7), ("end_part", 4, 3), ("finish", 1, 10)])
+@pytest.mark.parametrize(
+    ("method", "call", "complete"), [("write", 60, 7), ("end_part", 4, 3), ("finish", 1, 9), ("_check_sink", 2, 10)]
+)
 def test_a_run_goes_on_where_it_was(sink, kind, method, call, complete, source, tmp_path, monkeypatch):
     tables(tmp_path / "tables")
     given, sink = tmp_path / kind, tmp_path / sink
@@ -160,7 +126,7 @@ def test_killed_while_it_puts_the_sink_in_place(sink, source, tmp_path, monkeypa
         if step == "old is away" and sink.suffix:
             continue  # one rename replaces a file
         with monkeypatch.context() as patch:
-            patch.setattr(sinks.Parts, "__exit__", lambda *_: None)
+            patch.setattr(Parts, "__exit__", lambda *_: None)
             if step == "joined":
                 patch.setattr(Path, "replace" if sink.suffix else "rename", killing(Path.replace, "whole", sink))
             elif step == "old is away":
@@ -189,24 +155,22 @@ def killing(original, word, sink):
 
 SCRIPT = """
 import sys, time
-from tests.resilience.test_resume import BATCH, make_head
-from st_dimreduce import reduce_vectors, sources
-sources._BATCH_BYTES = BATCH
-chunks = sources._npy_chunks
-def slow(paths, start):
-    for chunk in chunks(paths, start):
+from st_dimreduce.vectors.sources import NpySource
+from tests.helpers.resuming import HEAD, reduce_vectors
+chunks = NpySource.chunks
+def slow(*arguments):
+    for chunk in chunks(*arguments):
         time.sleep(0.005)
         yield chunk
-sources._npy_chunks = slow
-print("ready", flush=True)
-reduce_vectors(sys.argv[1], make_head(), sys.argv[2], "int4")
+NpySource.chunks = slow
+reduce_vectors(sys.argv[1], HEAD, sys.argv[2], "int4")
 """
 
 
 def test_killed_with_signal_9(source, tmp_path):
     sink, parts = tmp_path / "sink.npy", tmp_path / ".sink.npy.parts"
     command = [sys.executable, "-c", SCRIPT, source, sink]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command)
     deadline = time.monotonic() + 120
     while len(list(parts.glob("new/part-*"))) < 3:
         assert time.monotonic() < deadline
@@ -214,21 +178,13 @@ def test_killed_with_signal_9(source, tmp_path):
         time.sleep(0.002)
     process.kill()
     process.wait()
-    process.stdout.close()
     assert not sink.exists()
     kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("new/part-*")}
     assert 3 <= len(kept) < 10
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True)
     reduce_vectors(source, HEAD, tmp_path / "whole.npy", "int4")
     assert content(sink) == content(tmp_path / "whole.npy")
     assert not parts.exists()
-
-
-def begin(source, sink, monkeypatch, head=HEAD, precision="int8", **options):
-    with monkeypatch.context() as patch:
-        interrupt(patch, "end_part", 4)
-        with pytest.raises(Killed):
-            reduce_vectors(source, head, sink, precision, **options)
 
 
 def test_bad_rows_are_counted_over_both_runs(source, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import datasets
 import faiss
@@ -16,21 +17,18 @@ import pytest
 import torch
 from pyarrow import feather
 
-from st_dimreduce import DimReduce, Summary, quantize, reduce_vectors, search, sources, summarize
+import st_dimreduce
+from st_dimreduce import DimReduce, Head, Summary, quantize, search
 from st_dimreduce.vectors.arrow import codes_of
 
 ROWS, WIDTH = 1000, 8
 RNG = np.random.default_rng(0)
 X = RNG.integers(-64, 65, (ROWS, WIDTH)).astype(np.float32) / 64  # exact in every float type
 X[:, 0] = np.maximum(X[:, 0], 1 / 64)
-torch.manual_seed(0)
-HEAD = DimReduce(WIDTH, 6, bias=False)
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    """64 rows a batch, 512 a part."""
-    monkeypatch.setattr(sources, "_BATCH_BYTES", 64 * 4 * WIDTH)
+HEAD = Head(RNG.standard_normal((6, WIDTH)) / 4)
+BATCH = 64 * 4 * WIDTH  # bytes of 64 rows: 512 rows a part
+reduce_vectors = partial(st_dimreduce.reduce_vectors, batch_bytes=BATCH)
+summarize = partial(st_dimreduce.summarize, batch_bytes=BATCH)
 
 
 def expected(precision, rows=X, head=HEAD):
@@ -222,11 +220,11 @@ def test_other_columns_are_carried_as_they_are(tmp_path):
     assert np.array_equal(codes_of(next(batches)["vector"][5:9]), expected("int4")[5:9])
 
 
-def test_rows_without_direction(tmp_path):
+def test_rows_without_direction(tmp_path, recwarn):
     rows = X.copy()
     rows[70], rows[71, 2], rows[999, 1] = 0, np.nan, np.inf
     rows[3] *= np.float32(1e-15)
-    biased = DimReduce(WIDTH, 6)
+    biased = Head(HEAD.weight, np.full(6, 0.5))
     with pytest.raises(ValueError, match=r"row 70 is all zeros: .*on_bad_row='zero'"):
         summarize(rows)
     with pytest.raises(ValueError, match="row 71 holds NaN"):
@@ -248,6 +246,7 @@ def test_rows_without_direction(tmp_path):
         summarize(np.zeros((3, WIDTH), np.float32), on_bad_row="zero")
     with pytest.raises(ValueError, match="unknown on_bad_row 'skip': choose from raise, zero"):
         summarize(X, on_bad_row="skip")
+    assert not recwarn.list
 
 
 def test_float64_beyond_float32_is_a_bad_row(recwarn):
@@ -276,16 +275,57 @@ def test_an_iterable_is_read_lazily_and_in_its_own_thread():
     assert set(seen) == {threading.get_ident()}
 
 
-def test_memory_stays_bounded(tmp_path):
+def test_a_module_reduces_as_its_head_does(tmp_path):
+    torch.manual_seed(0)
+    module = DimReduce(WIDTH, 6)
+    codes = np.concatenate(list(reduce_vectors(X, module, precision="int8")))
+    assert np.array_equal(codes, expected("int8", head=module.to_head()))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_memory_stays_bounded(suffix, tmp_path):
+    """Of a .npy file, and of a Parquet file of one row group."""
     rows = np.ones((80_000, 768), np.float32)
-    np.save(tmp_path / "x.npy", rows)
+    if suffix == ".npy":
+        npy(tmp_path, rows=rows)
+    else:
+        parquet(
+            tmp_path, pa.table({"v": fixed(rows)}), row_group_size=len(rows), use_dictionary=False, compression="none"
+        )
     code = """
 import resource, sys
-from st_dimreduce import DimReduce, reduce_vectors, summarize
-head, before = DimReduce(768, 64), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import numpy as np
+from st_dimreduce import Head, reduce_vectors
+if sys.argv[1].endswith("parquet"):
+    import st_dimreduce.vectors.arrow
+head, before = Head(np.eye(64, 768)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 reduce_vectors(sys.argv[1], head, sys.argv[2], "int8")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
-    arguments = [sys.executable, "-c", code, tmp_path / "x.npy", tmp_path / "y.npy"]
+    arguments = [sys.executable, "-c", code, tmp_path / f"x{suffix}", tmp_path / "y.npy"]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 180, "megabytes, for a file of 246"
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 4 * WIDTH, 1000 * WIDTH, 1 << 40])
+def test_batches_are_powers_of_two(batch_bytes):
+    sizes = [len(codes) for codes in st_dimreduce.reduce_vectors(X, HEAD, batch_bytes=batch_bytes)]
+    size = {1: 1, 4 * WIDTH: 1, 1000 * WIDTH: 128, 1 << 40: ROWS}[batch_bytes]
+    assert sizes == [size] * (ROWS // size) + [ROWS % size] * (ROWS % size > 0)
+
+
+def test_files_need_no_model_library(tmp_path):
+    npy(tmp_path)
+    parquet(tmp_path, table())
+    code = """
+import sys
+from st_dimreduce import fit_on_vectors, reduce_vectors, save_head, load_head
+folder = sys.argv[1]
+for source in (f"{folder}/x.npy", f"{folder}/x.parquet"):
+    head = fit_on_vectors(source, 4)
+    for sink in ("y.npy", "y.parquet"):
+        reduce_vectors(source, head, f"{folder}/{sink}", "int4", overwrite=True)
+print([name for name in ("torch", "transformers", "sentence_transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import datasets
 import faiss
@@ -13,16 +14,15 @@ import pytest
 import torch
 from pyarrow import feather
 
-from st_dimreduce import DimReduce, reduce_vectors, sources, summarize
+import st_dimreduce
+from st_dimreduce import Head
 
 WIDTH = 8
 X = np.random.default_rng(0).standard_normal((300, WIDTH)).astype(np.float32)
-HEAD = DimReduce(WIDTH, 4, bias=False)
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr(sources, "_BATCH_BYTES", 64 * 4 * WIDTH)
+HEAD = Head(np.random.default_rng(1).standard_normal((4, WIDTH)) / 4)
+BATCH = 64 * 4 * WIDTH  # bytes of 64 rows
+reduce_vectors = partial(st_dimreduce.reduce_vectors, batch_bytes=BATCH)
+summarize = partial(st_dimreduce.summarize, batch_bytes=BATCH)
 
 
 def vectors(rows=X):
@@ -79,10 +79,10 @@ BAD = {
     "mixed widths": (lambda f: [X[:70], X[:5, :6]], "the vectors from row 70 on have 6 dimensions, expected 8"),
     "integers among floats": (lambda f: [X, X.astype(int)], "item 1 of the list holds int64: expected floats"),
     "another width": (lambda f: X[:, :6].copy(), "the vectors have 6 dimensions, the head takes 8"),
-    "no .npy": (lambda f: with_bytes(f / "x.npy", b"hello"), "x.npy is no whole .npy file"),
-    "an empty file": (lambda f: with_bytes(f / "x.npy", b""), "x.npy is no whole .npy file"),
-    "a cut .npy": (lambda f: cut(f / "x.npy"), "x.npy is no whole .npy file of numbers: mmap length is greater"),
-    "pickles": (lambda f: npy(f / "x.npy", np.array([[{}]], object)), "x.npy is no whole .npy file of numbers"),
+    "no .npy": (lambda f: with_bytes(f / "x.npy", b"hello"), "x.npy is not a complete .npy file"),
+    "an empty file": (lambda f: with_bytes(f / "x.npy", b""), "x.npy is not a complete .npy file"),
+    "a cut .npy": (lambda f: cut(f / "x.npy"), "x.npy is not a complete .npy file of numbers: mmap length is greater"),
+    "pickles": (lambda f: npy(f / "x.npy", np.array([[{}]], object)), "x.npy is not a complete .npy file of numbers"),
     "one vector in a file": (lambda f: npy(f / "x.npy", X[0]), r"x.npy has shape \(8,\)"),
     "texts in a file": (lambda f: npy(f / "x.npy", np.array([["a"]])), "x.npy holds <U1: expected floats"),
     "an unknown file": (lambda f: with_bytes(f / "x.bin", b"hello"), "x.bin holds no vectors: give"),
@@ -99,8 +99,8 @@ BAD = {
         lambda f: folder(f / "x", lambda p: npy(p / "a.npy"), lambda p: npy(p / "b.npy", X.astype(int))),
         "b.npy holds int64: expected floats",
     ),
-    "no Parquet": (lambda f: with_bytes(f / "x.parquet", b"hello" * 9), "x.parquet is no whole Parquet file"),
-    "no Arrow": (lambda f: with_bytes(f / "x.arrow", b"ARROW1" * 9), "x.arrow is no whole Arrow IPC file"),
+    "no Parquet": (lambda f: with_bytes(f / "x.parquet", b"hello" * 9), "x.parquet is not a complete Parquet file"),
+    "no Arrow": (lambda f: with_bytes(f / "x.arrow", b"ARROW1" * 9), "x.arrow is not a complete Arrow IPC file"),
     "schemas in a folder": (
         lambda f: folder(
             f / "x",
@@ -122,7 +122,7 @@ BAD = {
         r"several columns hold lists of floats: name the one to reduce; the columns are a \(fixed_size_list.*b \(",
     ),
     "no column of vectors": (lambda f: pa.table({"id": [1]}), r"no column holds lists of floats: .* id \(int64\)"),
-    "a null row": (lambda f: lists(70, None), "row 70 holds no vector but null: drop or fill it"),
+    "a null row": (lambda f: lists(70, None), "row 70 holds null instead of a vector: drop or fill it"),
     "a null in a row": (lambda f: lists(70, [None] + [1.0] * 7), "the vector in row 70 holds null"),
     "a ragged row": (lambda f: lists(70, [1.0] * 7), "row 70 holds 7 numbers, row 0 8: expected equally many"),
     "a null row of the second file": (
@@ -131,16 +131,16 @@ BAD = {
             lambda p: parquet(p / "a.parquet", v=vectors()),
             lambda p: parquet(p / "b.parquet", v=lists(70, None)["v"].cast(pa.list_(pa.float32(), WIDTH))),
         ),
-        "row 370 holds no vector but null",
+        "row 370 holds null instead of a vector",
     ),
     "an empty row": (lambda f: lists(70, []), "row 70 holds 0 numbers, row 0 8: expected equally many"),
     "a null row of fixed size": (
         lambda f: pa.table({"v": lists(299, None)["v"].cast(pa.list_(pa.float32(), WIDTH))})[100:],
-        "row 199 holds no vector but null",
+        "row 199 holds null instead of a vector",
     ),
     "splits": (
         lambda f: datasets.DatasetDict({"a": datasets.Dataset.from_dict({"v": X})}),
-        "datasets.DatasetDict holds no vectors to read: give a Table, .* one split",
+        "DatasetDict holds no vectors: give an array, .* one split of a dataset",
     ),
     "a trained index": (
         lambda f: faiss.index_factory(WIDTH, "HNSW8"),
@@ -171,8 +171,8 @@ def test_bad_sources(name, tmp_path):
         (pa.table([vectors(), vectors()], ["a", "a"]), "a", "2 columns are named 'a'"),
         (pa.table({"a": vectors(), "b": ["x"] * 300}), "b", "column 'b' holds string, expected lists of floats"),
         (pa.table({"a": pa.array([[1, 2]])}), "a", "column 'a' holds list<.*int64>, expected lists of floats"),
-        (X, "a", r"a column \('a'\) was named for a ndarray: only tables have columns"),
-        ([X], "a", r"a column \('a'\) was named for a list"),
+        (X, "a", "column 'a' was named, but ndarray is not a table: leave the column out"),
+        ([X], "a", "column 'a' was named, but list is not a table"),
     ],
 )
 def test_bad_columns(source, column, message):
@@ -181,7 +181,7 @@ def test_bad_columns(source, column, message):
 
 
 def test_a_column_of_an_npy_file(tmp_path):
-    with pytest.raises(ValueError, match=r"a column \('a'\) was named for .*x.npy: .npy files have no columns"):
+    with pytest.raises(ValueError, match=r"column 'a' was named, but .*x.npy is not a table"):
         summarize(npy(tmp_path / "x.npy"), column="a")
 
 
@@ -201,7 +201,7 @@ def test_float_types_may_differ_between_files(tmp_path):
         ("there.npy", False, FileExistsError, r"there.npy exists: choose another file, .*overwrite=True \(--force\)"),
         ("there", False, FileExistsError, r"there exists: choose another folder, .*overwrite=True \(--force\)"),
         ("there", True, FileExistsError, "there exists and holds no part-00000.npy: .*never replaced"),
-        ("folder.npy", True, FileExistsError, "folder.npy exists and is no file: .*never replaced"),
+        ("folder.npy", True, FileExistsError, "folder.npy exists and is not a file: .*never replaced"),
         ("x.npy", True, ValueError, "the sink .*x.npy and the source .*x.npy contain one another"),
         ("link.npy", True, ValueError, "contain one another"),
         ("sink.txt", False, ValueError, "sink.txt ends in .txt: expected .npy, .parquet, .arrow, or no suffix"),
