@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 
 import atheris
+import torch  # noqa: F401, here, as to import it takes longer than an input may
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # noqa: F401, likewise
 
 with atheris.instrument_imports(include=["st_dimreduce"]):
     from st_dimreduce import untrusted
