@@ -52,7 +52,7 @@ class Publication:
     Attributes:
         repo_id: Name on the Hub.
         revision: The branch.
-        url: Where it can be looked at.
+        url: Its page on the Hub.
         commit: Hash of the commit; None after a dry run.
         files: Name of each file in the repository, to its size in bytes.
         card: The model card.
@@ -79,14 +79,14 @@ def publish(
     """Publish a reduced model on the Hugging Face Hub, in the portable form, with its model card.
 
     Everything goes in one commit: whatever happens on the way, the branch holds all that it held before or all of the
-    new model, and the same call again completes it. What a reduced model that was there before has and the new one has
-    not is deleted, so that none of its files is loaded with the new ones; the history keeps it.
+    new model, and the same call again completes it. Files of a reduced model that was there before are deleted where
+    the new one does not replace them, so that none is loaded with the new model; the history keeps them.
 
     Args:
         model: A reduced model, or the folder of one that :func:`save_portable` or ``st-dimreduce reduce`` wrote. From
             a folder everything is sent but hidden files. A README.md of your own is sent as it is.
         repo_id: Name to publish under, ``"user/name"``. Made if it is not there.
-        figures: What was measured of a model that is in no folder, a comparison's ``to_dict()``, for its card.
+        figures: What was measured of a model in memory, a :meth:`st_dimreduce.Comparison.to_dict`, for its card.
         private: Whether only you may see it. Defaults to None: as the account's settings say.
         token: A token that may write. Defaults to None: ``HF_TOKEN``, or the one you logged in with.
         revision: Branch to publish to, made from ``main`` if it is not there. Defaults to None: ``main``.

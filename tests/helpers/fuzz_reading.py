@@ -1,8 +1,9 @@
 """Coverage-guided fuzzing of everything that reads a model's folder: one file of a good folder at a time is damaged.
 
-Run as ``python -m tests.helpers.fuzz_reading FOLDER MODEL [option of libFuzzer...]``. FOLDER must not exist: it is where
-the fuzzer works and leaves inputs that fail. MODEL is a model in the portable form. An input is the number of a file, then its content.
-Every reader may return, or raise a ValueError or OSError of one line; it runs, writes and connects to nothing.
+Run as ``python -m tests.helpers.fuzz_reading FOLDER MODEL [option of libFuzzer...]``. FOLDER must not exist: it is
+where the fuzzer works and leaves inputs that fail. MODEL is a model in the portable form. An input is the number of a
+file, then its content. Every reader may return, or raise a ValueError or OSError of one line;
+it runs, writes and connects to nothing.
 """
 
 from __future__ import annotations

@@ -261,7 +261,9 @@ def test_without_a_network_nothing_is_half_done(folders):
 def test_without_matplotlib_the_card_has_no_picture(folders, monkeypatch):
     with_it = publish(folders / "small", "user/x", dry_run=True)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for name in [name for name in sys.modules if name.startswith("matplotlib.") or name == "st_dimreduce.evaluation.plots"]:
+    for name in [
+        name for name in sys.modules if name.startswith("matplotlib.") or name == "st_dimreduce.evaluation.plots"
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("st_dimreduce.evaluation.plots", raising=False)
     without = publish(folders / "small", "user/x", dry_run=True)

@@ -125,7 +125,9 @@ def rewritten(copy, file):
         ({"modality_config": {"image": {}}}, 7, 24, {"modality_config": {"image": {}}}),
     ],
 )  # fmt: skip
-def test_the_maximum_length_is_written_where_older_readers_look_for_it(copy, said, tokenizer_length, positions, expected):
+def test_the_maximum_length_is_written_where_older_readers_look_for_it(
+    copy, said, tokenizer_length, positions, expected
+):
     (copy / BERT).unlink()
     if said is not None:
         (copy / BERT).write_text(json.dumps(said))

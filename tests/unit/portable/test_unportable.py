@@ -49,8 +49,8 @@ def router(tiny, tiny_path):
         (
             lambda tiny, path: [tiny[0], Pooling(32, ("mean", "cls")), DimReduce(64, 8)],
             [
-                "its Pooling concatenates ('mean', 'cls'), readers do so in the order cls, max, mean, mean_sqrt_len_tokens, "
-                "weightedmean, lasttoken: use that one"
+                "its Pooling concatenates ('mean', 'cls'), readers do so in the order cls, max, mean, "
+                "mean_sqrt_len_tokens, weightedmean, lasttoken: use that one"
             ],
         ),
         (token_head, ["it starts with ['Transformer', 'DimReduce'], expected Transformer then Pooling: keep the head "
