@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
-_TABLE_WIDTH = 124  # the widest table; in a narrower terminal lines wrap, and no figure is cut
+_TABLE_WIDTH = 132  # more than any table needs; in a narrower terminal lines wrap, and no figure is cut
 
 # Typer imports Pydantic to convert a value, None for a flag that is not given: as False it needs no conversion, and the
 # help of a command takes half the time.
