@@ -249,7 +249,7 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
 def test_ctrl_c_during_the_others_leaves_nothing(command, moment, tiny, source, tmp_path, monkeypatch):
     tiny.save_pretrained(str(tmp_path / "base"))
     if command[0] == "attach":
-        save_head(DimReduce(32, 4), tmp_path / "head", overwrite=True)
+        DimReduce(32, 4).to_head().with_record(mean_norm=1.0).save(tmp_path / "head", overwrite=True)
     save_portable(reduce_model(tiny, SENTENCES, 8), tmp_path / "small")
     (tmp_path / "texts.txt").write_text("\n".join(SENTENCES))
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
