@@ -47,7 +47,7 @@ def main(
 class _Command(TyperCommand):
     """A command that reports errors on standard error, in one line, with the exit statuses of :func:`main`."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
