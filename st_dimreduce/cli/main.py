@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
-_TABLE_WIDTH = 124  # the widest table; in a narrower terminal lines wrap, and no figure is cut
+_TABLE_WIDTH = 132  # more than any table needs; in a narrower terminal lines wrap, and no figure is cut
 
 # Typer imports Pydantic to convert a value, None for a flag that is not given: as False it needs no conversion, and the
 # help of a command takes half the time.
@@ -47,7 +47,7 @@ def main(
 class _Command(TyperCommand):
     """A command that reports errors on standard error, in one line, with the exit statuses of :func:`main`."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):

@@ -138,7 +138,7 @@ def check(
 
         fix_folder(folder)
     problems = check_folder(folder)
-    show(*problems)
+    show(*map(str, problems))
     if problems:
         raise typer.Exit(1)
     show(f"{folder}: every reader gives the model's vectors.")

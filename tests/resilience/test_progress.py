@@ -12,33 +12,38 @@ import subprocess
 import sys
 import termios
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Transformer
 from typer.testing import CliRunner
 
 from st_dimreduce import (
     DimReduce,
+    Head,
     Summary,
-    plots,
+    head,
     recipe,
     reduce_model,
     reduce_vectors,
-    report,
-    runtimes,
     save_head,
     save_portable,
-    sources,
     summarize,
 )
 from st_dimreduce.cli import app
-from st_dimreduce.fitting import contrast_head, distill_head, fit_head, subspace
+from st_dimreduce.evaluation import plots, report
+from st_dimreduce.fitting import closed_form
+from st_dimreduce.fitting.contrastive import contrast_head
+from st_dimreduce.fitting.distillation import distill_head
+from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.pairs import Pairs
-from st_dimreduce.portable import rewrite, save
+from st_dimreduce.portable import layout, save
+from st_dimreduce.runtimes import export, graph
 from tests.conftest import SENTENCES
-from tests.resilience.test_resume import BATCH, ROWS, X, make_head
+from tests.helpers.resuming import BATCH, HEAD, ROWS, X
 
 BARS = ["Encoding", "Holding out", "Choosing", "Rotating", "Training", "Batches", "Measuring", "Resampling"]
 BARS += ["Summarising", "Reducing", "Joining", "Exporting"]
@@ -47,15 +52,19 @@ SCRIPT = """
 import json, os, sys, time
 if os.isatty(0):
     os.open(os.ttyname(0), os.O_RDWR)
-from st_dimreduce import progress, sources
+from functools import partial
+from st_dimreduce import progress
 from st_dimreduce.cli import app
-progress._PATIENCE, sources._BATCH_BYTES = 0, int(sys.argv[2])
-chunks = sources._npy_chunks
-def slow(paths, start):
-    for chunk in chunks(paths, start):
+from st_dimreduce.vectors import reduce
+from st_dimreduce.vectors.sources import NpySource
+progress.DELAY = 0
+reduce.reduce_vectors = partial(reduce.reduce_vectors, batch_bytes=int(sys.argv[2]))
+chunks = NpySource.chunks
+def slow(*arguments):
+    for chunk in chunks(*arguments):
         time.sleep(float(sys.argv[3]))
         yield chunk
-sources._npy_chunks = slow
+NpySource.chunks = slow
 for command in json.loads(sys.argv[1]):
     try:
         app(command)
@@ -122,15 +131,15 @@ def test_a_bar_waits_a_second_and_obeys(capfd):
 
     def everything(**options):
         summarize(X, **options)
-        list(reduce_vectors(X, make_head(), **options))
-        head = fit_head(summary, 4, **options)
-        contrast_head(head, pairs, steps=2, **options)
-        distill_head(head, summary, steps=2, **options)
+        list(reduce_vectors(X, HEAD, **options))
+        fitted = fit_head(summary, 4, **options)
+        contrast_head(fitted, pairs, steps=2, **options)
+        distill_head(fitted, summary, steps=2, **options)
 
     everything(show_progress_bar=True)
     assert "Rotating" not in capfd.readouterr().err, "what is done within a second needs no bar"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("st_dimreduce.progress._PATIENCE", 0)
+        patch.setattr("st_dimreduce.progress.DELAY", 0)
         everything(show_progress_bar=True)
         shown = capfd.readouterr().err
         assert shown.count("Training:   0%") == 2
@@ -144,7 +153,7 @@ def test_a_bar_waits_a_second_and_obeys(capfd):
 @pytest.fixture
 def source(tmp_path):
     np.save(tmp_path / "x.npy", X)
-    save_head(make_head(), tmp_path / "head")
+    save_head(HEAD, tmp_path / "head")
     return tmp_path / "x.npy"
 
 
@@ -169,7 +178,8 @@ def test_ctrl_c_during_apply_keeps_whole_parts_and_the_same_command_goes_on(sour
     assert sorted(path.name for path in parts.iterdir()) == ["job.json", "new"]
     assert not sink.exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_BATCH_BYTES", BATCH)
+        small = partial(reduce_vectors, batch_bytes=BATCH)
+        patch.setattr("st_dimreduce.vectors.reduce.reduce_vectors", small)
         assert CliRunner().invoke(app, arguments).exit_code == 0
         assert CliRunner().invoke(app, [*arguments[:3], str(tmp_path / "whole.npy"), *arguments[4:]]).exit_code == 0
     assert sink.read_bytes() == (tmp_path / "whole.npy").read_bytes()
@@ -178,26 +188,23 @@ def test_ctrl_c_during_apply_keeps_whole_parts_and_the_same_command_goes_on(sour
 
 def interrupt_at(monkeypatch, owner, name):
     """Press Ctrl-C when a function is called."""
-    original = owner[name] if isinstance(owner, dict) else getattr(owner, name)
+    original = getattr(owner, name)
 
     def interrupted(*arguments, **options):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)  # the signal arrives here
         return original(*arguments, **options)
 
-    if isinstance(owner, dict):
-        monkeypatch.setitem(owner, name, interrupted)
-    else:
-        monkeypatch.setattr(owner, name, interrupted)
+    monkeypatch.setattr(owner, name, interrupted)
 
 
 MOMENTS = {
     "encoding": (Summary, "update"),
-    "rotating": (subspace, "rotate"),
+    "rotating": (closed_form, "rotate"),
     "training": (torch.optim.Adam, "step"),
     "measuring": (recipe, "compare"),
-    "writing the first file": (save._WRITERS, save.Transformer),
-    "writing the head": (save._WRITERS, save.Dense),
+    "writing the first file": (Transformer, "save"),
+    "writing the head": (Dense, "save"),
     "writing the last file": (save, "model_card"),
 }
 
@@ -227,25 +234,22 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
     ("command", "moment"),
     [
         (["fit", "X", "--dim", "4", "-o", "OUT"], (Summary, "update")),
-        (["fit", "X", "--dim", "4", "-o", "OUT"], (DimReduce, "save")),
-        (["apply", "HEAD", "X", "OUT.npy"], (DimReduce, "reduce")),
-        (["apply", "HEAD", "X", "OUT"], (DimReduce, "reduce")),
-        (["attach", "HEAD", "BASE", "-o", "OUT"], (save, "write_json")),
-        (["export", "SMALL", "-o", "OUT"], (runtimes, "_traced")),
-        (["export", "SMALL", "-o", "OUT"], (runtimes, "write_json")),
+        (["fit", "X", "--dim", "4", "-o", "OUT"], (head, "save_file")),
+        (["apply", "HEAD", "X", "OUT.npy"], (Head, "reduce")),
+        (["apply", "HEAD", "X", "OUT"], (Head, "reduce")),
+        (["attach", "HEAD", "BASE", "-o", "OUT"], (layout, "write_json")),
+        (["export", "SMALL", "-o", "OUT"], (graph, "_trace")),
+        (["export", "SMALL", "-o", "OUT"], (export, "write_json")),
         (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--json", "OUT"], (SentenceTransformer, "encode_document")),
         (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--json", "OUT"], (report, "write_json")),
-        (
-            ["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"],
-            (plots, "plot_cosines"),
-        ),
-        (["check", "SMALL", "--fix"], (rewrite, "_rewrite_model")),
+        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"], (plots, "plot_cosines")),
+        (["check", "SMALL", "--fix"], (layout, "write_json")),
     ],
 )
 def test_ctrl_c_during_the_others_leaves_nothing(command, moment, tiny, source, tmp_path, monkeypatch):
     tiny.save_pretrained(str(tmp_path / "base"))
     if command[0] == "attach":
-        save_head(DimReduce(32, 4), tmp_path / "head", overwrite=True)
+        DimReduce(32, 4).to_head().with_record(mean_norm=1.0).save(tmp_path / "head", overwrite=True)
     save_portable(reduce_model(tiny, SENTENCES, 8), tmp_path / "small")
     (tmp_path / "texts.txt").write_text("\n".join(SENTENCES))
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
