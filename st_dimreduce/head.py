@@ -7,9 +7,12 @@ module of Sentence Transformers, the form that is trained.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
@@ -31,6 +34,7 @@ Array = TypeVar("Array", np.ndarray, "Tensor")
 Activation = Literal["Tanh", "Identity"]
 
 RECORD = "st_dimreduce.json"  # the record, in the folder of a head or of a reduced model
+MODEL_KEY = "st_dimreduce"  # of the record in the config of a model's transformer
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
@@ -73,6 +77,7 @@ _TORCH_ACTIVATIONS = frozenset(
         "Threshold",
     ]
 )
+_COMMENT = re.compile(r"<!-- st_dimreduce (\{.*\}) -->")  # the record in the model card of a static embedding
 _LARGEST = 2**20  # in_features and out_features of a file that is read
 _SMALLEST_NORM = np.float32(1e-12)
 
@@ -135,7 +140,7 @@ class FitRecord:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", Precision(self.precision))
-        if self.nested is not None:
+        if isinstance(self.nested, list):
             object.__setattr__(self, "nested", tuple(self.nested))
         for each in fields(self):
             value, (kinds, expected) = getattr(self, each.name), _KINDS.get(each.name, (str, "a string"))
@@ -163,6 +168,20 @@ class FitRecord:
         """Read what :meth:`to_dict` returned; names that this version does not know are ignored."""
         names = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in content.items() if name in names and value is not None})
+
+
+def record_comment(record: FitRecord) -> str:
+    """Return the record as a comment for a model card, which a loaded model keeps."""
+    text = json.dumps(record.to_dict(large=False)).replace(">", "\\u003e")
+    return f"<!-- st_dimreduce {text} -->"
+
+
+def record_in_card(card: str | None) -> FitRecord:
+    """Return the record in a model card's comment; an empty one if there is none that can be read."""
+    found = _COMMENT.search(card or "")
+    with suppress(ValueError):
+        return FitRecord.from_dict(json.loads(found[1])) if found else FitRecord()
+    return FitRecord()
 
 
 _NUMBER = ((int, float), "a number")

@@ -1,4 +1,4 @@
-"""Progress bars, for people: on a terminal, for what takes long."""
+"""Progress bars on a terminal, for what takes longer than a second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-_PATIENCE = 1.0  # seconds before a bar appears: what is done by then needs none
+DELAY = 1.0  # seconds before a bar appears
 
 
 def progress_bar(
@@ -19,15 +19,15 @@ def progress_bar(
     total: int | None = None,
     done: int = 0,
 ) -> tqdm:
-    """Return a bar on standard error, a context within which it is updated, or an iterable of what it counts.
+    """Return a progress bar on standard error: a context to update it in, or an iterable that updates it.
 
     Args:
-        what: What is done, such as "Encoding".
+        what: The label, such as ``"Encoding"``.
         unit: What is counted, in the plural.
-        shown: Whether to show it; only on a terminal if None.
-        over: What to iterate over. Defaults to None: the caller updates the bar.
-        total: How many there are; what ``over`` says, if it does, if None (the default).
-        done: How many of them an earlier run has done. Defaults to 0.
+        shown: Whether to show the bar; only on a terminal if None.
+        over: The items to iterate over. Defaults to None: the caller updates the bar.
+        total: Number of items. Defaults to None: the length of ``over``, if it has one.
+        done: Number of items that an earlier run has finished. Defaults to 0.
     """
-    silent = None if shown is None else not shown
-    return tqdm(over, what, total, unit=f" {unit}", unit_scale=True, initial=done, delay=_PATIENCE, disable=silent)
+    disable = None if shown is None else not shown
+    return tqdm(over, what, total, unit=f" {unit}", unit_scale=True, initial=done, delay=DELAY, disable=disable)

@@ -120,7 +120,7 @@ def read_pickle(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is no pickle of weights alone: refused, expected model.safetensors") from error
     if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
         raise ValueError(f"{path} holds other things than weights: expected model.safetensors")
-    return {name: weight.float().numpy() for name, weight in weights.items()}
+    return {name: weight.detach().float().numpy() for name, weight in weights.items()}
 
 
 def stay_inside(root: Path, folder: Path) -> None:

@@ -1,12 +1,13 @@
-"""Shrink vectors in a DuckDB file without encoding anything again, and search the codes.
+"""Reduce the vectors in a DuckDB file without encoding anything again, and search the codes.
 
 python examples/databases/shrink_duckdb.py DATABASE HEAD [DIMENSIONS]
 
-Reads documents (id BIGINT PRIMARY KEY, embedding FLOAT[768]) as Arrow record batches and fills documents_reduced with
-codes of 128 dimensions in int4: 64 bytes for 3,072. HEAD is a folder: the head that is there, else one fitted on the
-table. After a kill the same command adds the documents that are missing, and later those that came since.
+Reads the table documents (id BIGINT PRIMARY KEY, embedding FLOAT[768]) as Arrow record batches, and fills
+documents_reduced with codes of 128 dimensions in int4: 64 bytes per vector instead of 3,072. HEAD is the folder of the
+head; if there is none, it is fitted on the table and saved there. The same command, called again, adds the documents
+that are missing: after an interruption, or when new documents have come.
 
-Queries are encoded by ``attach_head(model, load_head(HEAD))`` and found by ``nearest`` below.
+``attach_head(model, load_head(HEAD))`` encodes queries for ``nearest`` below.
 """
 
 import sys
@@ -15,10 +16,9 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from st_dimreduce import load_head, reduce_vectors, save_head, search
-from st_dimreduce.models.heads import fit_on_vectors
+from st_dimreduce import fit_on_vectors, load_head, reduce_vectors, save_head, search
 
-BATCH = 1 << 14  # rows of a record batch, which relation.arrow reads one by one
+BATCH = 1 << 14  # rows per record batch, of which relation.arrow holds one at a time
 MISSING = "SELECT id, embedding FROM documents ANTI JOIN documents_reduced USING (id) WHERE embedding IS NOT NULL"
 
 
@@ -31,14 +31,14 @@ def nearest(connection: duckdb.DuckDBPyConnection, query: np.ndarray) -> list[tu
 
 
 def main(path: str, folder: str, dimensions: str = "128") -> None:
-    """Fit a head if there is none, reduce what is not reduced yet, and find the neighbours of one document."""
-    # A cursor is a connection of its own: what one writes does not end what the other is reading.
+    """Fit a head if there is none, reduce new documents, and find the nearest neighbours of one of them."""
+    # A cursor is a connection of its own: writing through one does not end a result that the other is reading.
     with duckdb.connect(path) as connection, connection.cursor() as reading:
         connection.execute("CREATE TABLE IF NOT EXISTS documents_reduced (id BIGINT PRIMARY KEY, code BLOB NOT NULL)")
         missing = reading.sql(MISSING)
         if not Path(folder).exists():
             if len(connection.table("documents_reduced")):
-                sys.exit(f"documents_reduced was filled by another head than {folder}: give that, or drop the table")
+                sys.exit(f"documents_reduced holds codes of another head than {folder}: give that, or drop the table")
             save_head(fit_on_vectors(missing.arrow(BATCH), int(dimensions)), folder)
         head = load_head(folder)
         if len(missing):

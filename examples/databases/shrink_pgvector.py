@@ -1,12 +1,13 @@
-"""Shrink vectors in PostgreSQL (pgvector) without encoding anything again, and search them there.
+"""Reduce vectors in PostgreSQL (pgvector) without encoding anything again, and search them there.
 
 python examples/databases/shrink_pgvector.py CONNECTION HEAD [DIMENSIONS]
 
-Reads documents (id bigint PRIMARY KEY, embedding vector(768)), vectors of length 1, and fills documents_reduced with a
-halfvec(128) and a bit(256) of each: 301 bytes for 3,076. HEAD is a folder: the head that is there, else one fitted on
-the table. After a kill the same command goes on behind the last id that was committed, and later it adds new documents.
+Reads the table documents (id bigint PRIMARY KEY, embedding vector(768)), vectors of norm 1, and fills documents_reduced
+with a halfvec(128) and a bit(256) per vector: 301 bytes instead of 3,076. HEAD is the folder of the head; if there is
+none, it is fitted on the table and saved there. The same command, called again, continues after the last id that was
+committed: after an interruption, or when new documents have come.
 
-Queries are encoded by ``attach_head(model, load_head(HEAD))`` and found by ``nearest`` below.
+``attach_head(model, load_head(HEAD))`` encodes queries for ``nearest`` below.
 """
 
 import sys
@@ -18,9 +19,9 @@ import psycopg
 from pgvector import Bit, HalfVector
 from pgvector.psycopg import register_vector
 
-from st_dimreduce import fit_head, load_head, quantize, save_head, summarize
+from st_dimreduce import Size, fit_head, load_head, quantize, save_head, summarize
 
-BATCH, LOWEST = 1000, -(2**63)  # rows of a transaction, and a bigint below every id
+BATCH, LOWEST = 1000, -(2**63)  # rows per transaction, and the lowest bigint
 PAGE = "SELECT id, embedding FROM documents WHERE id > %s AND embedding IS NOT NULL ORDER BY id LIMIT %s"
 TABLE = """
     CREATE TABLE IF NOT EXISTS documents_reduced (id bigint PRIMARY KEY REFERENCES documents ON DELETE CASCADE,
@@ -33,37 +34,38 @@ NEAREST = """
 
 
 def stored(connection: psycopg.Connection, last: int = LOWEST) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield ids above the last and their vectors: pages by key, so that no transaction stays open for hours."""
+    """Yield the ids greater than ``last`` and their vectors, a page at a time, so that no transaction stays open."""
     while rows := connection.execute(PAGE, [last, BATCH], binary=True).fetchall():
         yield [id_ for id_, _ in rows], np.stack([vector.to_numpy() for _, vector in rows])
         last = rows[-1][0]
 
 
 def nearest(connection: psycopg.Connection, query: np.ndarray, size: int = 128) -> list[tuple[int, float]]:
-    """Find 200 documents by the bits of a reduced query, and return ids and cosines of the best 10 by the halfvec."""
+    """Find 200 documents by the bits of a reduced query, rescore them, and return ids and cosines of the best 10."""
     with connection.transaction():
-        connection.execute("SET LOCAL hnsw.ef_search = 200")  # or the index finds 40 of the 200
+        connection.execute("SET LOCAL hnsw.ef_search = 200")  # by default the index finds 40
         return connection.execute(NEAREST, {"bits": Bit(query > 0), "half": HalfVector(query[:size])}).fetchall()
 
 
 def main(url: str, folder: str, dimensions: str = "128") -> None:
-    """Fit a head if there is none, reduce what is not reduced yet, and find the neighbours of one document."""
+    """Fit a head if there is none, reduce new documents, and find the nearest neighbours of one of them."""
     with psycopg.connect(url, autocommit=True) as connection:
         register_vector(connection)
         if not Path(folder).exists():
             if connection.execute("SELECT to_regclass('documents_reduced')").fetchone()[0]:
-                sys.exit(f"documents_reduced was filled by another head than {folder}: give that, or drop the table")
+                sys.exit(f"documents_reduced holds codes of another head than {folder}: give that, or drop the table")
             summary = summarize(vectors for _, vectors in stored(connection))
-            sizes = int(dimensions), 2 * int(dimensions)  # nested: the first half of the outputs is a head of its own
-            save_head(fit_head(summary, sizes[1], nested=sizes, gain=0.03), folder)  # the gain suits attach_head
+            # Nested sizes: the first half of the dimensions, stored as halfvec, can be used alone.
+            size = Size(nested=(int(dimensions), 2 * int(dimensions)))
+            save_head(fit_head(summary, size), folder)
         head = load_head(folder)
-        size = head.fitted.get("nested", [head.out_features])[0]
-        connection.execute(TABLE.format(size, head.out_features))
+        first_size = (head.record.nested or (head.out_features,))[0]
+        connection.execute(TABLE.format(first_size, head.out_features))
         last = connection.execute("SELECT coalesce(max(id), %s) FROM documents_reduced", [LOWEST]).fetchone()[0]
         for ids, vectors in stored(connection, last):
             reduced = head.reduce(vectors)
-            halves = quantize(reduced[:, :size], "float32")
-            # Without the transaction the server may still commit what a client sent that is dead by then.
+            halves = quantize(reduced[:, :first_size], "float32")
+            # Without the transaction the server could commit part of a batch whose client was killed.
             with connection.transaction(), connection.cursor() as cursor, cursor.copy(COPY) as copy:
                 copy.set_types(["int8", "halfvec", "bit"])
                 for id_, half, bits in zip(ids, halves, reduced > 0, strict=True):
@@ -71,7 +73,7 @@ def main(url: str, folder: str, dimensions: str = "128") -> None:
             print(f"reduced up to id {ids[-1]}", flush=True)
         connection.execute(INDEX)
         _, vectors = next(stored(connection))
-        print("nearest:", nearest(connection, head.reduce(vectors[:1])[0], size))
+        print("nearest:", nearest(connection, head.reduce(vectors[:1])[0], first_size))
 
 
 if __name__ == "__main__":

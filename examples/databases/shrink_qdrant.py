@@ -1,12 +1,13 @@
-"""Shrink the vectors of a Qdrant collection without encoding anything again, and search them.
+"""Reduce the vectors of a Qdrant collection without encoding anything again, and search them.
 
 python examples/databases/shrink_qdrant.py FOLDER HEAD [DIMENSIONS]
 
-Reads the collection "documents" and fills "documents_reduced" with a vector of 128 dimensions for each point, under the
-same id and with the same payload. HEAD is a folder: the head that is there, else one fitted on the collection. After a
-kill the same command adds the points that are missing, and later those that came since.
+Reads the collection "documents" and fills "documents_reduced" with a vector of 128 dimensions per point, under the same
+id and with the same payload. HEAD is the folder of the head; if there is none, it is fitted on the collection and saved
+there. The same command, called again, adds the points that are missing: after an interruption, or when new points have
+come.
 
-Queries are encoded by ``attach_head(model, load_head(HEAD))``.
+``attach_head(model, load_head(HEAD))`` encodes queries.
 """
 
 import sys
@@ -18,10 +19,9 @@ import numpy as np
 from qdrant_client import QdrantClient
 from qdrant_client.models import Batch, Distance, Record, VectorParams
 
-from st_dimreduce import load_head, quantize, save_head
-from st_dimreduce.models.heads import fit_on_vectors
+from st_dimreduce import fit_on_vectors, load_head, quantize, save_head
 
-PAGE = 64  # points
+PAGE = 64  # points read at a time
 
 
 def stored(client: QdrantClient) -> Iterator[list[Record]]:
@@ -36,17 +36,17 @@ def stored(client: QdrantClient) -> Iterator[list[Record]]:
 
 
 def vectors_of(points: list[Record]) -> np.ndarray:
-    """Return the points' vectors as rows."""
+    """Return the vectors of points, float32 of shape (n, d)."""
     return np.array([point.vector for point in points], np.float32)
 
 
 def main(path: str, folder: str, dimensions: str = "128") -> None:
-    """Fit a head if there is none, reduce what is not reduced yet, and find the neighbours of one point."""
-    with closing(QdrantClient(path=path)) as client:  # a server's: QdrantClient("http://localhost:6333")
+    """Fit a head if there is none, reduce new points, and find the nearest neighbours of one of them."""
+    with closing(QdrantClient(path=path)) as client:  # for a server: QdrantClient("http://localhost:6333")
         there = client.collection_exists("documents_reduced")
         if not Path(folder).exists():
             if there:
-                sys.exit(f"documents_reduced was filled by another head than {folder}: give that, or delete it")
+                sys.exit(f"documents_reduced holds vectors of another head than {folder}: give that one, or delete it")
             save_head(fit_on_vectors(map(vectors_of, stored(client)), int(dimensions)), folder)
         head = load_head(folder)
         if not there:

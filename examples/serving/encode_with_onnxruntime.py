@@ -1,7 +1,7 @@
-"""Encode with an exported model where there is no torch: this needs onnxruntime, tokenizers and numpy.
+"""Encode texts with an exported model, without torch: needs onnxruntime, tokenizers and numpy.
 
 st-dimreduce export MODEL --output FOLDER
-python examples/serving/encode_with_onnxruntime.py FOLDER "a text" "another one"
+python examples/serving/encode_with_onnxruntime.py FOLDER "a text" "another text"
 """
 
 import json
@@ -16,13 +16,14 @@ folder = Path(sys.argv[1])
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
 settings = json.loads((folder / "export.json").read_text())
-prompt = settings["prompts"].get(settings["default_prompt_name"], "")  # or of another name, as "query"
+prompt = settings["prompts"].get(settings["default_prompt_name"], "")  # or another name, such as "query"
 
 
 def encode(texts: list[str], output: str = "sentence_embedding") -> np.ndarray:
-    """Return embeddings; with ``output="codes"``, the codes of a model that was exported with a precision."""
-    read = tokenizer.encode_batch([prompt + text for text in texts])
-    ids, mask = np.array([row.ids for row in read]), np.array([row.attention_mask for row in read])
+    """Return embeddings or, with ``output="codes"``, the codes of a model that was exported with a precision."""
+    encoded = tokenizer.encode_batch([prompt + text for text in texts])
+    ids = np.array([text.ids for text in encoded])
+    mask = np.array([text.attention_mask for text in encoded])
     return session.run([output], {"input_ids": ids, "attention_mask": mask})[0]
 
 

@@ -1,4 +1,4 @@
-"""The search page as a Hugging Face Space: the reduced model and the texts lie beside this file."""
+"""The search page as a Hugging Face Space; the reduced model and the texts are in the folder of this file."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from st_dimreduce.texts import read_texts
 HERE = Path(__file__).parent
 model = os.environ.get("MODEL", str(HERE / "model"))
 texts = os.environ.get("TEXTS", str(HERE / "texts.txt"))
-# The Space is public under a name that Hugging Face gives it: every host may ask.
+# A Space is public under a host name that Hugging Face chooses, so every host name is allowed.
 app = make_app(Corpus(model, read_texts(texts)), allowed_hosts=["*"])

@@ -1,4 +1,4 @@
-"""Docstrings in Chroma, which keeps float32 in an HNSW index, and in SQLite until it has been written there.
+"""Vectors of docstrings in Chroma, which stores float32 in an HNSW index, and in SQLite before that.
 
 python examples/stores/chroma_.py [VECTORS [MODEL [COUNT]]]
 """
@@ -14,10 +14,10 @@ BATCH = 1000
 
 
 def index(corpus: Corpus, model: str, documents: np.ndarray) -> None:
-    """Make a collection of a model's vectors and measure it."""
+    """Fill a collection with the vectors of one model and measure it."""
     path = corpus.place("chroma", model)
     client = chromadb.PersistentClient(path, Settings(anonymized_telemetry=False))
-    # With None, Chroma embeds no text itself: its default would download a model.
+    # With None, Chroma embeds no texts: its default would download a model.
     settings = {"embedding_function": None, "configuration": {"hnsw": {"space": "cosine"}}}
     collection = client.create_collection("documents", **settings)
     for start in range(0, len(documents), BATCH):
@@ -31,7 +31,7 @@ def index(corpus: Corpus, model: str, documents: np.ndarray) -> None:
 
 
 def main(corpus: Corpus) -> None:
-    """Index the vectors of either model."""
+    """Index the vectors of both models."""
     for model, documents in corpus:
         index(corpus, model, documents)
 

@@ -1,4 +1,4 @@
-"""What the examples beside this share: 2,000 docstrings as vectors, full and reduced, and how an index is measured."""
+"""Shared by the store examples: vectors of 2,000 docstrings, full and reduced, and the measurements of an index."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
-CANDIDATES = 200  # found by bits, to be rescored
-COLUMNS = "| store | index | model | MB on disk | overlap@10 | ms a query |\n| --- | --- | --- | --: | --: | --: |"
+CANDIDATES = 200  # found by binary codes, then rescored
+COLUMNS = "| store | index | model | MB on disk | overlap@10 | ms per query |\n| --- | --- | --- | --: | --: | --: |"
 
 
 class Corpus:
-    """Unit vectors of documents and queries by the full model and by the reduced one; and a place for stores.
+    """Unit vectors of documents and queries by the full and the reduced model, and a temporary folder for stores.
 
     Args:
-        vectors: File of vectors, made if it is not there.
-        model: The base model: a path or name; None for all-MiniLM-L6-v2 from its package.
-        count: How many documents.
+        vectors: File of the vectors; made if it does not exist.
+        model: Name or path of the base model; all-MiniLM-L6-v2 from its package if None (the default).
+        count: Number of documents.
     """
 
     def __init__(self, vectors: str = "stores.npz", model: str | None = None, count: str = "2000") -> None:
         if not Path(vectors).exists():
-            from encode import encode  # noqa: PLC0415, torch is loaded only where vectors are to be made
+            from encode import encode  # noqa: PLC0415, imports torch, which is needed only to make vectors
 
             encode(vectors, model, int(count))
         with np.load(vectors) as arrays:
@@ -47,22 +47,22 @@ class Corpus:
         return self._arrays[f"{model} queries"]
 
     def place(self, *names: str) -> Path:
-        """Return a path for a store."""
+        """Return a path in the temporary folder."""
         return Path(self._stores.name, "-".join(names).replace(" ", "-"))
 
     def measure(
         self, store: str, index: str, model: str, find: Callable[[np.ndarray], Sequence[int]], *stored: Path | int
     ) -> None:
-        """Print a row: size on disk, overlap, and the median time of a query.
+        """Print a row of the table: size on disk, neighbour overlap@10, and median time per query.
 
         Args:
             store: The store's name.
-            index: What kind of index it is.
+            index: The kind of index.
             model: ``"full"`` or ``"reduced"``.
-            find: From a query vector to the rows of the ten nearest documents.
-            stored: Files and folders, or numbers of bytes.
+            find: Returns the rows of the ten nearest documents of a query vector.
+            stored: The files and folders of the index, or their sizes in bytes.
         """
-        size = sum(place if isinstance(place, int) else taken(place) for place in stored)
+        size = sum(place if isinstance(place, int) else bytes_on_disk(place) for place in stored)
         seconds: list[float] = []
 
         def timed(query: np.ndarray) -> Sequence[int]:
@@ -75,11 +75,11 @@ class Corpus:
         print(f"| {' | '.join(cells)} |", flush=True)
 
     def overlap(self, model: str, find: Callable[[np.ndarray], Sequence[int]]) -> str:
-        """Return the share of the full model's ten nearest, by a flat search, that ``find`` finds, in percent."""
+        """Return the share of the full model's exact ten nearest neighbours that ``find`` returns, in percent."""
         found = [find(query) for query in self.queries(model)]
         return f"{np.mean([len({*near} & {*best}) / 10 for near, best in zip(found, self._nearest, strict=True)]):.1%}"
 
 
-def taken(place: Path) -> int:
-    """Return the bytes that a file or folder takes on disk, less than it says where a store makes files with holes."""
+def bytes_on_disk(place: Path) -> int:
+    """Return the bytes of a file or folder on disk, which for sparse files is less than their size."""
     return sum(path.stat().st_blocks * 512 for path in [place, *place.rglob("*")] if path.is_file())

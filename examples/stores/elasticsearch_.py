@@ -1,9 +1,9 @@
-"""Docstrings for Elasticsearch: ``dense_vector`` mappings for float, byte and bit, and the documents they take.
+"""Vectors of docstrings for Elasticsearch: ``dense_vector`` mappings for float, byte and bit, and their documents.
 
 python examples/stores/elasticsearch_.py [VECTORS [MODEL [COUNT]]]
 
-Needs no server: mappings and vectors are checked by the documented rules of the field type (Elasticsearch 9.1), and
-what an exact search under each mapping finds is computed here.
+Needs no server: mappings and vectors are checked against the documented rules of the field type (Elasticsearch 9.1),
+and an exact search under each mapping is computed with NumPy.
 """
 
 import json
@@ -21,14 +21,14 @@ INDEXES = {family + kind for family in ("", "int8_", "int4_", "bbq_") for kind i
 
 
 def mapping(element: str, dims: int) -> dict[str, Any]:
-    """Return the field for vectors of a reduced model: ``dims`` numbers, bytes or bits."""
+    """Return the field for vectors of ``dims`` floats, bytes or bits."""
     field: dict[str, Any] = {"type": "dense_vector", "element_type": element, "dims": dims, "index": True}
-    # Codes are quantised already: what Elasticsearch quantises itself takes floats, and keeps them on disk.
+    # The codes are quantised already: Elasticsearch's own quantisation takes floats, and keeps them on disk.
     return field | {"similarity": "l2_norm" if element == "bit" else "cosine", "index_options": {"type": "hnsw"}}
 
 
 def wrong_mapping(field: dict[str, Any]) -> list[str]:
-    """Return what Elasticsearch would refuse in a ``dense_vector`` field; nothing if all is well."""
+    """Return the rules that a ``dense_vector`` field breaks, for which Elasticsearch would refuse it."""
     element, dims = field.get("element_type", "float"), field.get("dims")
     similarity, options = field.get("similarity"), field.get("index_options", {})
     kind, indexed = options.get("type", "hnsw"), field.get("index", True)
@@ -54,27 +54,27 @@ def wrong_mapping(field: dict[str, Any]) -> list[str]:
 
 
 def wrong_vector(field: dict[str, Any], vector: list[float]) -> list[str]:
-    """Return what Elasticsearch would refuse in a document's vector for a field; nothing if all is well."""
+    """Return the rules that a document's vector breaks, for which Elasticsearch would refuse it."""
     element, similarity = field["element_type"], field["similarity"]
-    length = np.linalg.norm(vector)
+    norm = np.linalg.norm(vector)
     rules = {
         "as many numbers as dims, a byte for 8 bits": len(vector) == field["dims"] // (8 if element == "bit" else 1),
         "finite numbers": bool(np.isfinite(vector).all()),
         "whole numbers from -128 to 127": element == "float"
         or all(type(x) is int and -128 <= x <= 127 for x in vector),
-        "a length of 1 for dot_product": (element, similarity) != ("float", "dot_product") or abs(length - 1) < 1e-4,
-        "a length above 0 for cosine": similarity != "cosine" or length > 0,
+        "a norm of 1 for dot_product": (element, similarity) != ("float", "dot_product") or abs(norm - 1) < 1e-4,
+        "a norm above 0 for cosine": similarity != "cosine" or norm > 0,
     }
     return [f"expected: {rule}" for rule, kept in rules.items() if not kept]
 
 
 def codes(element: str, vectors: np.ndarray) -> np.ndarray:
-    """Return what documents and queries hold: floats, or signed bytes (of 8 bits each for bit)."""
+    """Return the vectors as documents and queries hold them: floats, or signed bytes (8 bits each for ``bit``)."""
     return quantize(vectors, ELEMENTS[element]).view(np.float32 if element == "float" else np.int8)
 
 
 def main(corpus: Corpus) -> None:
-    """Print the mapping of each element type, having checked all documents, and what an exact search finds."""
+    """Check all documents, then print the mapping of each element type and the overlap@10 of an exact search."""
     for model, documents in corpus:
         for element in ELEMENTS:
             field = mapping(element, documents.shape[1])
@@ -93,7 +93,7 @@ def main(corpus: Corpus) -> None:
                 return np.argsort(-scores, kind="stable")[:10].tolist()
 
             size = stored.nbytes // len(stored)
-            print(f"{model}, {element}: {size} bytes a vector, an exact search finds {corpus.overlap(model, find)}")
+            print(f"{model}, {element}: {size} bytes per vector, an exact search finds {corpus.overlap(model, find)}")
 
 
 if __name__ == "__main__":

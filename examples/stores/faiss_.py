@@ -1,4 +1,4 @@
-"""Docstrings in FAISS: flat, HNSW, and bits by Hamming distance, alone and rescored by int8 codes.
+"""Vectors of docstrings in FAISS: flat, HNSW, and binary codes by Hamming distance, alone and rescored with int8.
 
 python examples/stores/faiss_.py [VECTORS [MODEL [COUNT]]]
 """
@@ -13,7 +13,7 @@ from st_dimreduce import quantize, rescore
 
 
 def with_floats(corpus: Corpus, kind: str, model: str, documents: np.ndarray) -> None:
-    """Index float vectors of length 1, whose inner product is the cosine."""
+    """Index float vectors of norm 1, whose inner product is the cosine."""
     index = faiss.index_factory(documents.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
     index.add(documents)
     path = corpus.place(kind, model)
@@ -22,7 +22,7 @@ def with_floats(corpus: Corpus, kind: str, model: str, documents: np.ndarray) ->
 
 
 def with_bits(corpus: Corpus, model: str, documents: np.ndarray) -> None:
-    """Index bits, and keep int8 codes beside them in a file of which only the candidates are read."""
+    """Index binary codes, and store int8 codes in a file of which only the candidates are read."""
     index, bits, codes = faiss.IndexBinaryFlat(documents.shape[1]), corpus.place(model), corpus.place(f"{model}.npy")
     index.add(quantize(documents, "binary"))
     faiss.write_index_binary(index, str(bits))
@@ -40,7 +40,7 @@ def with_bits(corpus: Corpus, model: str, documents: np.ndarray) -> None:
 
 
 def main(corpus: Corpus) -> None:
-    """Index the vectors of either model in each way."""
+    """Index the vectors of both models in each way."""
     for model, documents in corpus:
         with_floats(corpus, "Flat", model, documents)
         with_floats(corpus, "HNSW32", model, documents)

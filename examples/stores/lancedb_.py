@@ -1,4 +1,4 @@
-"""Docstrings in LanceDB: float32, float16, and bits by Hamming distance, rescored by the float16 beside them.
+"""Vectors of docstrings in LanceDB: float32, float16, and binary codes by Hamming distance, rescored with float16.
 
 python examples/stores/lancedb_.py [VECTORS [MODEL [COUNT]]]
 """
@@ -15,13 +15,13 @@ from st_dimreduce.vectors.arrow import codes_of
 
 
 def table_of(**columns: np.ndarray) -> pa.Table:
-    """Return ids and columns of vectors: lists of one size."""
+    """Return a table of ids and columns of vectors, as fixed-size lists."""
     lists = {name: pa.FixedSizeListArray.from_arrays(pa.array(v.ravel()), v.shape[1]) for name, v in columns.items()}
     return pa.table({"id": np.arange(len(next(iter(columns.values())))), **lists})
 
 
 def main(corpus: Corpus) -> None:
-    """Store the vectors of either model in each way; with no index, LanceDB compares with every row."""
+    """Store the vectors of both models in each way; without an index, LanceDB compares with every row."""
     for model, documents in corpus:
         path, halves = corpus.place("lancedb", model), documents.astype(np.float16)
         database = lancedb.connect(path)

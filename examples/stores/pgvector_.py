@@ -1,8 +1,8 @@
-"""Docstrings in PostgreSQL with pgvector: ``vector``, ``halfvec``, and ``bit`` by Hamming distance, rescored in SQL.
+"""Vectors of docstrings in pgvector: ``vector``, ``halfvec``, and ``bit`` by Hamming distance, rescored in SQL.
 
 python examples/stores/pgvector_.py CONNECTION [VECTORS [MODEL [COUNT]]]
 
-Each table has an HNSW index, counted with it. The tables are temporary: nothing stays in the database.
+Each table has an HNSW index, which counts towards its size. The tables are temporary: nothing stays in the database.
 """
 
 import sys
@@ -13,7 +13,7 @@ from corpus import CANDIDATES, Corpus
 from pgvector import Bit, HalfVector
 from pgvector.psycopg import register_vector
 
-# Of each kind: its columns, what is indexed, what a row holds, and the query.
+# For each kind: the columns of its table, the index, and the query.
 NEAREST = "SELECT id FROM {} ORDER BY v <=> %(v)s LIMIT 10"
 RESCORED = """
     WITH near AS MATERIALIZED (SELECT id, v FROM {} ORDER BY b <~> %(b)s LIMIT 200)
@@ -23,11 +23,11 @@ KINDS = {
     "halfvec": ({"v": "halfvec"}, "v halfvec_cosine_ops", NEAREST),
     "bit, then halfvec": ({"b": "bit", "v": "halfvec"}, "b bit_hamming_ops", RESCORED),
 }
-FORMS = {"vector": np.asarray, "halfvec": HalfVector, "bit": lambda vector: Bit(vector > 0)}  # quantize's binary codes
+FORMS = {"vector": np.asarray, "halfvec": HalfVector, "bit": lambda vector: Bit(vector > 0)}  # as quantize does
 
 
 def index(connection: psycopg.Connection, corpus: Corpus, kind: str, model: str, documents: np.ndarray) -> None:
-    """Make a table of a model's vectors and measure it."""
+    """Fill a table with the vectors of one model and measure it."""
     types, indexed, query = KINDS[kind]
     columns = ", ".join(f"{name} {form}({documents.shape[1]}) NOT NULL" for name, form in types.items())
     table = f"documents_{len(documents[0])}_{'_'.join(types.values())}"
@@ -47,10 +47,10 @@ def index(connection: psycopg.Connection, corpus: Corpus, kind: str, model: str,
 
 
 def main(connection: str, corpus: Corpus) -> None:
-    """Index the vectors of either model in each way."""
+    """Index the vectors of both models in each way."""
     with psycopg.connect(connection, autocommit=True) as database:
         database.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        database.execute(f"SET hnsw.ef_search = {CANDIDATES}")  # or an index finds no more than 40
+        database.execute(f"SET hnsw.ef_search = {CANDIDATES}")  # by default an index finds 40
         register_vector(database)
         for model, documents in corpus:
             for kind in KINDS:

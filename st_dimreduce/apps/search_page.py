@@ -1,4 +1,4 @@
-"""A page to search with: what the full and the reduced model find, side by side."""
+"""Web page that searches texts with a full and a reduced model, side by side."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce.models.encoder import load_model
-from st_dimreduce.models.heads import load_reduced
-from st_dimreduce.codes.precision import Precision, quantize
+from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import search
+from st_dimreduce.enums import Precision
 from st_dimreduce.models.attach import detach_head
+from st_dimreduce.models.load import load_head, load_model
 
 try:
     import uvicorn
@@ -37,20 +37,22 @@ except ModuleNotFoundError as error:
 
 LOOPBACK = "127.0.0.1"
 MOST_ANSWERS, LONGEST_QUERY = 100, 2000
-_TEXT_SHOWN = 2000  # characters of an answer that are sent
+_LONGEST_TEXT = 2000  # characters of an answer that are sent
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+
+Result = TypeVar("Result")
 
 
 class Corpus:
-    """Texts as a full and a reduced model see them, ready to be searched.
+    """Texts encoded by a full and a reduced model, ready to be searched.
 
-    The reduced model contains the full one below its head, so each text is encoded once for both.
+    The body of the reduced model is the full model, so each text is encoded once for both.
 
     Args:
         path: Folder or name of the reduced model.
         texts: The texts, at least one.
-        base: Name or folder of the full model; what stands below the head if None (the default). Give it for a model
-            that was trained end to end, whose lower part is the base model's no more.
+        base: Name or folder of the full model; the body of the reduced model if None (the default). Give it for a
+            model that was trained end to end, whose body is no longer the base model.
         batch_size: Texts encoded at a time. Defaults to 32.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
@@ -69,24 +71,25 @@ class Corpus:
     ) -> None:
         if not texts:
             raise ValueError("there is no text to search: give at least one")
-        model, loaded = load_reduced(path)
-        self._below, self._head = detach_head(model)
+        model = _load_reduced(path)
+        self._body, self._head = detach_head(model)
         self._size = min(model.truncate_dim or self._head.out_features, self._head.out_features)
         self._base: SentenceTransformer | None = None if base is None else load_model(base)
         shown = sys.stderr.isatty() if show_progress_bar is None else show_progress_bar
         options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": shown}
-        below = self._below.encode_document(list(texts), **options)
-        full = below if self._base is None else self._base.encode_document(list(texts), **options)
+        embeddings = self._body.encode_document(list(texts), **options)
+        full = embeddings if self._base is None else self._base.encode_document(list(texts), **options)
         self._full = quantize(full, Precision.FLOAT32)
-        self._reduced = self._reduce(below)
+        self._reduced = self._reduce(embeddings)
         self._codes: dict[Precision, np.ndarray] = {}
         self._texts = texts
         self._lock = threading.Lock()
+        record = self._head.record
         self.about = {
-            "full": str(base or loaded.fitted.get("base_model") or "the reduced model without its head"),
+            "full": str(base or record.base_model or "the reduced model without its head"),
             "reduced": Path(path).name,
             "documents": len(texts),
-            "precision": Precision(loaded.precision).value,
+            "precision": record.precision.value,
             "precisions": [precision.value for precision in Precision],
             "longest_query": LONGEST_QUERY,
         }
@@ -96,14 +99,14 @@ class Corpus:
         """Search with both models, the documents of the full one stored as float32.
 
         Args:
-            query: What to look for, 1 to 2,000 characters that are not all blank.
-            top_k: How many answers, 1 to 100. Defaults to 10.
-            precision: How the reduced documents are stored; what the model was fitted for if None (the default).
+            query: The query, 1 to 2,000 characters that are not all blank.
+            top_k: Number of answers, 1 to 100. Defaults to 10.
+            precision: Precision of the reduced documents; what the model was fitted for if None (the default).
 
         Returns:
-            What JSON can hold: how many answers are ``shared``, and of the ``full`` and the ``reduced`` model sizes,
-            ``encoding_ms``, ``search_ms`` (the least of three searches) and ``answers``, each with the ``rank`` it has
-            and the ``other_rank`` among the other's, None if it is not among these.
+            A dict that JSON can hold: how many answers are ``shared``; and for the ``full`` and the ``reduced`` model
+            the sizes, ``encoding_ms``, ``search_ms`` (the least of three searches) and ``answers``, each with its
+            ``rank`` and its ``other_rank`` in the other model, None if it is not among that one's answers.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -115,35 +118,31 @@ class Corpus:
             raise ValueError(f"the query has {len(query):,} characters: give at most {LONGEST_QUERY:,}")
         if not 1 <= top_k <= MOST_ANSWERS:
             raise ValueError(f"k={top_k}: choose 1 to {MOST_ANSWERS}")
-        with self._lock:  # a tokenizer serves one at a time, and times are to be of one search
+        with self._lock:  # a tokenizer serves one thread at a time, and a time is that of one search
             if precision not in self._codes:
                 self._codes[precision] = quantize(self._reduced, precision)
-            below, encoding = _timed(lambda: self._below.encode_query([query], show_progress_bar=False))
-            reduced, head = _timed(lambda: self._reduce(below))
-            full, full_encoding = below, encoding
-            if (base := self._base) is not None:
-                full, full_encoding = _timed(lambda: base.encode_query([query], show_progress_bar=False))
-            found = [
-                self._find(full, self._full, Precision.FLOAT32, top_k),
-                self._find(reduced, self._codes[precision], precision, top_k),
-            ]
-        found[0]["encoding_ms"], found[1]["encoding_ms"] = full_encoding, encoding + head
-        ranks = [{answer["document"]: answer["rank"] for answer in one["answers"]} for one in found]
-        for one, others in zip(found, reversed(ranks), strict=True):
-            for answer in one["answers"]:
-                answer["other_rank"] = others.get(answer["document"])
-        shared = len(ranks[0].keys() & ranks[1].keys())
-        return {"query": query, "k": top_k, "shared": shared, "full": found[0], "reduced": found[1]}
+            embedding, encoding_ms = _encode_query(self._body, query)
+            reduced, reducing_ms = _timed(lambda: self._reduce(embedding))
+            full, full_ms = (embedding, encoding_ms) if self._base is None else _encode_query(self._base, query)
+            by_full = self._find(full, self._full, Precision.FLOAT32, top_k)
+            by_reduced = self._find(reduced, self._codes[precision], precision, top_k)
+        by_full["encoding_ms"], by_reduced["encoding_ms"] = full_ms, encoding_ms + reducing_ms
+        full_ranks, reduced_ranks = _ranks(by_full), _ranks(by_reduced)
+        for found, other_ranks in ((by_full, reduced_ranks), (by_reduced, full_ranks)):
+            for answer in found["answers"]:
+                answer["other_rank"] = other_ranks.get(answer["document"])
+        shared = len(full_ranks.keys() & reduced_ranks.keys())
+        return {"query": query, "k": top_k, "shared": shared, "full": by_full, "reduced": by_reduced}
 
-    def _reduce(self, below: np.ndarray) -> np.ndarray:
-        return self._head.reduce(below)[:, : self._size]
+    def _reduce(self, embeddings: np.ndarray) -> np.ndarray:
+        return self._head.reduce(embeddings)[:, : self._size]
 
     def _find(self, query: np.ndarray, codes: np.ndarray, precision: Precision, top_k: int) -> dict[str, Any]:
         # The least of three: a thread's first search takes longer than all others.
         runs = [_timed(lambda: search(query, codes, precision, top_k)) for _ in range(3)]
         (scores, rows), milliseconds = min(runs, key=lambda run: run[1])
         answers = [
-            {"rank": rank, "document": int(row), "score": round(float(score), 4), "text": self._shown(int(row))}
+            {"rank": rank, "document": int(row), "score": round(float(score), 4), "text": self._shortened(int(row))}
             for rank, (row, score) in enumerate(zip(rows[0], scores[0], strict=True), 1)
         ]
         dimensions = query.shape[1]
@@ -157,51 +156,69 @@ class Corpus:
             "answers": answers,
         }
 
-    def _shown(self, row: int) -> str:
+    def _shortened(self, row: int) -> str:
         text = self._texts[row]
-        return text if len(text) <= _TEXT_SHOWN else text[:_TEXT_SHOWN] + " …"
+        return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …"
+
+
+def _load_reduced(path: str | os.PathLike[str]) -> SentenceTransformer:
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "modules.json").exists():
+        load_head(folder)  # which says what is wrong if it is none
+        raise ValueError(
+            f"{path} holds a head without a model: put it behind its own with attach_head (st-dimreduce attach)"
+        )
+    return load_model(path)
+
+
+def _encode_query(model: SentenceTransformer, query: str) -> tuple[np.ndarray, float]:
+    return _timed(lambda: model.encode_query([query], show_progress_bar=False))
+
+
+def _ranks(found: dict[str, Any]) -> dict[int, int]:
+    return {answer["document"]: answer["rank"] for answer in found["answers"]}
 
 
 def make_app(corpus: Corpus, allowed_hosts: Sequence[str] = (LOOPBACK, "localhost")) -> Starlette:
-    """Return the page at ``/`` and what it asks, ``/about`` and ``/search?q=...&k=10&precision=int4``, as an ASGI app.
+    """Return the page as an ASGI app: ``/``, and its data, ``/about`` and ``/search?q=...&k=10&precision=int4``.
 
-    What ``/search`` refuses is ``{"error": "..."}`` with status 400.
+    What ``/search`` refuses is answered by ``{"error": "..."}`` with status 400.
 
     Args:
-        corpus: What is searched.
-        allowed_hosts: The names a request may address it by; others get status 400, so that a web site whose name is
-            made to point at 127.0.0.1 reads nothing. Defaults to those of this machine; ``["*"]`` where it is public.
+        corpus: The texts and models to search.
+        allowed_hosts: Host names that a request may address; others get status 400, so that a web site whose name is
+            made to point at 127.0.0.1 reads nothing. Defaults to those of this machine; ``["*"]`` for a public page.
     """
-    page = resources.files("st_dimreduce").joinpath("search_page.html").read_text(encoding="utf-8")
+    page = resources.files("st_dimreduce.apps").joinpath("search_page.html").read_text(encoding="utf-8")
     headers = _HEADERS | {"Content-Security-Policy": _policy(page)}
 
-    def show(_: Request) -> HTMLResponse:
+    def index(_: Request) -> HTMLResponse:
         return HTMLResponse(page, headers=headers)
 
     def about(_: Request) -> JSONResponse:
         return JSONResponse(corpus.about, headers=_HEADERS)
 
     def find(request: Request) -> JSONResponse:
-        given = request.query_params
+        parameters = request.query_params
         try:
-            k = given.get("k", "10")
+            k = parameters.get("k", "10")
             if not re.fullmatch(r"[0-9]{1,9}", k):
                 raise ValueError(f"k={k[:20]!r}: choose 1 to {MOST_ANSWERS}")
-            found = corpus.search(given.get("q", ""), int(k), given.get("precision"))
+            found = corpus.search(parameters.get("q", ""), int(k), parameters.get("precision"))
         except ValueError as error:
             return JSONResponse({"error": str(error)}, status_code=400, headers=_HEADERS)
         return JSONResponse(found, headers=_HEADERS)
 
-    routes = [Route("/", show), Route("/about", about), Route("/search", find)]
+    routes = [Route("/", index), Route("/about", about), Route("/search", find)]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
     return Starlette(routes=routes, middleware=[hosts])
 
 
 def bind(port: int) -> socket.socket:
-    """Return a socket that is bound to a port of 127.0.0.1, 0 for any that is free.
+    """Return a socket that is bound to a port of 127.0.0.1; 0 stands for any free port.
 
     Raises:
-        OSError: If another program listens there, or it may not be used; says what to do.
+        OSError: If another program listens there, or the port may not be used.
         ValueError: If there is no such port.
     """
     if not 0 <= port <= 65535:
@@ -219,7 +236,7 @@ def bind(port: int) -> socket.socket:
 
 
 def address(bound: socket.socket) -> str:
-    """Return what to type into a browser."""
+    """Return the URL of the page."""
     return f"http://{LOOPBACK}:{bound.getsockname()[1]}"
 
 
@@ -228,20 +245,21 @@ def run(app: Starlette, bound: socket.socket) -> None:
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2))
     try:
         server.run(sockets=[bound])
-    except KeyboardInterrupt:  # raised again by the server when it has closed what was open: the way to end it
+    except KeyboardInterrupt:  # the way to end it: the server raises it again once all connections are closed
         pass
     finally:
         bound.close()
 
 
-def _timed(call: Any) -> tuple[Any, float]:
+def _timed(call: Callable[[], Result]) -> tuple[Result, float]:
+    """Return the result of a call, and the milliseconds that it took."""
     start = time.perf_counter()
     result = call()
     return result, round(1000 * (time.perf_counter() - start), 3)
 
 
 def _policy(page: str) -> str:
-    """Let the page run its own script and nothing else, whatever a text holds."""
+    """Return a content security policy that lets the page run its own script and nothing else."""
     script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (

@@ -1,6 +1,6 @@
-"""``st-dimreduce``: a thin face on the package's functions."""
+"""The command line, ``st-dimreduce``: each command calls one function of the package and prints what it did."""
 
-from st_dimreduce.cli import models, show, vectors  # noqa: F401, each adds its commands
-from st_dimreduce.cli.options import app
+from st_dimreduce.cli import models, vectors, evaluation  # noqa: F401, I001, each adds its commands, in this order
+from st_dimreduce.cli.main import app
 
 __all__ = ["app"]

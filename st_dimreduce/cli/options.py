@@ -1,63 +1,42 @@
-"""What the commands share: the options that mean the same in several, and errors in one line."""
+"""Options and arguments that several commands share."""
 
-from __future__ import annotations
-
-import functools
-import sys
-from collections.abc import Callable
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
-from huggingface_hub.utils import disable_progress_bars
-from transformers.utils import logging as transformers_logging
 
-P = ParamSpec("P")
+from st_dimreduce.enums import Objective, OnBadRow
 
-app = typer.Typer(
-    help="Shrink sentence embeddings: one fitted layer behind any Sentence Transformers model.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-Force = Annotated[bool, typer.Option("--force", help="Replace the output that is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
-Dim = Annotated[int | None, typer.Option("--dim", help="Dimensions of a reduced vector; 128 if no size is given.")]
-Bytes = Annotated[int | None, typer.Option("--bytes", help="Instead: bytes a stored vector may take.")]
-Keep = Annotated[float | None, typer.Option(help="Instead: share to keep of what the full embeddings find.")]
+Dim = Annotated[int | None, typer.Option("--dim", help="Dimension of the reduced embeddings; 128 if no size is given.")]
+Bytes = Annotated[int | None, typer.Option("--bytes", help="Instead of --dim: bytes per stored vector.")]
+Keep = Annotated[
+    float | None,
+    typer.Option(help="Instead of --dim: retention to reach, as a share of the full embeddings' quality such as 0.99."),
+]
 Goal = Annotated[
-    str, typer.Option("--objective", help="quality: what people look for; fidelity: what the base model finds.")
+    Objective,
+    typer.Option(
+        "--objective", help="Fit for retrieval quality, or for fidelity: the neighbours that the base model finds."
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed: the same seed gives the same result.")]
+Seed = Annotated[int, typer.Option(help="Random seed: the same seed gives the same result.")]
 Trust = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the base model: only if you have read it.")
+    bool,
+    typer.Option("--trust-remote-code", help="Run code that comes with the base model. Read that code before."),
 ]
+TextColumn = Annotated[str | None, typer.Option("--column", help="Field of .jsonl or .csv that holds the texts.")]
+BatchSize = Annotated[int, typer.Option(help="Number of texts encoded at a time.")]
+Output = Annotated[str, typer.Option("--output", "-o", help="Folder to write the reduced model to.")]
 Source = Annotated[
-    str, typer.Argument(help="Vectors: a .npy, .parquet or .arrow file, or a folder of one of these kinds.")
+    str, typer.Argument(help="Vectors: a .npy, .parquet or .arrow file, or a folder of files of one of these formats.")
 ]
-Column = Annotated[str | None, typer.Option(help="Column of the vectors in a table that has several.")]
+VectorColumn = Annotated[str | None, typer.Option("--column", help="Column of the vectors, in a table with several.")]
 BadRows = Annotated[
-    str, typer.Option("--on-bad-row", help="A vector that is NaN, infinite or zero: raise, or pass it as zero.")
+    OnBadRow,
+    typer.Option(
+        "--on-bad-row",
+        help="What to do with a vector that is NaN, infinite or zero: raise an error, or leave it out of the fit and "
+        "store it as zeros.",
+    ),
 ]
-
-
-def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Add a command; what its user can mend is one line on standard error and exit status 2."""
-
-    @app.command()
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        if kwargs.get("quiet") or not sys.stderr.isatty():  # the bars of loading and downloading
-            transformers_logging.disable_progress_bar()
-            disable_progress_bars()
-        try:
-            function(*args, **kwargs)
-        except (ValueError, OSError, ModuleNotFoundError) as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt as interrupt:
-            typer.echo(
-                f"interrupted: {str(interrupt) or 'no output is left half written, call again to start anew'}", err=True
-            )
-            raise typer.Exit(130) from interrupt
-
-    return wrapped

@@ -1,33 +1,26 @@
-"""Commands for vectors that exist already."""
+"""Commands for stored vectors: fit a head on them, apply it to them, attach it to their model."""
 
-from __future__ import annotations
-
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from st_dimreduce.files import check_target
+from st_dimreduce.cli.main import command, hide_loading_bars, show
 from st_dimreduce.cli.options import (
     BadRows,
     Bytes,
-    Column,
     Dim,
     Force,
     Goal,
     Keep,
+    Output,
     Quiet,
     Seed,
     Source,
     Trust,
-    command,
+    VectorColumn,
 )
-from st_dimreduce.models.encoder import load_model
-from st_dimreduce.models.heads import fit_on_vectors, load_head, save_head
-from st_dimreduce.portable import RECORD, save_portable
-from st_dimreduce.evaluation.report import choice_table
-from st_dimreduce.models.attach import attach_head
-from st_dimreduce.vectors.reduce import reduce_vectors
+from st_dimreduce.enums import Objective, OnBadRow, Precision
 
 
 @command
@@ -37,15 +30,18 @@ def fit(
     dim: Dim = None,
     bytes_: Bytes = None,
     keep: Keep = None,
-    objective: Goal = "quality",
-    column: Column = None,
+    objective: Goal = Objective.QUALITY,
+    column: VectorColumn = None,
     seed: Seed = 0,
-    on_bad_row: BadRows = "raise",
+    on_bad_row: BadRows = OnBadRow.RAISE,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a head on stored vectors, with no model and no text."""
-    console = Console(quiet=quiet)
+    """Fit a head on stored vectors, without a model or texts."""
+    from st_dimreduce.files import check_target
+    from st_dimreduce.head import RECORD
+    from st_dimreduce.vectors.fit import fit_on_vectors
+
     check_target(output, force, marker=RECORD)
     head = fit_on_vectors(
         source,
@@ -58,27 +54,34 @@ def fit(
         on_bad_row=on_bad_row,
         show_progress_bar=False if quiet else None,
     )
-    save_head(head, output, overwrite=force)
-    if "choice" in head.fitted:
-        console.print(choice_table(head.fitted["choice"]))
-    vectors = f"{head.fitted['vectors']:,} vectors of {head.in_features} dimensions"
-    console.print(f"Wrote {output}: {head.out_features} dimensions from {vectors}.", highlight=False)
+    head.save(output, overwrite=force)
+    if head.record.choice:
+        from st_dimreduce.evaluation.report import choice_table
+
+        show(choice_table(head.record.choice), quiet=quiet)
+    vectors = f"{head.record.vectors:,} vectors of {head.in_features} dimensions"
+    show(f"Wrote {output}: {head.out_features} dimensions from {vectors}.", quiet=quiet)
 
 
 @command
 def apply(
     head: Annotated[str, typer.Argument(help="Folder of a head, or name or folder of a reduced model.")],
     source: Source,
-    sink: Annotated[str, typer.Argument(help="A .npy, .parquet or .arrow file, or a folder of part files.")],
+    sink: Annotated[str, typer.Argument(help="Output: a .npy, .parquet or .arrow file, or a folder of part files.")],
     precision: Annotated[
-        str | None, typer.Option(help="float32, int8, int4, int2 or binary; what the head was fitted for if not given.")
+        Precision | None, typer.Option(help="Precision of the stored vectors; the head's if not given.")
     ] = None,
-    column: Column = None,
-    on_bad_row: BadRows = "raise",
+    column: VectorColumn = None,
+    on_bad_row: BadRows = OnBadRow.RAISE,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Reduce stored vectors. Interrupted or killed, the same command goes on where it was."""
+    """Reduce stored vectors. After an interruption, the same command resumes."""
+    from st_dimreduce.models.load import load_head
+    from st_dimreduce.vectors.reduce import reduce_vectors
+
+    if not Path(head).is_dir():  # it is downloaded
+        hide_loading_bars(quiet)
     loaded = load_head(head)
     precision = precision or loaded.precision
     done = reduce_vectors(
@@ -91,22 +94,31 @@ def apply(
         overwrite=force,
         show_progress_bar=False if quiet else None,
     )
-    zeros = f", {done.bad_rows:,} of them without a direction and stored as zeros" if done.bad_rows else ""
-    size = f"{done.rows:,} vectors of {loaded.out_features} dimensions in {precision}, {done.bytes:,} bytes{zeros}"
-    Console(quiet=quiet).print(f"Wrote {sink}: {size}; {done.seconds:.1f} s.", highlight=False)
+    zeros = f", {done.bad_rows:,} of them stored as zeros" if done.bad_rows else ""
+    size = f"{done.rows:,} vectors of {loaded.out_features} dimensions in {precision.value}, {done.bytes:,} bytes"
+    show(f"Wrote {sink}: {size}{zeros}; {done.seconds:.1f} s.", quiet=quiet)
 
 
 @command
 def attach(
     head: Annotated[str, typer.Argument(help="Folder of a head.")],
     model: Annotated[str, typer.Argument(help="Name or path of the model that the vectors came from.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the reduced model to.")],
+    output: Output,
     trust_remote_code: Trust = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put a head behind its model, to encode queries that agree with the reduced vectors."""
+    """Attach a head to the model that its vectors came from, to encode queries for the reduced vectors."""
+    from st_dimreduce.files import check_target
+    from st_dimreduce.models.load import load_head, load_model
+
     check_target(output, force)
+    loaded = load_head(head)
+
+    from st_dimreduce.models.attach import attach_head
+    from st_dimreduce.portable.save import save_portable
+
+    hide_loading_bars(quiet)
     base = load_model(model, trust_remote_code=trust_remote_code)
-    save_portable(attach_head(base, load_head(head)), output, overwrite=force)
-    Console(quiet=quiet).print(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", highlight=False)
+    save_portable(attach_head(base, loaded), output, overwrite=force)
+    show(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", quiet=quiet)

@@ -1,10 +1,11 @@
-"""Codes for LangChain: int8 or binary where a vector store takes them, from any model of embeddings."""
+"""LangChain embeddings that return int8 or binary codes."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from st_dimreduce.codes.precision import Precision, quantize
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.enums import Precision
 
 try:
     from langchain_core.embeddings import Embeddings
@@ -13,25 +14,26 @@ except ModuleNotFoundError as error:
 
 
 class CodeEmbeddings(Embeddings):
-    """Embeddings whose documents are codes, as lists of whole numbers.
+    """Embeddings whose documents are codes, as lists of integers.
 
-    ``CodeEmbeddings(HuggingFaceEmbeddings(model_name="mpnet-128"))`` goes wherever LangChain takes embeddings. The grid
-    is fixed: the same text has the same code whatever it is embedded with, which
-    ``encode_kwargs={"precision": "int8"}`` cannot promise.
+    Pass ``CodeEmbeddings(HuggingFaceEmbeddings(model_name="mpnet-128"))`` wherever LangChain takes embeddings. The code
+    of a text does not depend on the other texts of its batch, as it does with
+    ``encode_kwargs={"precision": "int8"}``.
 
     ========== ================================================= ================================================
-    int8       k numbers from -127 to 127, queries as floats     any store that compares by cosine
+    int8       k integers from -127 to 127, queries as floats    any store that compares by cosine
     binary     k / 8 bytes from 0 to 255, queries as well        stores that compare bits by Hamming distance
     int4, int2 packed bytes from 0 to 255, queries as floats     :func:`st_dimreduce.search`, no store
     ========== ================================================= ================================================
 
-    A store saves space by int8 only in a column of bytes; one whose queries must be bytes too, as those of
+    int8 saves space only where the store has a column of bytes. A store whose queries must be bytes as well, such as
     Elasticsearch, takes ``query_precision="int8"``.
 
     Args:
-        embeddings: What embeds the texts, a reduced model behind it.
-        precision: A ``Precision`` or its name. Defaults to int8.
-        query_precision: That of queries. Defaults to float32 (lengths as the model gives them), for binary to binary.
+        embeddings: The embeddings of a reduced model.
+        precision: Precision of the documents. Defaults to int8.
+        query_precision: Precision of the queries. Defaults to binary if ``precision`` is binary, else to float32: the
+            queries as the model returns them, of any norm.
 
     Raises:
         ValueError: If a precision is unknown.
@@ -43,9 +45,11 @@ class CodeEmbeddings(Embeddings):
         precision: Precision | str = Precision.INT8,
         query_precision: Precision | str | None = None,
     ) -> None:
-        self.embeddings, self.precision = embeddings, Precision(precision)
-        usual = self.precision if self.precision is Precision.BINARY else Precision.FLOAT32
-        self.query_precision = Precision(query_precision or usual)
+        self.embeddings = embeddings
+        self.precision = Precision(precision)
+        if query_precision is None:
+            query_precision = Precision.BINARY if self.precision is Precision.BINARY else Precision.FLOAT32
+        self.query_precision = Precision(query_precision)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         vectors = self.embeddings.embed_documents(texts)

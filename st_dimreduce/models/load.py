@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st_dimreduce.head import CONFIG, RECORD, WEIGHTS, Head, read_dense
+from st_dimreduce.head import CONFIG, MODEL_KEY, RECORD, WEIGHTS, Head, read_dense, record_in_card
 from st_dimreduce.models.folder import REMOTE, check_entries, read_layout
 from st_dimreduce.untrusted import read_json, read_object, stay_inside
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _BEHIND = ("Normalize", "Pooling")  # modules that may stand behind a head
+_CARD = "README.md"
 
 
 def load_model(name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> SentenceTransformer:
@@ -83,7 +84,7 @@ def _remote_head(name: str) -> tuple[Path, str]:
     relative = _head_entry(modules)
     for file in (CONFIG, WEIGHTS):
         hf_hub_download(repo, f"{relative}/{file}")
-    for file in (RECORD, CONFIG):  # of the model, where they are
+    for file in (RECORD, CONFIG, _CARD):  # of the model, where they are
         with suppress(EntryNotFoundError):
             hf_hub_download(repo, file)
     return modules.parent, relative
@@ -103,12 +104,15 @@ def _head_entry(modules: Path) -> str:
 
 
 def _record(root: Path, dense: dict[str, Any]) -> Any:
-    """Return the record of a head: its own, that of its folder, or that in the config of its transformer."""
+    """Return the record of a head: its own, that of its folder, or that in its transformer's config or its card."""
     if "record" in dense:
         return dense["record"]
     if (root / RECORD).exists():
         return read_object(root / RECORD)
-    return read_object(root / CONFIG).get("st_dimreduce", {}) if (root / CONFIG).exists() else {}
+    if (root / CONFIG).exists():
+        return read_object(root / CONFIG).get(MODEL_KEY, {})
+    card = (root / _CARD).read_text(encoding="utf-8") if (root / _CARD).is_file() else None
+    return record_in_card(card).to_dict()
 
 
 def check_hub_name(name: str) -> None:

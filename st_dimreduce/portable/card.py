@@ -1,94 +1,124 @@
-"""The model card: what the Hub reads of a reduced model, and what a person should know before using it."""
+"""The model card of a reduced model, for people and for the Hub."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from st_dimreduce.codes.precision import Precision
+from st_dimreduce.enums import Precision
+from st_dimreduce.head import FitRecord, record_comment
 
 MARK = "<!-- Written by st_dimreduce, anew at every publish: take this line out to keep a text of your own. -->"
 PICTURE = "quality.png"
-ORIGIN = ("base_model", "license", "license_name", "license_link", "language")  # what the base model's card says
-_ENOUGH = 0.99  # share of the best figure that a recommended precision keeps
+_ORIGIN = ("base_model", "license", "license_name", "license_link", "language")  # from the base model's card
+_ENOUGH = 0.99  # share of the best value that a recommended precision retains
 _TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "dimensionality-reduction"]
-# Figure, its heading, and the name the Hub knows it by: that of Sentence Transformers' evaluators where there is one.
-_MEASURES = {
+# Metric, its heading, and the name the Hub knows it by: that of Sentence Transformers' evaluators where there is one.
+_METRICS = {
     "ndcg": ("nDCG@10", "cosine_ndcg@10"),
     "recall": ("recall@10", "cosine_recall@10"),
     "sts": ("STS", "spearman_cosine"),
     "overlap": ("overlap@10", "neighbour_overlap@10"),
-    "retention": ("kept", "retention"),
-    "spearman": ("cosines agree", "spearman_with_base_model"),
+    "retention": ("retention", "retention"),
+    "spearman": ("Spearman of cosines", "spearman_with_base_model"),
 }
-_SETTINGS = {
+_SETTINGS = {  # fields of the record, in the words of the card
     "method": "method",
-    "objective": "made for",
+    "objective": "objective",
     "vectors": "vectors it was fitted on",
-    "pairs": "pairs of texts that told meaning from noise",
+    "cloze_pairs": "cloze pairs for within-pair whitening",
     "labelled_pairs": "labelled pairs it was trained on",
     "whitening": "whitening (power of the eigenvalues)",
     "rotation": "rotation",
-    "gain": "root mean square of the Tanh's input",
-    "nested": "sizes at which it may be cut",
-    "mean_norm": "mean length of the vectors it reads",
+    "gain": "gain (root mean square of the Tanh's input)",
+    "nested": "sizes at which it may be truncated",
+    "mean_norm": "mean norm of the vectors it reduces",
     "seed": "seed",
+    "trained_steps": "steps of contrastive training",
+    "distilled_steps": "steps of distillation",
 }
-_NOT_SETTINGS = {"in_features", "out_features", "versions", "figures", "choice", "precision", *ORIGIN}
 
 
-def model_card(record: dict[str, Any], name: str | None = None, picture: bool = False) -> str:
+def model_card(
+    record: FitRecord, in_features: int, out_features: int, name: str | None = None, picture: bool = False
+) -> str:
     """Write the README.md of a reduced model.
 
     Args:
-        record: What ``st_dimreduce.json`` says of the model. Under ``figures``, a comparison's ``to_dict()``; what it
-            does not say is left out of the card.
+        record: The record of its head. What it does not say is left out of the card.
+        in_features: Size of the base model's embeddings.
+        out_features: Size of the reduced embeddings.
         name: The model's name on the Hub. Defaults to None: the reader is told to put in name or path.
-        picture: Whether ``quality.png`` will stand beside the card. Defaults to False.
+        picture: Whether ``quality.png`` will be beside the card. Defaults to False.
 
     Returns:
-        Markdown with a block of metadata that the Hub reads.
+        Markdown with a block of metadata that the Hub reads, and the record in a comment that a loaded model keeps.
     """
-    size, base = record["out_features"], record.get("base_model")
-    title = f"{base.split('/')[-1]} in {size} dimensions" if base else f"Sentence embeddings of {size} dimensions"
-    origin = f" It is [`{base}`](https://huggingface.co/{base}) with one layer more." if base else ""
+    base = record.base_model
+    title = f"{base.split('/')[-1]} in {out_features} dimensions" if base else None
+    title = title or f"Sentence embeddings of {out_features} dimensions"
+    origin = f" It is [`{base}`](https://huggingface.co/{base}) with one more layer." if base else ""
     parts = [
-        f"---\n{_metadata(record, name or title).to_yaml()}\n---\n",
-        f"{MARK}\n",
+        f"---\n{_metadata(record, out_features, name or title).to_yaml()}\n---\n",
+        f"{MARK}\n{record_comment(record)}\n",
         f"# {title}\n",
-        f"Maps a text to {size} numbers, where its base model gives {record['in_features']}.{origin} "
-        f"{_advice(record)}\n",
-        _use(record, name),
-        _found(record, picture),
-        _fit(record),
+        f"Maps a text to {out_features} numbers, where its base model gives {in_features}.{origin} "
+        f"{_advice(record, in_features, out_features)}\n",
+        _usage(record, out_features, name),
+        _results(record, picture),
+        _fit(record, in_features, out_features),
         _licence(record),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def reduced_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+def reduced_rows(record: FitRecord, out_features: int) -> list[dict[str, Any]]:
     """Return the rows of a record's figures that are of the model itself: none of its base, a peer, a baseline."""
-    rows = record.get("figures", {}).get("rows", [])[1:]
+    rows = (record.figures or {}).get("rows", [])[1:]
     stored = {precision.value for precision in Precision}
-    mine = [row for row in rows if row["dimensions"] == record["out_features"] and row["precision"] in stored]
+    mine = [row for row in rows if row["dimensions"] == out_features and row["precision"] in stored]
     return [row for row in mine if "untrained" not in row["name"]]
 
 
-def recommended(record: dict[str, Any]) -> tuple[Precision, int]:
-    """Return the precision to store the model's vectors in, and the bytes each then takes.
+def recommended(record: FitRecord, out_features: int) -> tuple[Precision, int]:
+    """Return the precision to store the model's vectors in, and the bytes per vector in it.
 
-    What the fit chose for a budget; else the smallest measured that keeps 99 % of the best figure; else float32.
+    What the fit chose for a budget; else the smallest measured that retains 99 % of the best value; else float32.
     """
-    precision, rows = Precision(record.get("precision", "float32")), reduced_rows(record)
-    if "choice" not in record and rows:
-        figure = record["figures"].get("figure", "overlap")
-        good = [row for row in rows if row[figure] >= _ENOUGH * max(row[figure] for row in rows)]
+    precision, rows = record.precision, reduced_rows(record, out_features)
+    if record.choice is None and record.figures and rows:
+        metric = record.figures.get("metric", "overlap")
+        good = [row for row in rows if row[metric] >= _ENOUGH * max(row[metric] for row in rows)]
         precision = Precision(min(good, key=lambda row: row["bytes_per_vector"])["precision"])
-    return precision, precision.bytes_per_vector(record["out_features"])
+    return precision, precision.bytes_per_vector(out_features)
 
 
-def _metadata(record: dict[str, Any], name: str) -> ModelCardData:
+def figures_table(figures: dict[str, Any]) -> str:
+    """Lay figures out as a Markdown table; what was not measured has no column."""
+    rows = figures["rows"]
+    metrics = {key: title for key, (title, _) in _METRICS.items() if any(row.get(key) is not None for row in rows)}
+    if figures.get("metric", "overlap") == "overlap":
+        metrics.pop("retention", None)  # which is the same as the overlap
+    lines = [["", "dimensions", "stored as", "bytes", "GB for 10M", *metrics.values()]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for row in rows:
+        size = [str(row["dimensions"]), row["precision"], f"{row['bytes_per_vector']:,}"]
+        values = [_percent(row.get(key), (row.get("intervals") or {}).get(key)) for key in metrics]
+        lines.append([row["name"].replace("|", "/"), *size, f"{row['bytes_per_vector'] / 100:.2f}", *values])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(share: float | None, interval: Sequence[float] | None) -> str:
+    if share is None:
+        return ""
+    ends = [f"{100 * end:.1f}" for end in interval or ()]
+    return f"{100 * share:.1f}" + (f" ({' to '.join(ends)})" if len(set(ends)) > 1 else "")
+
+
+def _metadata(record: FitRecord, out_features: int, name: str) -> ModelCardData:
     results = [
         EvalResult(
             task_type="information-retrieval",
@@ -96,14 +126,14 @@ def _metadata(record: dict[str, Any], name: str) -> ModelCardData:
             dataset_type="unknown",  # as Sentence Transformers' own cards say of a dataset that is not on the Hub
             dataset_name="texts held out from the fit",
             metric_type=kind,
-            metric_name=f"{title}, {row['precision']}, {row['bytes_per_vector']} bytes a vector",
-            metric_value=round(float(row[figure]), 4),
+            metric_name=f"{title}, {row['precision']}, {row['bytes_per_vector']} bytes per vector",
+            metric_value=round(float(row[metric]), 4),
         )
-        for row in reduced_rows(record)
-        for figure, (title, kind) in _MEASURES.items()
-        if row.get(figure) is not None and figure != "retention"
+        for row in reduced_rows(record, out_features)
+        for metric, (title, kind) in _METRICS.items()
+        if row.get(metric) is not None and metric != "retention"
     ]
-    origin: dict[str, Any] = {key: record.get(key) for key in ORIGIN}
+    origin: dict[str, Any] = {key: getattr(record, key) for key in _ORIGIN}
     return ModelCardData(
         **origin,
         library_name="sentence-transformers",
@@ -114,23 +144,22 @@ def _metadata(record: dict[str, Any], name: str) -> ModelCardData:
     )
 
 
-def _advice(record: dict[str, Any]) -> str:
-    precision, width = recommended(record)
-    full = f"{Precision.FLOAT32.bytes_per_vector(record['in_features']):,}"
-    if precision is Precision.FLOAT32:
-        return f"A vector takes {width:,} bytes instead of {full}."
-    return f"Stored as `{precision.value}`, a vector takes {width:,} bytes instead of {full}."
+def _advice(record: FitRecord, in_features: int, out_features: int) -> str:
+    precision, size = recommended(record, out_features)
+    stored = "This is" if precision is Precision.FLOAT32 else f"Stored as `{precision.value}`, this is"
+    full = Precision.FLOAT32.bytes_per_vector(in_features)
+    return f"{stored} {size:,} bytes per vector instead of {full:,}."
 
 
-def _use(record: dict[str, Any], name: str | None) -> str:
-    size, (precision, width) = record["out_features"], recommended(record)
-    text = f"""## Use
+def _usage(record: FitRecord, out_features: int, name: str | None) -> str:
+    precision, size = recommended(record, out_features)
+    text = f"""## Usage
 
 ```python
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("{name or "path or name of this model"}")
-embeddings = model.encode(["A sentence", "Another sentence"])  # shape (2, {size})
+embeddings = model.encode(["A sentence", "Another sentence"])  # shape (2, {out_features})
 ```
 
 No flag, no plug-in, any version of Sentence Transformers; Text Embeddings Inference serves it too.
@@ -138,78 +167,54 @@ No flag, no plug-in, any version of Sentence Transformers; Text Embeddings Infer
     if precision is Precision.FLOAT32:
         return text
     return f"""{text}
-To store {width:,} bytes a vector and search them (`pip install st_dimreduce`):
+To store {size:,} bytes per vector and search them (`pip install st_dimreduce`):
 
 ```python
 from st_dimreduce import quantize, search
 
-codes = quantize(embeddings, "{precision.value}")  # {width:,} bytes a row
+codes = quantize(embeddings, "{precision.value}")  # {size:,} bytes per row
 scores, rows = search(model.encode_query(["A question"]), codes, "{precision.value}")
 ```
 """
 
 
-def _found(record: dict[str, Any], picture: bool) -> str:
-    figures = record.get("figures", {})
+def _results(record: FitRecord, picture: bool) -> str:
+    figures = record.figures or {}
     if not figures.get("rows"):
         return ""
-    image = f"\n![What is found, against the bytes a vector takes]({PICTURE})\n" if picture else ""
+    image = f"\n![Quality against the bytes per vector]({PICTURE})\n" if picture else ""
     table = figures_table(figures)
-    brackets = "\nIn brackets: 95 % intervals." if "(" in table else ""
-    asked = f"{figures['documents']:,} documents, {figures['queries']:,} queries"
-    return f"""## What it costs and finds
+    brackets = "\nIn brackets: 95 % confidence intervals." if "(" in table else ""
+    counts = f"{figures['documents']:,} documents, {figures['queries']:,} queries"
+    return f"""## Size and quality
 
-In percent; {asked}. Queries are floats, documents are stored as the row says. overlap@10: how many of
-the base model's ten nearest neighbours are found. nDCG@10 and recall@10, where given, are against the documents that
-should be found, STS against people's scores; kept: the first of these, as a share of the base model's.{brackets}
+In percent; {counts}. Queries are floats, documents are stored as the row says. overlap@10: share of the base model's
+ten nearest neighbours that are found. nDCG@10 and recall@10, where given, are against the relevant documents, STS
+against people's scores; retention: the first of these, relative to the base model's.{brackets}
 
 {table}
 {image}"""
 
 
-def figures_table(figures: dict[str, Any]) -> str:
-    """Lay figures out as a Markdown table; what was not measured has no column."""
-    rows = figures["rows"]
-    measures = {key: title for key, (title, _) in _MEASURES.items() if any(row.get(key) is not None for row in rows)}
-    if figures.get("figure", "overlap") == "overlap":
-        measures.pop("retention", None)  # which says the same
-    lines = [["", "dimensions", "stored as", "bytes", "GB for 10M", *measures.values()]]
-    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
-    for row in rows:
-        size = [str(row["dimensions"]), row["precision"], f"{row['bytes_per_vector']:,}"]
-        found = [_figure(row.get(key), (row.get("intervals") or {}).get(key)) for key in measures]
-        lines.append([row["name"].replace("|", "/"), *size, f"{row['bytes_per_vector'] / 100:.2f}", *found])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _figure(share: float | None, interval: list[float] | None) -> str:
-    if share is None:
-        return ""
-    ends = [f"{100 * end:.1f}" for end in interval or ()]
-    return f"{100 * share:.1f}" + (f" ({' to '.join(ends)})" if len(set(ends)) > 1 else "")
-
-
-def _fit(record: dict[str, Any]) -> str:
-    layer = f"One layer, {record['in_features']} to {record['out_features']}, Linear and Tanh, behind the pooling"
-    known = [key for key in _SETTINGS if key in record]
-    keys = known + [key for key in record if key not in _SETTINGS and key not in _NOT_SETTINGS]
-    lines = [f"- {_SETTINGS.get(key, key.replace('_', ' '))}: {_plain(record[key])}" for key in keys]
-    said = f"{layer}; `st_dimreduce.json` says all of it." if lines else f"{layer}; how it was fitted is not on record."
-    versions = [f"{name} {version}" for name, version in record.get("versions", {}).items()]
-    return "\n".join(
-        ["## How it was fitted\n", said, "", *lines, *(["- with: " + ", ".join(versions)] if versions else []), ""]
-    )
+def _fit(record: FitRecord, in_features: int, out_features: int) -> str:
+    layer = f"One layer, {in_features} to {out_features}, Linear and Tanh, behind the pooling"
+    values = {each.name: getattr(record, each.name) for each in fields(record)}
+    lines = [f"- {text}: {_plain(values[name])}" for name, text in _SETTINGS.items() if values[name] is not None]
+    rest = "`st_dimreduce.json` has all of it" if lines else "how it was fitted is not on record"
+    if record.versions:
+        lines.append("- with: " + ", ".join(f"{name} {version}" for name, version in record.versions.items()))
+    return "\n".join(["## How it was fitted\n", f"{layer}; {rest}.", "", *lines, ""])
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_plain(part) for part in value)
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _licence(record: dict[str, Any]) -> str:
-    base, licence = record.get("base_model"), record.get("license_name") or record.get("license")
+def _licence(record: FitRecord) -> str:
+    base, licence = record.base_model, record.license_name or record.license
     whose = f"`{base}`" if base else "the base model"
-    said = f"The card of {whose} names `{licence}`, which this card repeats: its terms hold for what is made from it."
+    known = f"The card of {whose} names `{licence}`, which this card repeats: its terms hold for what is made from it."
     unknown = f"The licence of {whose} is not on record: look it up before you pass this model on."
-    return f"## Licence\n\n{said if licence else unknown}\n"
+    return f"## Licence\n\n{known if licence else unknown}\n"

@@ -1,4 +1,4 @@
-"""What would make a reader of a model's folder fail, or serve other vectors than the model gives.
+"""Checking a model's folder for what makes a reader fail, or serve other vectors than the model gives.
 
 Text Embeddings Inference does not stop at a ``modules.json`` that it cannot parse: it leaves out every ``Dense`` and
 serves the unreduced embeddings. Nothing in the folder is loaded or run here.
@@ -12,18 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-from st_dimreduce.models.folder import PICKLE, WEIGHTS, Part, pooling_modes, read_layout
-from st_dimreduce.portable.transformers4 import missing_words
-from st_dimreduce.portable.save import ACTIVATIONS, POOLING_KEYS
+from st_dimreduce.head import ACTIVATIONS, CONFIG, PICKLE, WEIGHTS
+from st_dimreduce.models.folder import Part, needs_own_code, pooling_modes, read_layout
+from st_dimreduce.portable.layout import (
+    DENSE_KEYS,
+    MODEL_CONFIG,
+    MODULES,
+    OLD_NAMES,
+    POOLING_KEYS,
+    SENTENCE_CONFIG,
+    TOKENIZER_CONFIG,
+    TRANSFORMER_KEYS,
+    module_path,
+    reads_sentences,
+)
+from st_dimreduce.portable.transformers4 import missing_settings
 from st_dimreduce.untrusted import read_json, read_object, short
 
 SERVER = "Text Embeddings Inference"
 OLDER = "Sentence Transformers before 6"
-OLD_NAMES = {kind: f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Dense", "Normalize")}
-TRANSFORMER_KEYS = {"max_seq_length", "do_lower_case", "model_args", "tokenizer_args", "config_args"}
-DENSE_KEYS = {"in_features", "out_features", "bias", "activation_function"}
 _SERVED = {POOLING_KEYS[mode] for mode in ("cls", "mean", "lasttoken")}
 _FIX = "rewrite the folder with st-dimreduce check --fix"
 _REDUCE = "reduce the base model again, with the head directly behind Pooling"
@@ -31,12 +38,12 @@ _REDUCE = "reduce the base model again, with the head directly behind Pooling"
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing in a model's folder that a reader would stumble over.
+    """One thing in a model's folder that a reader misreads or cannot read.
 
     Attributes:
-        where: The file, as seen from the model's folder.
+        where: The file, relative to the model's folder.
         what: What is wrong there.
-        reader: Who stumbles, and how.
+        reader: Who is affected, and how.
         remedy: What to do about it.
     """
 
@@ -47,7 +54,7 @@ class Problem:
 
     @property
     def fixable(self) -> bool:
-        """Whether :func:`st_dimreduce.portable.fix` mends it."""
+        """Whether :func:`st_dimreduce.fix` mends it."""
         return self.remedy == _FIX
 
     def __str__(self) -> str:
@@ -80,128 +87,124 @@ def check(path: str | os.PathLike[str]) -> list[Problem]:
 
 
 def _modules(root: Path, parts: list[Part]) -> Iterator[Problem]:
-    where = "modules.json"
-    if not (root / where).exists():
-        yield Problem(where, "it is missing", f"{SERVER} finds no pooling", "save the model with save_portable")
+    if not (root / MODULES).exists():
+        yield Problem(MODULES, "it is missing", f"{SERVER} finds no pooling", "save the model with save_portable")
         return
-    for number, entry in enumerate(read_json(root / where)):
-        if not isinstance(entry.get("idx"), int) or isinstance(entry.get("idx"), bool) or entry["idx"] < 0:
-            yield Problem(where, f"module {number} has no idx", f"{SERVER} serves unreduced embeddings", _FIX)
+    for number, entry in enumerate(read_json(root / MODULES)):
+        idx = entry.get("idx")
+        if not isinstance(idx, int) or isinstance(idx, bool) or idx < 0:
+            yield Problem(MODULES, f"module {number} has no idx", f"{SERVER} serves unreduced embeddings", _FIX)
     for part in parts:
         yield from _type(part)
     kinds = [part.kind for part in parts]
     places = [place for place, kind in enumerate(kinds) if kind in {"Dense", "DimReduce"}]
     last = max(places, default=0)
     if "Normalize" in kinds[:last]:
-        what = "a Normalize stands before a Dense"
-        yield Problem(where, what, f"{SERVER} leaves it out and serves different vectors", _REDUCE)
+        hurt = f"{SERVER} leaves it out and serves different vectors"
+        yield Problem(MODULES, "a Normalize is before a Dense", hurt, _REDUCE)
     if "Pooling" in kinds and min(places, default=len(kinds)) < kinds.index("Pooling"):
-        yield Problem(where, "a Dense stands before Pooling", f"{SERVER} applies it behind, to other vectors", _REDUCE)
+        hurt = f"{SERVER} applies it behind Pooling, to other vectors"
+        yield Problem(MODULES, "a Dense is before Pooling", hurt, _REDUCE)
 
 
 def _type(part: Part) -> Iterator[Problem]:
-    where = "modules.json"
-    if part.type in OLD_NAMES.values():
+    if part.kind == "StaticEmbedding":
+        new = part.type != OLD_NAMES["StaticEmbedding"]
+        hurt = f"{SERVER} cannot serve it" + (f", {OLDER} does not load it by this name" if new else "")
+        yield Problem(MODULES, "it starts with a StaticEmbedding", hurt, "serve it with Sentence Transformers")
+    elif part.type in OLD_NAMES.values():
         return
-    if part.kind == "DimReduce":
+    elif part.kind == "DimReduce":
         hurt = f"every reader needs trust_remote_code and the package, {SERVER} serves unreduced embeddings"
-        yield Problem(where, f"it names {short(part.type)}", hurt, _FIX)
+        yield Problem(MODULES, f"it names {short(part.type)}", hurt, _FIX)
     elif part.kind in OLD_NAMES and part.type.startswith("sentence_transformers."):
         hurt = f"{OLDER} does not load it, {SERVER} may serve unreduced embeddings"
-        yield Problem(where, f"{part.kind} has its new name {part.type!r}", hurt, _FIX)
-    elif part.kind == "StaticEmbedding":
-        new = part.type != "sentence_transformers.models.StaticEmbedding"
-        hurt = f"{SERVER} cannot serve it" + (f", {OLDER} does not load it by this name" if new else "")
-        yield Problem(where, "it starts with a StaticEmbedding", hurt, "serve it with Sentence Transformers")
+        yield Problem(MODULES, f"{part.kind} has its new name {part.type!r}", hurt, _FIX)
     else:
         hurt = f"{SERVER} serves unreduced embeddings"
         hurt += "" if part.type.startswith("sentence_transformers.") else ", every other reader needs trust_remote_code"
-        yield Problem(
-            where, f"it names {short(part.type)}", hurt, "use Transformer, Pooling, Dense and Normalize alone"
-        )
+        remedy = "use only Transformer, Pooling, Dense and Normalize"
+        yield Problem(MODULES, f"it names {short(part.type)}", hurt, remedy)
 
 
 def _transformer(part: Part) -> Iterator[Problem]:
     config, where = part.config, f"{part.path}/".lstrip("/")
     if part.path:
-        yield Problem("modules.json", f"the transformer lies in {part.path}", f"{SERVER} looks for it above", _FIX)
+        yield Problem(MODULES, f"the transformer is in {part.path}", f"{SERVER} looks for it above", _FIX)
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         hurt = f"{SERVER} does not start"
-        yield Problem(f"{where}config.json", "it names no architectures", hurt, "save the base model again")
+        yield Problem(f"{where}{CONFIG}", "it names no architectures", hurt, "save the base model again")
     elif any(name.endswith("Classification") for name in architectures):
         what, hurt = f"it names {short(architectures)}", f"{SERVER} takes it for a classifier"
-        yield Problem(f"{where}config.json", what, hurt, "save the base model without its classifier")
-    if "auto_map" in config and str(config.get("model_type")) not in CONFIG_MAPPING_NAMES:
+        yield Problem(f"{where}{CONFIG}", what, hurt, "save the base model without its classifier")
+    if needs_own_code(config):
         hurt = "every reader needs trust_remote_code"
-        yield Problem(f"{where}config.json", "it needs code of its own", hurt, "choose a base model that does not")
+        yield Problem(f"{where}{CONFIG}", "it needs code of its own", hurt, "choose a base model that does not")
     if not (part.folder / "tokenizer.json").exists():
         hurt = f"{SERVER} does not start"
         yield Problem(f"{where}tokenizer.json", "it is missing", hurt, "save the model with a fast tokenizer")
     if not any((part.folder / name).exists() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
         what = f"there is no {WEIGHTS}"
         yield Problem(where or ".", what, "readers that refuse pickles do not load it", "save the model again")
-    tokenizer = part.folder / "tokenizer_config.json"
-    for name in missing_words(config, read_object(tokenizer) if tokenizer.exists() else {}):
-        file = "tokenizer_config.json" if "token" in name or name == "model_input_names" else "config.json"
+    tokenizer = part.folder / TOKENIZER_CONFIG
+    for name in missing_settings(config, read_object(tokenizer) if tokenizer.exists() else {}):
+        file = TOKENIZER_CONFIG if "token" in name or name == "model_input_names" else CONFIG
         hurt = "transformers before 5 fails, or gives different vectors"
-        yield Problem(f"{where}{file}", f"{name} is not said as transformers before 5 reads it", hurt, _FIX)
-    yield from _sentence_config(part, f"{where}sentence_bert_config.json")
+        yield Problem(f"{where}{file}", f"{name} is not written as transformers before 5 reads it", hurt, _FIX)
+    yield from _sentence_config(part, f"{where}{SENTENCE_CONFIG}")
 
 
 def _sentence_config(part: Part, where: str) -> Iterator[Problem]:
-    if not (part.folder / "sentence_bert_config.json").exists():
+    if not (part.folder / SENTENCE_CONFIG).exists():
         return
-    config = read_object(part.folder / "sentence_bert_config.json")
-    if unknown := sorted(set(config) - TRANSFORMER_KEYS):
+    config = read_object(part.folder / SENTENCE_CONFIG)
+    if unknown := sorted(set(config) - set(TRANSFORMER_KEYS)):
         yield Problem(where, f"it has the new keys {', '.join(unknown)}", f"{OLDER} does not load it", _FIX)
     if not isinstance(config.get("max_seq_length"), int):
-        yield Problem(where, "it says no max_seq_length", f"{SERVER} does not start in some versions", _FIX)
+        yield Problem(where, "it has no max_seq_length", f"{SERVER} does not start in some versions", _FIX)
     if config.get("do_lower_case") is True:
-        what, hurt = "do_lower_case is true", f"{SERVER} does not lower the case"
-        yield Problem(where, what, hurt, "lower the case in tokenizer.json")
+        what, hurt = "do_lower_case is true", f"{SERVER} does not lowercase"
+        yield Problem(where, what, hurt, "lowercase in tokenizer.json")
 
 
 def _pooling(part: Part) -> Iterator[Problem]:
-    config, where = part.config, f"{part.path}/config.json"
-    if part.path != "1_Pooling":
-        yield Problem("modules.json", f"Pooling lies in {part.path!r}", f"{SERVER} looks for 1_Pooling alone", _FIX)
+    config, where, expected = part.config, f"{part.path}/{CONFIG}", module_path(1, "Pooling")
+    if part.path != expected:
+        yield Problem(MODULES, f"Pooling is in {part.path!r}", f"{SERVER} looks only in {expected}", _FIX)
     known = {"word_embedding_dimension", *POOLING_KEYS.values(), "include_prompt"}
     if new := sorted(set(config) - known):
         yield Problem(where, f"it has the new keys {', '.join(new)}", f"{OLDER} does not load it", _FIX)
     missing = [key for key in (POOLING_KEYS["cls"], POOLING_KEYS["mean"]) if not isinstance(config.get(key), bool)]
     if missing:
-        yield Problem(where, f"it says no true or false for {', '.join(missing)}", f"{SERVER} does not start", _FIX)
+        what = f"it does not set {', '.join(missing)} to true or false"
+        yield Problem(where, what, f"{SERVER} does not start", _FIX)
     modes = pooling_modes(config)
     keys = {POOLING_KEYS.get(mode, mode) for mode in modes}
     if len(keys) > 1:
-        what = f"it joins the poolings {', '.join(modes)}"
-        yield Problem(where, what, f"{SERVER} takes one of them alone", "choose a base model with one")
+        what = f"it concatenates the poolings {', '.join(modes)}"
+        yield Problem(where, what, f"{SERVER} takes only one of them", "choose a base model with one")
     elif not keys & _SERVED:
-        what = f"its pooling is {', '.join(modes) or 'none'}"
-        yield Problem(
-            where, what, f"{SERVER} knows cls, mean and lasttoken alone", "choose a base model with one of these"
-        )
+        what, hurt = f"its pooling is {', '.join(modes) or 'none'}", f"{SERVER} knows only cls, mean and lasttoken"
+        yield Problem(where, what, hurt, "choose a base model with one of these")
     if config.get("include_prompt") is False:
-        yield Problem(
-            where, "include_prompt is false", f"{SERVER} pools the prompt too", "use it without prompts there"
-        )
+        hurt = f"{SERVER} pools the prompt too"
+        yield Problem(where, "include_prompt is false", hurt, "use it without prompts there")
 
 
 def _dense(part: Part) -> Iterator[Problem]:
-    config, where = part.config, f"{part.path}/config.json"
-    if new := sorted(set(config) - DENSE_KEYS):
+    config, where = part.config, f"{part.path}/{CONFIG}"
+    if new := sorted(set(config) - set(DENSE_KEYS)):
         yield Problem(where, f"it has the new keys {', '.join(new)}", f"{OLDER} does not load it", _FIX)
-    if {config.get(f"module_{end}_name", "sentence_embedding") for end in ("input", "output")} != {
-        "sentence_embedding"
-    }:
+    if not reads_sentences(config):
         yield Problem(where, "it does not reduce the sentence embedding", f"{SERVER} applies it to that", _REDUCE)
     if config.get("use_residual"):
         yield Problem(where, "it has a residual connection", f"{SERVER} leaves it out", "train the head without")
     if not isinstance(config.get("bias"), bool):
-        yield Problem(where, "it says no true or false for bias", f"{SERVER} does not start", _FIX)
+        yield Problem(where, "it does not set bias to true or false", f"{SERVER} does not start", _FIX)
     if "activation_function" not in config:
-        yield Problem(where, "it names no activation", f"{SERVER} takes Identity, all others Tanh", _FIX)
+        hurt = f"{SERVER} takes Identity, all others Tanh"
+        yield Problem(where, "it names no activation", hurt, _FIX)
     elif config["activation_function"] not in ACTIVATIONS.values():
         what, hurt = f"its activation is {config['activation_function']}", f"{SERVER} does not start"
         yield Problem(where, what, hurt, "train the head with Tanh or Identity")
@@ -211,11 +214,11 @@ def _dense(part: Part) -> Iterator[Problem]:
 
 
 def _model(root: Path) -> Iterator[Problem]:
-    where = "config_sentence_transformers.json"
-    config: dict[str, Any] = read_object(root / where) if (root / where).exists() else {}
+    config: dict[str, Any] = read_object(root / MODEL_CONFIG) if (root / MODEL_CONFIG).exists() else {}
     prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
-        yield Problem(where, "a prompt is no string", f"{SERVER} does not start", _FIX)
+        yield Problem(MODEL_CONFIG, "a prompt is no string", f"{SERVER} does not start", _FIX)
     if config.get("truncate_dim") is not None:
         what, hurt = f"truncate_dim is {short(config['truncate_dim'])}", f"{SERVER} serves all dimensions"
-        yield Problem(where, what, hurt, "cut the vectors where they are used, or fit a head of this size")
+        remedy = "truncate the vectors where they are used, or fit a head of this size"
+        yield Problem(MODEL_CONFIG, what, hurt, remedy)

@@ -1,4 +1,4 @@
-"""A reduced model on the Hugging Face Hub: all of it in one commit, or none."""
+"""Publishing a reduced model on the Hugging Face Hub: all of it in one commit, or nothing."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from sentence_transformers import SentenceTransformer
 
+from st_dimreduce.head import RECORD, FitRecord
+from st_dimreduce.models.load import load_model
 from st_dimreduce.portable.card import MARK, PICTURE, model_card
-from st_dimreduce.models.encoder import load_model
-from st_dimreduce.portable import RECORD, check, save_portable, unportable
+from st_dimreduce.portable.check import check
+from st_dimreduce.portable.layout import CARD, MODULES
+from st_dimreduce.portable.save import save_portable, unportable
 from st_dimreduce.untrusted import read_object
 
 _CODE = {".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}  # what runs code when it is loaded
-_CARD = "README.md"
 _KEPT = {".gitattributes"}  # the Hub's own
 _STATUS = {
     401: "the Hub does not know this token: log in with `hf auth login`, or set HF_TOKEN",
@@ -138,7 +140,7 @@ def _portable_folder(
 
 
 def _check_folder(folder: Path) -> None:
-    missing = [name for name in ("modules.json", RECORD) if not (folder / name).is_file()]
+    missing = [name for name in (MODULES, RECORD) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} holds no {' and no '.join(missing)}: give a reduced model's folder (save_portable)")
     problems = unportable(list(load_model(folder)))
@@ -161,19 +163,20 @@ def _contents(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], str]
         if path.is_file():
             files[name] = path
     picture = b""
-    record = read_object(folder / RECORD)
+    content = read_object(folder / RECORD)
     try:
-        if record.get("figures", {}).get("rows"):
-            picture = _picture(record["figures"])
-        card = model_card(record, repo_id, picture=bool(picture))
+        record = FitRecord.from_dict(content)
+        if record.figures and record.figures.get("rows"):
+            picture = _picture(record.figures)
+        card = model_card(record, content["in_features"], content["out_features"], repo_id, picture=bool(picture))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / RECORD} is not as st_dimreduce writes it: {error!r}") from error
-    own = (folder / _CARD).read_text(encoding="utf-8") if _CARD in files else MARK
+    own = (folder / CARD).read_text(encoding="utf-8") if CARD in files else MARK
     if MARK not in own:
         return files, own
     if picture:
         files[PICTURE] = picture
-    return {**files, _CARD: card.encode()}, card
+    return {**files, CARD: card.encode()}, card
 
 
 def _picture(figures: dict[str, Any]) -> bytes:
@@ -221,7 +224,7 @@ def _replaced(there: ModelInfo, repo_id: str, private: bool | None) -> set[str]:
             f"{repo_id} is there and public: make it private on the Hub first, or choose another name"
         )
     names = {file.rfilename for file in there.siblings or []} - _KEPT
-    if names - {_CARD} and RECORD not in names:
+    if names - {CARD} and RECORD not in names:
         raise FileExistsError(f"{repo_id} holds files and no {RECORD}: choose another name, this is never replaced")
     return names
 

@@ -1,107 +1,248 @@
-"""ONNX graphs made by hand: a head by itself, and codes behind any embedding.
-
-The only file that names ONNX's operators. It is imported where a graph is made: it needs the extra ``onnx``.
-"""
+"""ONNX graphs of models and heads, traced from small modules."""
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from torch import nn
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
-from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.codes.precision import INT8_STEPS, Precision, thresholds
+from st_dimreduce.codes.precision import INT8_STEPS, thresholds
+from st_dimreduce.enums import Precision
+from st_dimreduce.head import Head
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 OPSET = 20
-_IR_VERSION = 10  # what runtimes of 2024 read already
-_SHORTEST = 1e-30  # squared length below which a row counts as zero and stays zero
+IR_VERSION = 10  # which runtimes of 2024 read
+_SMALLEST_NORM = 1e-15  # a row of a smaller norm counts as zero and stays zero
 
 
-def head_graph(head: DimReduce) -> ModelProto:
-    """Return a head as a graph from ``embedding``, float32 of shape (n, d), to ``reduced``, unit rows of shape (n, k).
-
-    These are the rows that :func:`st_dimreduce.reduce_vectors` stores. A row of zeros without a bias stays zero.
-
-    Raises:
-        ValueError: If the head ends in something other than Tanh or Identity.
-    """
-    names = {nn.Tanh: "Tanh", nn.Identity: "Identity"}
-    activation = type(head.activation_function)
-    if activation not in names:
-        raise ValueError(f"the head ends in {activation.__name__}, expected Tanh or Identity: train it with one")
-    weights = {name: value.detach().float().cpu().numpy() for name, value in head.linear.named_parameters()}
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gemm", ["embedding", *weights], ["linear"], transB=1),
-            helper.make_node(names[activation], ["linear"], ["activated"]),
-            *_scaled("activated", "reduced"),
-        ],
-        "head",
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", head.in_features])],
-        [helper.make_tensor_value_info("reduced", TensorProto.FLOAT, ["batch", head.out_features])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION)
-
-
-def add_codes(model: ModelProto, precision: Precision) -> None:
-    """Give a graph one output more: ``codes``, what :func:`st_dimreduce.quantize` makes of its first output.
-
-    int8 of shape (n, k) for int8, else uint8 of shape (n, ceil(k * bits / 8)). The sums of a row are added up in
-    another order than NumPy's, so that an entry on the edge between two codes may get the other one. NaN has no code.
+def model_graph(model: SentenceTransformer, precision: Precision) -> ModelProto:
+    """Trace a model into a graph.
 
     Args:
-        model: A graph whose first output is of shape (n, k), float32; changed in place.
-        precision: Any but float32.
+        model: A model that the portable form can hold; left unchanged.
+        precision: Precision of the second output, ``codes``; no such output for float32.
+
+    Returns:
+        The graph from ``input_ids`` and ``attention_mask``, int64 of shape (batch, length), to ``sentence_embedding``,
+        float32 of shape (batch, k).
+
+    Raises:
+        ValueError: If torch cannot trace the model.
     """
-    source = model.graph.output[0]
-    size = source.type.tensor_type.shape.dim[1].dim_value
-    nodes = _scaled(source.name, "codes/scaled", math.sqrt(size))
-    if precision is Precision.INT8:
-        width, kind = size, TensorProto.INT8
-        limits = [_constant(f"codes/{bound}", np.float32(bound)) for bound in (-127, 127)]
-        nodes += [
-            _constant("codes/steps", np.float32(INT8_STEPS)),
-            helper.make_node("Mul", ["codes/scaled", "codes/steps"], ["codes/number"]),
-            helper.make_node("Round", ["codes/number"], ["codes/rounded"]),
-            *limits,
-            helper.make_node("Clip", ["codes/rounded", "codes/-127", "codes/127"], ["codes/whole"]),
-        ]
-    else:
-        width, kind = precision.bytes_per_vector(size), TensorProto.UINT8
-        # Each entry's number times its place in its byte: one product packs, and every number in it is whole.
-        place = np.zeros((size, width), np.float32)
-        entries, per_byte = np.arange(size), 8 // precision.bits
-        place[entries, entries // per_byte] = 2.0 ** (precision.bits * (per_byte - 1 - entries % per_byte))
-        nodes += [
-            _constant("codes/thresholds", thresholds(precision)),
-            _constant("codes/last", np.array([-1])),
-            helper.make_node("Unsqueeze", ["codes/scaled", "codes/last"], ["codes/entries"]),
-            helper.make_node("Greater", ["codes/entries", "codes/thresholds"], ["codes/exceeds"]),
-            helper.make_node("Cast", ["codes/exceeds"], ["codes/exceeded"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceSum", ["codes/exceeded", "codes/last"], ["codes/number"], keepdims=0),
-            _constant("codes/place", place),
-            helper.make_node("MatMul", ["codes/number", "codes/place"], ["codes/whole"]),
-        ]
-    model.graph.node.extend([*nodes, helper.make_node("Cast", ["codes/whole"], ["codes"], to=kind)])
-    model.graph.output.append(helper.make_tensor_value_info("codes", kind, ["batch", width]))
+    ids = torch.zeros((2, 4), dtype=torch.int64)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    return _trace(
+        EmbedTokens(model),
+        precision,
+        {"input_ids": ids, "attention_mask": mask},
+        {0: "batch", 1: "length"},
+        "sentence_embedding",
+    )
 
 
-def _scaled(source: str, target: str, length: float = 1.0) -> list[NodeProto]:
-    """Nodes that scale every row to a length."""
-    return [
-        _constant(f"{target}/axes", np.array([1])),
-        helper.make_node("ReduceSumSquare", [source, f"{target}/axes"], [f"{target}/squares"]),
-        _constant(f"{target}/shortest", np.float32(_SHORTEST)),
-        helper.make_node("Max", [f"{target}/squares", f"{target}/shortest"], [f"{target}/safe"]),
-        helper.make_node("Sqrt", [f"{target}/safe"], [f"{target}/norm"]),
-        _constant(f"{target}/length", np.float32(length)),
-        helper.make_node("Div", [f"{target}/length", f"{target}/norm"], [f"{target}/factor"]),
-        helper.make_node("Mul", [source, f"{target}/factor"], [target]),
-    ]
+def head_graph(head: Head, precision: Precision) -> ModelProto:
+    """Trace a head into a graph.
+
+    Args:
+        head: The head.
+        precision: Precision of the second output, ``codes``; no such output for float32.
+
+    Returns:
+        The graph from ``embedding``, float32 of shape (batch, d), to ``reduced``, rows of norm 1 of shape (batch, k):
+        what :func:`st_dimreduce.reduce_vectors` stores. A row of zeros stays zero where the head has no bias.
+    """
+    return _trace(
+        ReduceToUnit(head),
+        precision,
+        {"embedding": torch.zeros((2, head.in_features))},
+        {0: "batch"},
+        "reduced",
+    )
 
 
-def _constant(name: str, value: np.ndarray | np.generic) -> NodeProto:
-    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value), name))
+class EmbedTokens(nn.Module):
+    """Computes embeddings from token ids, as ``SentenceTransformer.encode`` does after the tokenizer.
+
+    Args:
+        model: The model, whose modules are copied.
+    """
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        modules: list[Any] = copy.deepcopy(list(model))
+        if isinstance(modules[0], StaticEmbedding):
+            modules[0] = MaskedMean(modules[0].embedding.weight)
+            self.token_types = False
+        else:
+            self.token_types = "token_type_ids" in model.preprocess(["a text"])
+            # Other implementations of attention leave checks for NaN in the graph.
+            modules[0].auto_model.set_attn_implementation("eager")
+        self.chain = nn.ModuleList(modules).float().cpu().eval()
+        self.truncate_dim = model.truncate_dim
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        features = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.token_types:
+            features["token_type_ids"] = torch.zeros_like(input_ids)
+        for module in self.chain:
+            features = module(features)
+        return features["sentence_embedding"][:, : self.truncate_dim]
+
+
+class MaskedMean(nn.Module):
+    """Computes what ``StaticEmbedding`` does, from padded ids.
+
+    Args:
+        weight: Embeddings of the tokens, tensor of shape (tokens, d).
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        mask = features["attention_mask"].unsqueeze(-1).to(self.weight.dtype)
+        total = (F.embedding(features["input_ids"], self.weight) * mask).sum(dim=1)
+        return {"sentence_embedding": total / mask.sum(dim=1).clamp(min=1)}
+
+
+class ReduceToUnit(nn.Module):
+    """Reduces embeddings with a head and scales the rows to norm 1.
+
+    Args:
+        head: The head.
+    """
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        dense = head.to_dense()
+        self.head = nn.Sequential(dense.linear, dense.activation_function)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return _unit(self.head(embedding))
+
+
+class WithCodes(nn.Module):
+    """Computes embeddings, and their codes as a second output.
+
+    Args:
+        embed: Module that computes the embeddings.
+        precision: Precision of the codes; no second output for float32.
+        size: Size k of an embedding.
+    """
+
+    def __init__(self, embed: nn.Module, precision: Precision, size: int) -> None:
+        super().__init__()
+        self.embed = embed
+        self.codes = None if precision is Precision.FLOAT32 else Codes(precision, size)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        embeddings = self.embed(*inputs)
+        return (embeddings,) if self.codes is None else (embeddings, self.codes(embeddings))
+
+
+class Codes(nn.Module):
+    """Computes the codes of embeddings, as :func:`st_dimreduce.quantize` does.
+
+    A row's norm is summed in another order than by NumPy, so that an entry on the very edge between two codes may get
+    the other one. NaN has no code.
+
+    Args:
+        precision: ``int8``, ``int4``, ``int2`` or ``binary``.
+        out_features: Size k of an embedding.
+    """
+
+    thresholds: Tensor
+    place: Tensor
+
+    def __init__(self, precision: Precision, out_features: int) -> None:
+        super().__init__()
+        self.precision = precision
+        self.norm = math.sqrt(out_features)
+        if precision is Precision.INT8:
+            return
+        # The factor that moves an entry's level to its place in its byte: one matrix product packs.
+        per_byte = 8 // precision.bits
+        place = torch.zeros(out_features, precision.bytes_per_vector(out_features))
+        for entry in range(out_features):
+            place[entry, entry // per_byte] = 2 ** (8 - precision.bits * (entry % per_byte + 1))
+        self.register_buffer("thresholds", torch.from_numpy(thresholds(precision)))
+        self.register_buffer("place", place)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        scaled = _unit(embeddings) * self.norm
+        if self.precision is Precision.INT8:
+            return torch.round(scaled * INT8_STEPS).clamp(-127, 127).to(torch.int8)
+        levels = (scaled.unsqueeze(-1) > self.thresholds).float().sum(dim=-1)
+        return (levels @ self.place).to(torch.uint8)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=_SMALLEST_NORM)
+
+
+def _trace(
+    embed: nn.Module, precision: Precision, inputs: dict[str, Tensor], axes: dict[int, str], output: str
+) -> ModelProto:
+    """Trace a module that computes embeddings into a graph.
+
+    Args:
+        embed: The module.
+        precision: Precision of the second output, ``codes``; no such output for float32.
+        inputs: An example of every input, by name.
+        axes: Names of the dynamic axes, the same for every input.
+        output: Name of the output with the embeddings.
+
+    Raises:
+        ValueError: If torch cannot trace it.
+    """
+    example = tuple(inputs.values())
+    with _quiet(), torch.no_grad():
+        size = embed(*example).shape[1]
+        try:
+            program: Any = torch.onnx.export(
+                WithCodes(embed, precision, size),
+                example,
+                dynamo=True,
+                dynamic_shapes=((axes,) * len(inputs),),  # of the one parameter, *inputs
+                input_names=list(inputs),
+                output_names=[output] if precision is Precision.FLOAT32 else [output, "codes"],
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = " ".join(str(error.__cause__ or error).split())[:300]
+            raise ValueError(f"this model cannot be exported: torch cannot trace it: {reason}") from error
+    proto = program.model_proto
+    proto.ir_version = min(proto.ir_version, IR_VERSION)
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        part.ClearField("metadata_props")  # source files and lines on this machine
+    return proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says of packages that are not installed and of its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

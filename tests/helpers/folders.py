@@ -1,4 +1,4 @@
-"""Models in folders, to be changed and looked at, and what is said of them."""
+"""Helpers for tests of model folders: change settings, encode, and the messages of check."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CONFIG, POOL, DENSE = "config.json", "1_Pooling/config.json", "2_Dense/config.js
 TOKENIZER, BERT, MODEL = "tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 TEI = "Text Embeddings Inference"
 STOPS, OLDER = f"{TEI} does not start", "Sentence Transformers before 6 does not load it"
-OLD_WORDS = "is not said as transformers before 5 reads it: transformers before 5 fails, or gives different vectors"
+NOT_OLD = "is not written as transformers before 5 reads it: transformers before 5 fails, or gives different vectors"
 FIX = "rewrite the folder with st-dimreduce check --fix"
 REDUCE = "reduce the base model again, with the head directly behind Pooling"
-SERVED = f"{TEI} knows cls, mean and lasttoken alone; choose a base model with one of these"
+SERVED = f"{TEI} knows only cls, mean and lasttoken; choose a base model with one of these"
 
 
 def tiny_of(tiny_path, mode="mean", *more):
@@ -28,12 +28,13 @@ def encode(path):
 
 
 def change(path, **settings):
-    """Change settings of a JSON file; None takes one away."""
+    """Change settings of a JSON file; None removes one."""
     content = json.loads(path.read_text()) | settings
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
 def module(copy, number, **settings):
+    """Change settings of a module in ``modules.json``."""
     entries = json.loads((copy / "modules.json").read_text())
     entries[number] |= settings
     (copy / "modules.json").write_text(json.dumps(entries))

@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of all that reads a model's folder: one file of a good folder after the other is harmed.
+"""Coverage-guided fuzzing of everything that reads a model's folder: one file of a good folder at a time is damaged.
 
-Run as ``python -m tests.helpers.fuzz_reading FOLDER MODEL [option of libFuzzer...]``: FOLDER, which must not be there, is where
-it works and leaves what fails, MODEL a model in the portable form. An input is the number of a file, then its content.
+Run as ``python -m tests.helpers.fuzz_reading FOLDER MODEL [option of libFuzzer...]``. FOLDER must not exist: it is where
+the fuzzer works and leaves inputs that fail. MODEL is a model in the portable form. An input is the number of a file, then its content.
 Every reader may return, or raise a ValueError or OSError of one line; it runs, writes and connects to nothing.
 """
 
@@ -15,12 +15,17 @@ import sys
 from pathlib import Path
 
 import atheris
+import torch  # noqa: F401, here, as to import it takes longer than an input may
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # noqa: F401, likewise
 
 with atheris.instrument_imports(include=["st_dimreduce"]):
-    from st_dimreduce import layout, reading
-    from st_dimreduce.portable import checker
+    from st_dimreduce import untrusted
+    from st_dimreduce.head import PICKLE, WEIGHTS, read_dense
+    from st_dimreduce.models.folder import read_layout
+    from st_dimreduce.models.load import load_head
+    from st_dimreduce.portable.check import check
 
-from tests.resilience.test_hostile import NAMES, NUMBERS, all_places, put
+from tests.helpers.hostile import NAMES, NUMBERS, all_places, put
 
 FORBIDDEN = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect"}
 FORBIDDEN |= {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
@@ -44,7 +49,7 @@ class Readers:
         self.root, self.guarded = folder / "model", False
         shutil.copytree(model, self.root)
         self.files = sorted(path for path in self.root.rglob("*") if path.is_file() and path.suffix != ".md")
-        self.files.append(self.root / "2_Dense" / layout.PICKLE)
+        self.files.append(self.root / "2_Dense" / PICKLE)
         (folder / "corpus").mkdir()
         self.good = [bytes([number]) + path.read_bytes() for number, path in enumerate(self.files[:-1])]
         for number, content in enumerate(self.good):
@@ -57,7 +62,7 @@ class Readers:
             raise AssertionError(f"{event} {arguments}")
 
     def __call__(self, data):
-        path, weights = self.files[(data or b"\0")[0] % len(self.files)], self.root / "2_Dense" / layout.WEIGHTS
+        path, weights = self.files[(data or b"\0")[0] % len(self.files)], self.root / "2_Dense" / WEIGHTS
         whole = path.read_bytes() if path.exists() else None
         if whole is None:
             weights.rename(self.root / "aside")
@@ -92,11 +97,11 @@ class Readers:
         return (data[:1] + json.dumps(put(content, at, value)).encode())[:most]
 
     def read(self, path):
-        calls = [(layout.read_layout, self.root), (checker.check, self.root)]
+        calls = [(read_layout, self.root), (check, self.root), (load_head, self.root), (read_dense, path.parent)]
         if path.suffix == ".json":
-            calls.append((reading.read_object, path))
+            calls.append((untrusted.read_object, path))
         elif path.suffix == ".safetensors":
-            calls += [(reading.read_shapes, path), (reading.read_tensors, path)]
+            calls.append((untrusted.read_shapes, path))
         for call, given in calls:
             refuses_in_one_line(call, given)
 
@@ -114,7 +119,7 @@ def main(folder, model, *options):
     folder = Path(folder)
     folder.mkdir()
     read = Readers(folder, Path(model))
-    layout.read_layout(read.root)  # what is good is read, or nothing below says anything
+    read_layout(read.root)  # what is good is read, or nothing below says anything
     options = [*OPTIONS, f"-artifact_prefix={folder}/", *options, str(folder / "corpus")]
     atheris.Setup([sys.argv[0], *options], read, custom_mutator=read.mutate)
     atheris.Fuzz()

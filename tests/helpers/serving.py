@@ -1,4 +1,4 @@
-"""What the tests of the search page share: a small reduced model, texts that try things, a server, a client."""
+"""Shared by the tests of the search page: a small reduced model, hostile texts, a server and a client."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
 
 import uvicorn
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from st_dimreduce import reduce_model, save_portable
 from st_dimreduce.apps.search_page import address, bind, make_app
-from tests.conftest import SENTENCES
+from st_dimreduce.dim_reduce import head_of, keep_record
+from tests.conftest import SENTENCES, make_tiny
 
 ATTACK = """<img src=x onerror="document.title='hit'"><script>document.title='hit'</script> the cat & "dog" """.strip()
 KOREAN = "서울에서 부산까지 가는 가장 빠른 길"
@@ -24,9 +24,7 @@ TEXTS = [*SENTENCES[:40], ATTACK, KOREAN, LONG, "supercalifragilistic" * 30]
 
 
 def make_base(tiny_path):
-    transformer = Transformer(tiny_path)
-    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
-    model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+    model = make_tiny(tiny_path)
     model.prompts = {"query": "query : ", "document": "document : "}
     return model
 
@@ -34,7 +32,8 @@ def make_base(tiny_path):
 def make_folder(base, path):
     """A reduced model in portable form: 8 dimensions, fitted to be stored in int4."""
     model = reduce_model(base, SENTENCES, 8, objective="fidelity")
-    model[-2].fitted |= {"precision": "int4", "base_model": "org/base"}
+    _, record = head_of(model)
+    keep_record(model, replace(record, precision="int4", base_model="org/base"))
     save_portable(model, path)
     return path
 

@@ -74,7 +74,7 @@ def test_type_press_enter_read_what_differs(browser, site, tmp_path):
     for side, other in (("full", "reduced"), ("reduced", "full")):
         section = browser.find_element(By.ID, side)
         figures = " ".join(section.find_element(By.TAG_NAME, "dl").text.split())
-        assert re.search(r"Bytes a vector (128|4) .* All vectors .* (bytes|kB) Encoding .* ms Search .* ms", figures)
+        assert re.search(r"Bytes per vector (128|4) .* All vectors .* (bytes|kB) Encoding .* ms Search .* ms", figures)
         assert len(answers(browser, side)) == 10
         for shown, answer in zip(answers(browser, side), found[side]["answers"], strict=True):
             marks = shown.find_element(By.CSS_SELECTOR, ".marks").text

@@ -1,4 +1,4 @@
-"""The database examples against the real thing: PostgreSQL with pgvector, Qdrant, DuckDB."""
+"""The database examples with the real databases: PostgreSQL with pgvector, Qdrant, DuckDB."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ WIDTH, SIZE = 64, 32
 # Runs a script, which ends as by `kill -9` when it is about to reduce its third batch.
 DIES = """
 import os, runpy, signal, sys
-from st_dimreduce import DimReduce
+from st_dimreduce import Head
 
-reduce, calls = DimReduce.reduce, []
+reduce, calls = Head.reduce, []
 
-def reduce_two_batches(self, rows):
+def reduce_two_batches(self, rows, *options, **named):
     calls.append(rows)
     if len(calls) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return reduce(self, rows)
+    return reduce(self, rows, *options, **named)
 
-DimReduce.reduce = reduce_two_batches
+Head.reduce = reduce_two_batches
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

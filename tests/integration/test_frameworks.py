@@ -70,7 +70,7 @@ def mteb(path, queries, documents):
             self.dataset = {"default": {"test": {**split, "relevant_docs": relevant, "top_ranked": None}}}
             self.data_loaded = True
 
-    # By name, mteb loads what stands in its list or on the Hub; a folder is given as the model it holds.
+    # By name, mteb loads what is in its list or on the Hub; a folder is given as the model it holds.
     result = mteb.evaluate(SentenceTransformer(path), Docstrings(), cache=None, show_progress_bar=False)
     return {"ndcg": result.task_results[0].get_score()}
 

@@ -27,9 +27,11 @@ PUBLISHER = """
 import json, sys
 from pathlib import Path
 from sentence_transformers import SentenceTransformer
-from st_dimreduce import publish, reduce_model
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from st_dimreduce import DimReduce, attach_head, load_head, publish, reduce_model
 from huggingface_hub import ModelCard
 from tests.conftest import SENTENCES
+from transformers import AutoTokenizer
 root, said = Path(sys.argv[1]), {}
 first = publish(root / "small", "user/tiny")
 said["first"] = vars(first)
@@ -44,6 +46,23 @@ stock.push_to_hub("user/pushed")
 reduce_model(base, SENTENCES, 8, trainable=True).push_to_hub("user/pushed-trainable")
 plugged = SentenceTransformer("user/pushed-trainable", trust_remote_code=True, device="cpu")
 said["plugged"] = [[type(module).__name__ for module in plugged], plugged.encode(SENTENCES[:3]).tolist()]
+head = DimReduce.from_model(stock).to_head().with_record(precision="int4")
+static = SentenceTransformer(modules=[StaticEmbedding(AutoTokenizer.from_pretrained(root / "base"), embedding_dim=32)])
+publish(attach_head(base, head), "user/int4")
+publish(attach_head(static, head), "user/static-int4")
+attach_head(base, head).push_to_hub("user/pushed-int4")
+attach_head(base, head, trainable=True).push_to_hub("user/trainable-int4")
+for name in ("user/int4", "user/static-int4"):
+    SentenceTransformer(name, device="cpu").push_to_hub(name + "-again")
+said["norms"] = {name: DimReduce.from_model(model).record.mean_norm for name, model in (
+    ("user/int4", attach_head(base, head)), ("user/static-int4", attach_head(static, head))
+)}
+said["records"] = {}
+for name in ("int4", "static-int4", "pushed-int4", "trainable-int4", "int4-again", "static-int4-again"):
+    trust = {"trust_remote_code": True} if "trainable" in name else {}
+    model = SentenceTransformer("user/" + name, device="cpu", **trust)
+    heads = load_head("user/" + name), DimReduce.from_model(model)
+    said["records"][name] = [[head.precision, head.record.mean_norm] for head in heads]
 ModelCard(first.card).validate()
 try:
     ModelCard("---\\nlicense: nobody-knows\\n---\\n").validate()
@@ -81,7 +100,7 @@ def published(hub, folders, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def consumed(hub, published, tmp_path_factory):
-    """What a process that cannot import this package loads by name, into a fresh cache, without a token."""
+    """What a process without this package loads by name, into a fresh cache, without a token."""
     texts = json.dumps(SENTENCES[:3])
     return json.loads(hub.run(tmp_path_factory.mktemp("fresh"), CONSUMER, texts, token=None).splitlines()[-1])
 
@@ -116,6 +135,12 @@ def test_a_trainable_model_pushed_as_it_is_needs_the_flag(consumed, published, f
     assert np.array_equal(np.array(vectors, np.float32), there)
 
 
+def test_the_record_comes_back(published):
+    for name, found in published["records"].items():
+        norm = published["norms"]["user/static-int4" if "static" in name else "user/int4"]
+        assert found == [["int4", norm]] * 2, name
+
+
 def test_says_what_was_published_and_does_not_repeat_itself(published, hub):
     first, branch = published["first"], published["branch"]
     assert first["commit"] == published["again"] == hub.repos["user/tiny"].branches["main"]
@@ -137,7 +162,7 @@ def test_the_card_on_the_hub_is_this_very_models(published, hub, tmp_path):
         figures = json.loads(files["st_dimreduce.json"])["figures"]["rows"][1]
         overlap = next(result for result in card.data.eval_results if result.metric_type == "neighbour_overlap@10")
         assert overlap.metric_value == round(figures["overlap"], 4)
-        assert f"{size} bytes a vector" in overlap.metric_name
+        assert f"{size} bytes per vector" in overlap.metric_name
     assert ModelCard(hub.files("user/minilm")["README.md"].decode()).data.license == "apache-2.0"
     assert "license" in published["invalid"], "the Hub's own check must be able to fail"
 

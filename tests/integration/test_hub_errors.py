@@ -21,7 +21,6 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import disable_progress_bars
 from typer.testing import CliRunner
 from st_dimreduce import publish
-from st_dimreduce.cli import app
 disable_progress_bars()
 root, work, hub, quiet, broken = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
 said = {}
@@ -34,6 +33,7 @@ def copy(name):
     shutil.copytree(root / "small", work / name)
     return work / name
 def command(name, *arguments):
+    from st_dimreduce.cli import app
     done = CliRunner().invoke(app, ["publish", *map(str, arguments)])
     said[name] = [done.exit_code, done.stdout, done.stderr]
 def tell(url):

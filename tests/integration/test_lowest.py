@@ -11,8 +11,16 @@ from tests.helpers.environments import packages, run_python
 
 # What these versions themselves ask for, where that is not among our own requirements.
 THEIRS = ["tokenizers==0.22.2", "pandas==2.2.3", "pytz==2025.2", "datasets==4.4.1"]
-TESTS = ["tests/test_dim_reduce.py", "tests/test_precision.py", "tests/test_fitting.py", "tests/test_search.py"]
-TESTS += ["tests/test_heads.py", "tests/test_portable.py", "tests/test_cli_vectors.py"]
+TESTS = [
+    "tests/unit/test_dim_reduce.py",
+    "tests/unit/codes/test_precision.py",
+    "tests/unit/codes/test_search.py",
+    "tests/unit/fitting/test_closed_form.py",
+    "tests/unit/models/test_heads.py",
+    "tests/unit/portable/test_save.py",
+    "tests/unit/portable/test_record.py",
+    "tests/unit/cli/test_cli_vectors.py",
+]
 CODE = """
 import sys
 from importlib.metadata import version

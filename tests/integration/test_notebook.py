@@ -44,7 +44,7 @@ def test_the_tour_runs_top_to_bottom(tmp_path):
     assert (shape, kind, fitted, size, same) == ([300, 64], "uint8", 300, 64, True)
     assert kept > 0.93, "64 bytes keep at least 93 % of what 1,536 find"
     assert common >= 1
-    assert "1,536 -> 64 bytes a text" in said[2]
-    assert "kept" in said[3]
+    assert "1,536 -> 64 bytes per text" in said[2]
+    assert "retention" in said[3]
     assert "<pre" in said[3]
     assert Path(tmp_path, "tour-model", "modules.json").exists()

@@ -15,10 +15,12 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoTokenizer
 
-from st_dimreduce import DimReduce, export, quantize, reduce_model, save_head, save_portable
+from st_dimreduce import DimReduce, FitRecord, attach_head, export, quantize, reduce_model, save_head, save_portable
+from st_dimreduce.dim_reduce import keep_record
+from st_dimreduce.runtimes.export import unexportable
 from tests.conftest import SENTENCES, WORDS
 from tests.helpers.environments import packages, run_python
-from tests.integration.test_onnx_graph import ENGLISH, KOREAN, without_torch
+from tests.helpers.without_torch import ENGLISH, KOREAN, without_torch
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.component("ONNX Runtime")
@@ -69,11 +71,27 @@ def test_every_pooling_mode_and_two_heads_that_do_not_normalise(tiny_path, tmp_p
     assert np.abs(run(export(model, tmp_path / "x"), texts)[0] - model.encode(texts)).max() < 1e-5
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8", "int2"])
+def test_runtimes_of_2024_read_a_graph_which_names_no_file_of_this_machine(reduced, tmp_path, precision):
+    import onnx
+
+    for source in (reduced, DimReduce.from_model(reduced)):
+        path = export(source, tmp_path / "x", precision=precision, overwrite=True)
+        graph = onnx.load(path)
+        assert graph.ir_version <= 10
+        assert [(used.domain, used.version) for used in graph.opset_import] == [("", 20)]
+        assert b".py" not in path.read_bytes()
+
+
 def test_a_static_embedding(tiny_path, tmp_path):
     static = StaticEmbedding(AutoTokenizer.from_pretrained(tiny_path), embedding_dim=16)
     model = SentenceTransformer(modules=[static, DimReduce(16, 4)], device="cpu")
     texts = [*SENTENCES[:3], "cat", "", "the cat " * 40]
     assert np.abs(run(export(model, tmp_path / "x"), texts)[0] - model.encode(texts)).max() < 1e-5
+    keep_record(model, FitRecord(precision="int8"))
+    save_portable(model, tmp_path / "model")
+    embeddings, codes = run(export(tmp_path / "model", tmp_path / "x", overwrite=True), texts)
+    assert np.array_equal(codes, quantize(embeddings, "int8"))
 
 
 def test_length_cut_dimensions_and_prompts_are_the_models(tiny, tmp_path):
@@ -114,7 +132,9 @@ def test_codes_are_those_that_the_head_was_fitted_for(tiny, tmp_path):
     assert precision != "float32"
     save_portable(reduced, tmp_path / "model")
     save_head(DimReduce.from_model(reduced), tmp_path / "head")
-    for source in (reduced, tmp_path / "model", tmp_path / "head", DimReduce.from_model(reduced)):
+    head = DimReduce.from_model(reduced)
+    attached = attach_head(tiny, head, trainable=True)
+    for source in (reduced, tmp_path / "model", tmp_path / "head", head, head.to_head(), attached):
         path = export(source, tmp_path / "x", overwrite=True)
         assert onnxruntime.InferenceSession(path).get_outputs()[-1].shape == ["batch", 2]
     assert json.loads((tmp_path / "x" / "export.json").read_text())["precision"] == precision
@@ -208,7 +228,7 @@ def another_tokenizer(tiny):
     ("source", "options", "message"),
     [
         (lambda tiny: tiny, {}, "this model cannot be exported: there is no head .* fit one with reduce_model"),
-        (leaves_out_prompt, {}, "leaves out the prompt, which a graph cannot tell from the text"),
+        (leaves_out_prompt, {}, "leaves out the prompt, whose length a graph does not know"),
         (another_tokenizer, {}, "is a Slow, which has no tokenizer.json"),
         (lambda tiny: DimReduce(8, 4, activation_function=nn.ReLU()), {}, "ends in ReLU, expected Tanh or Identity"),
         (lambda tiny: DimReduce(8, 4), {"format": "tflite"}, "unknown format 'tflite': choose from onnx, openvino"),
@@ -223,10 +243,10 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(tiny, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_weights_than_a_file_holds(reduced, tmp_path, monkeypatch):
-    monkeypatch.setattr("st_dimreduce.runtimes.export._MOST_WEIGHTS", 1000)
-    with pytest.raises(ValueError, match=r"it has [\d,]+ weights, one ONNX file holds 1,000"):
-        export(reduced, tmp_path / "x")
+def test_more_weights_than_a_file_holds(reduced):
+    weights = sum(weight.numel() for weight in reduced.parameters())
+    assert unexportable(reduced, weights) == []
+    assert unexportable(reduced, weights - 1) == [f"it has {weights:,} weights, one ONNX file holds {weights - 1:,}"]
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):

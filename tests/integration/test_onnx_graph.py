@@ -1,32 +1,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-import torch
 
-from st_dimreduce import DimReduce, Precision, export, quantize, reduce_vectors
-from st_dimreduce.models.heads import fit_on_vectors
+from st_dimreduce import Head, Precision, export, fit_on_vectors, quantize, reduce_vectors
 from st_dimreduce.codes.precision import INT8_STEPS, thresholds
 from tests.conftest import SENTENCES
-from tests.helpers.environments import without
+from tests.helpers.without_torch import ENGLISH, KOREAN, without_torch
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.component("ONNX Runtime")
 CODES = [precision.value for precision in Precision if precision is not Precision.FLOAT32]
-WITHOUT_TORCH = without("torch", "transformers", "sentence_transformers", "st_dimreduce")
-KOREAN = ["고양이가 소파에서 잔다", "기차는 몇 시에 출발하나요?", "김치찌개 끓이는 법", "서울의 겨울은 춥다"]
-ENGLISH = ["What time does the train leave?", "weather", "", "naïve café, 10 % off!", "An old dog sleeps. " * 99]
-
-
-def without_torch(code, *arguments):
-    command = [sys.executable, "-c", WITHOUT_TORCH + code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def clear(embeddings, precision):
@@ -72,7 +58,7 @@ np.savez(folder + "/found.npz", **found)
 @pytest.mark.parametrize("precision", CODES)
 @pytest.mark.parametrize("size", [1, 5, 13, 32])
 def test_codes_are_those_of_quantize(precision, size, tmp_path):
-    head = DimReduce(size, size, bias=False, activation_function=None, init_weight=torch.eye(size))
+    head = Head(np.eye(size), activation="Identity")
     session = onnxruntime.InferenceSession(export(head, tmp_path / "x", precision=precision))
     vectors = np.random.default_rng(size).standard_normal((3000, size), np.float32)
     vectors *= np.float32(10.0) ** np.arange(-12, 12, dtype=np.float32).repeat(125)[:, None]

@@ -1,4 +1,4 @@
-"""The store examples against the real thing, with the real model's vectors of 2,000 docstrings."""
+"""The store examples with the real stores, and vectors of 2,000 docstrings by the real model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(monkeypatch, capsys):
 
 def check(store, lines):
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert rows[0] == ["store", "index", "model", "MB on disk", "overlap@10", "ms a query"]
+    assert rows[0] == ["store", "index", "model", "MB on disk", "overlap@10", "ms per query"]
     found = {(index, model): [float(cell.rstrip("%")) for cell in cells] for _, index, model, *cells in rows[2:]}
     assert set(found) == {(index, model) for index in INDEXES[store] for model in ("full", "reduced")}
     for index, least in INDEXES[store].items():
@@ -156,7 +156,7 @@ def test_mappings_that_elasticsearch_takes(elasticsearch):
         ("byte", [128] + [1] * 15, "whole numbers from -128 to 127"),
         ("byte", [0.5] + [1] * 15, "whole numbers from -128 to 127"),
         ("bit", [255, 0], "whole numbers from -128 to 127"),
-        ("byte", [0] * 16, "a length above 0 for cosine"),
+        ("byte", [0] * 16, "a norm above 0 for cosine"),
     ],
 )
 def test_a_vector_that_elasticsearch_refuses(elasticsearch, element, vector, rule):
@@ -165,13 +165,13 @@ def test_a_vector_that_elasticsearch_refuses(elasticsearch, element, vector, rul
     assert elasticsearch["wrong_vector"](field, good.tolist()) == []
     assert f"expected: {rule}" in elasticsearch["wrong_vector"](field, vector)[0]
     dot = elasticsearch["mapping"]("float", 2) | {"similarity": "dot_product"}
-    assert elasticsearch["wrong_vector"](dot, [3.0, 4.0]) == ["expected: a length of 1 for dot_product"]
+    assert elasticsearch["wrong_vector"](dot, [3.0, 4.0]) == ["expected: a norm of 1 for dot_product"]
 
 
 def test_the_summary_says_what_ran_and_what_did_not():
     # As if LanceDB were not installed.
     code = "import sys, pytest; sys.modules['lancedb'] = None; sys.exit(pytest.main(sys.argv[1:]))"
-    chosen = ["tests/test_stores.py", "-k", "test_lancedb or test_langchain or that_elasticsearch_takes"]
+    chosen = ["tests/integration/test_stores.py", "-k", "test_lancedb or test_langchain or that_elasticsearch_takes"]
     command = [sys.executable, "-c", code, "-p", "no:cacheprovider", *chosen]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout

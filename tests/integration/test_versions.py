@@ -1,9 +1,11 @@
-"""One save with the newest Sentence Transformers, read by every version that people still run."""
+"""The portable form, saved with the newest Sentence Transformers, in the versions that people still run."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
 from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel, Qwen3Config, Qwen3Model
 
-from st_dimreduce import DimReduce, reduce_model, save_portable
+from st_dimreduce import DimReduce, load_head, reduce_model, save_portable
+from st_dimreduce.dim_reduce import keep_record
 from tests.conftest import SENTENCES
 from tests.helpers.environments import WITHOUT_US, packages, run_python
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 TRANSFORMERS_4 = {"transformers": "4.57.6", "huggingface_hub": "0.36.2", "tokenizers": "0.22.2", "datasets": "4.4.1"}
 THETAS = {"full": 50.0, "sliding": 7.0}
 VERSIONS = {
@@ -40,17 +43,22 @@ vectors = {}
 for name, folder in folders.items():
     model = sentence_transformers.SentenceTransformer(folder, device="cpu", **options)
     vectors[name] = model.encode(texts)
+    if name in ("mean", "static"):
+        model.save(out + name)
 np.savez(out, **vectors)
 print(json.dumps(found))
 """
 
 
+def requirements_of(name):
+    """Return sets of requirements to install: what several versions share is installed once."""
+    own = [f"{package}=={number}" for package, number in VERSIONS[name].items()]
+    return [requirements for requirements in (own[:1], own[1:]) if requirements]
+
+
 def encode_with(name, folders, texts, out, *, code=WITHOUT_US + ENCODE, path=(), **options):
     """Encode with each folder's model in one process that has the named version; returns a table of vectors."""
-    pinned = VERSIONS[name]
-    own = [f"{package}=={number}" for package, number in pinned.items()]
-    # What several versions share is installed once.
-    places = [packages(*requirements) for requirements in (own[:1], own[1:]) if requirements]
+    pinned, places = VERSIONS[name], [packages(*requirements) for requirements in requirements_of(name)]
     expected = {
         package: pinned.get(package, version(package)) for package in ("sentence-transformers", *TRANSFORMERS_4)
     }
@@ -95,18 +103,57 @@ def portable(tiny_path, minilm, tmp_path_factory):
     folders, vectors = {}, {}
     for name, base in bases(tiny_path, minilm, folder / "bases"):
         reduced = reduce_model(base, SENTENCES, 8)
+        keep_record(reduced, replace(DimReduce.from_model(reduced).record, precision="int4"))
         save_portable(reduced, folder / name)
         folders[name], vectors[name] = folder / name, reduced.encode(TEXTS)
     return folders, vectors
 
 
-@pytest.mark.parametrize("name", VERSIONS)
-def test_the_portable_form_gives_the_same_vectors(name, portable, tmp_path):
-    folders, vectors = portable
-    found = encode_with(name, folders, TEXTS, tmp_path / "vectors.npz")
+@pytest.fixture(scope="module", params=VERSIONS)
+def found(request, portable, tmp_path_factory):
+    """The vectors of a version, and the folder in which it saved some of the models again."""
+    out = tmp_path_factory.mktemp("found") / "vectors.npz"
+    return encode_with(request.param, portable[0], TEXTS, out), out.parent
+
+
+def test_the_portable_form_gives_the_same_vectors(found, portable):
+    found, vectors = found[0], portable[1]
     assert set(found) == set(vectors)
     furthest = {key: float(np.abs(found[key] - vectors[key]).max()) for key in vectors}
     assert max(furthest.values()) <= 1e-6, furthest
+
+
+@pytest.mark.parametrize("kind", ["mean", "static"])
+def test_the_record_is_kept_where_a_version_saves_the_model_again(found, portable, kind):
+    again, record = found[1] / f"vectors.npz{kind}", load_head(portable[0][kind]).record
+    assert not (again / "st_dimreduce.json").exists()
+    assert record.mean_norm > 0
+    for head in (load_head(again), DimReduce.from_model(SentenceTransformer(str(again), device="cpu"))):
+        assert (head.precision, head.record) == ("int4", record)
+
+
+IN_DENSE = """
+import sys
+import sentence_transformers
+try:
+    model = sentence_transformers.SentenceTransformer(sys.argv[1], device="cpu")
+    print("lost", hasattr(model[2], "record"))
+except TypeError as error:
+    assert "record" in str(error), error
+    print("refused")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("3.4.1", "refused"), ("4.1.0", "refused"), ("5.1.0", "refused"), ("newest", "lost False")]
+)
+def test_the_record_could_not_be_in_the_heads_own_config(name, expected, portable, tmp_path):
+    folder = Path(shutil.copytree(portable[0]["mean"], tmp_path / "in dense"))
+    config = json.loads((folder / "2_Dense" / "config.json").read_text())
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(config | {"record": {"precision": "int4"}}))
+    places = [packages(*requirements) for requirements in requirements_of(name)]
+    printed = run_python(os.pathsep.join(map(str, places)), WITHOUT_US + IN_DENSE, folder)
+    assert printed.splitlines()[-1] == expected
 
 
 REFUSED = """

@@ -1,4 +1,4 @@
-"""Folders made to harm: each is read or refused within a second or so, and nothing that they name is run."""
+"""Hostile folders: each is read or refused within seconds, and nothing that they name is run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import Summary, load_head, reduce_model, save_head, save_portable
-from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.models.encoder import load_model
-from st_dimreduce.portable import check, fix
+from st_dimreduce import DimReduce, Summary, check, fix, load_head, reduce_model, save_head, save_portable
+from st_dimreduce.models.load import load_model
 from tests.conftest import SENTENCES
+from tests.helpers.hostile import NAMES, NUMBERS, all_places, put
 
 SECONDS = 5  # of a machine with other things to do; one that is idle takes a fraction of one
 BYTES = 2**30
@@ -29,27 +28,6 @@ CANARY = "import pathlib; pathlib.Path({!r}).touch()"
 FILES = ["modules.json", "config.json", "tokenizer_config.json", "sentence_bert_config.json", "tokenizer.json"]
 FILES += ["config_sentence_transformers.json", "1_Pooling/config.json", "2_Dense/config.json", "st_dimreduce.json"]
 WEIGHTS = ["model.safetensors", "2_Dense/model.safetensors"]
-NAMES = ["canary.Boom", "os.system", "torch.hub.load", "torch.nn.Bilinear", "torch.nn.modules.activation.Tanh "]
-NAMES += ["sentence_transformers.util.http_get", "sentence_transformers.models.Transformer", "../canary", "/etc/passwd"]
-NAMES += ["", ".", "\0", "a" * 5000, "\ud800", "..\\..\\x", "file:///etc/passwd", "https://localhost:1/x", "\u202e"]
-NUMBERS = [
-    -1,
-    0,
-    1,
-    2,
-    31,
-    2**20,
-    2**24,
-    2**31,
-    2**63,
-    10**12,
-    10**400,
-    -(10**12),
-    0.5,
-    1e308,
-    float("nan"),
-    float("inf"),
-]
 VALUES = st.sampled_from([*NAMES, *NUMBERS, None, True, False, [], {}, [[]], [{}], {"a": {"b": []}}, ["cls", "mean"]])
 BOMBS = [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe{}", b"[" * 10**6, b'{"a":' * 10**5, b" " * 2**25, b"1" * 10**6]
 BOMBS += ["{}".encode("utf-16"), b"\xef\xbb\xbf{}", b'{"in_features": 1e999}', b'{"a": 1, "a": 2}', bytes(1000)]
@@ -81,23 +59,6 @@ def folders(tiny_path, tmp_path_factory):
     summary.save(place / "summary")
     load_model(place / "model")  # what is imported on the way is imported now
     return place
-
-
-def all_places(content, at=()):
-    yield at
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    for key, value in items:
-        yield from all_places(value, (*at, key))
-
-
-def put(content, at, value):
-    if not at:
-        return value
-    inner = content
-    for key in at[:-1]:
-        inner = inner[key]
-    inner[at[-1]] = value
-    return content
 
 
 def harm_json(data, path):

@@ -45,7 +45,7 @@ def test_a_wing_imports_only_from_wings_below(path):
 
 
 def test_no_files_import_one_another_in_a_circle():
-    TopologicalSorter({path: set(imports(path)) for path in FILES}).prepare()
+    TopologicalSorter({path: set(imports(path)) - {path} for path in FILES}).prepare()
 
 
 def test_a_wings_door_imports_nothing():

@@ -1,4 +1,4 @@
-"""What the search page asks and is answered, through a real server; test_serve_page.py looks at the page itself."""
+"""Requests to the search page through a real server; tests/integration/test_browser.py looks at the page itself."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def site(corpus):
         yield where
 
 
-def test_below_the_head_is_the_base_model(base, folder):
+def test_the_body_is_the_base_model(base, folder):
     reduced = SentenceTransformer(str(folder), device="cpu")
     before = [type(module).__name__ for module in reduced]
-    below, head = detach_head(reduced)
+    body, head = detach_head(reduced)
     for encode in ("encode_query", "encode_document"):  # each with its own prompt
-        vectors = getattr(below, encode)(TEXTS)
+        vectors = getattr(body, encode)(TEXTS)
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         assert np.allclose(unit, getattr(base, encode)(TEXTS), atol=1e-6)
         both = head.reduce(vectors, normalize_embeddings=True)
         assert np.allclose(both, getattr(reduced, encode)(TEXTS), atol=1e-6)
     assert [type(module).__name__ for module in reduced] == before
-    with pytest.raises(ValueError, match="expected a DimReduce or Dense as its head"):
+    with pytest.raises(ValueError, match="expected a DimReduce or Dense without residual as its head"):
         detach_head(base)
     tokens = SentenceTransformer(modules=[base[0], DimReduce(32, 8, module_input_name="token_embeddings")])
     with pytest.raises(ValueError, match="reads 'token_embeddings', expected 'sentence_embedding'"):
@@ -157,8 +157,8 @@ def test_another_base_model_and_a_cut_reduced_one(base, folder, corpus, tmp_path
     assert found["reduced"]["dimensions"] == 4
     same = corpus.search("a small dog", 5)
     assert found["full"]["answers"][0]["text"] == same["full"]["answers"][0]["text"]
-    below = Corpus(cut, TEXTS, show_progress_bar=False).search("a small dog", 5)
-    assert [a["score"] for a in below["full"]["answers"]] != [a["score"] for a in same["full"]["answers"]]
+    by_body = Corpus(cut, TEXTS, show_progress_bar=False).search("a small dog", 5)
+    assert [a["score"] for a in by_body["full"]["answers"]] != [a["score"] for a in same["full"]["answers"]]
 
 
 def test_many_ask_at_once(site):
@@ -215,7 +215,7 @@ def test_the_command_serves_until_it_is_interrupted(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("BASE",), "expected a DimReduce or Dense as its head"),
+        (("BASE",), "expected a DimReduce or Dense without residual as its head"),
         (("HEAD",), "holds a head without a model: put it behind its own with attach_head (st-dimreduce attach)"),
         (("no/such-model",), "no model could be loaded from 'no/such-model'"),
         (("SMALL", "--base", "no/such-model"), "no model could be loaded from 'no/such-model'"),

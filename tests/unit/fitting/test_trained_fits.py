@@ -176,7 +176,7 @@ def test_batches_draw_other_rows_each_time_and_the_same_with_one_seed():
 
 
 def test_every_fit_shows_how_far_it_is(monkeypatch, capsys):
-    monkeypatch.setattr("st_dimreduce.progress._PATIENCE", 0)
+    monkeypatch.setattr("st_dimreduce.progress.DELAY", 0)
     fits = {
         "Rotating: 100%": lambda shown: fit_head(SUMMARY, 8, show_progress_bar=shown),
         "Training: 100%": lambda shown: distill_head(HEAD, SUMMARY, steps=2, show_progress_bar=shown),

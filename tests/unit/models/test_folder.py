@@ -1,4 +1,4 @@
-"""A folder or a name that is no model, or a damaged one, is told in one line, before anything of it is loaded."""
+"""Refusing a folder or a name that is no model, or a damaged one, in one line and before anything of it is loaded."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from typer.testing import CliRunner
 
 from st_dimreduce import DimReduce, Summary, load_head, reduce_model, save_head, save_portable
-from st_dimreduce.cli import app
-from st_dimreduce.models.encoder import load_model
+from st_dimreduce.head import _TORCH_ACTIVATIONS
+from st_dimreduce.models.folder import KNOWN_MODULES
+from st_dimreduce.models.load import load_model
 from tests.conftest import SENTENCES
 
 
@@ -117,7 +117,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_damaged_folder_is_told_in_one_line(case, folder):
+def test_a_damaged_folder_is_refused_in_one_line(case, folder):
     *damage, message = CASES[case]
     if len(damage) == 1:
         damage[0](folder)
@@ -162,7 +162,16 @@ def test_the_flag_is_offered_and_never_set_for_the_user(tiny_path, tmp_path):
         load_model(tmp_path / "plug-in")
     model = load_model(tmp_path / "plug-in", trust_remote_code=True)
     assert type(model[2]) is DimReduce
-    save_head(DimReduce(8, 2), tmp_path / "head")
+
+
+def test_the_command_offers_the_flag(tiny_path, tmp_path):
+    from typer.testing import CliRunner
+
+    from st_dimreduce.cli import app
+
+    reduce_model(tiny_path, SENTENCES, 8, trainable=True).save_pretrained(str(tmp_path / "plug-in"))
+    head = DimReduce(8, 2, record={"mean_norm": 1.0})
+    save_head(head, tmp_path / "head")
     command = ["attach", str(tmp_path / "head"), str(tmp_path / "plug-in"), "--output", str(tmp_path / "out")]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 2
@@ -181,7 +190,7 @@ def test_the_flag_is_offered_and_never_set_for_the_user(tiny_path, tmp_path):
         ("st_dimreduce.json", "[" * 100_000, "nested too deeply"),
     ],
 )
-def test_a_damaged_head_is_told_too(file, content, message, tmp_path):
+def test_a_damaged_head_is_refused_too(file, content, message, tmp_path):
     save_head(DimReduce(5, 2), tmp_path / "head")
     (tmp_path / "head" / file).write_text(content)
     with pytest.raises(ValueError, match=rf"holds no head: expected .*{message}"):
@@ -189,7 +198,7 @@ def test_a_damaged_head_is_told_too(file, content, message, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["number", "missing", "type", "nan", "rows"])
-def test_a_damaged_summary_is_told(damage, tmp_path):
+def test_a_damaged_summary_is_refused(damage, tmp_path):
     Summary.of(torch.eye(4).numpy()).save(tmp_path / "s")
     from safetensors import safe_open
 
@@ -209,3 +218,10 @@ def test_a_damaged_summary_is_told(damage, tmp_path):
     save_file(arrays, tmp_path / "s", about)
     with pytest.raises(ValueError, match=r"is damaged|is no summary"):
         Summary.load(tmp_path / "s")
+
+
+def test_what_is_known_without_importing_it():
+    from sentence_transformers.sentence_transformer import modules
+
+    assert list(KNOWN_MODULES) == modules.__all__
+    assert set(torch.nn.modules.activation.__all__) | {"Identity"} == _TORCH_ACTIVATIONS

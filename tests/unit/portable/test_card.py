@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
 
-from st_dimreduce import reduce_model, save_portable
-from st_dimreduce.portable.card import MARK, figures_table, model_card, recommended
+from st_dimreduce import FitRecord, reduce_model, save_portable
+from st_dimreduce.head import record_in_card
 from st_dimreduce.models.attach import origin
+from st_dimreduce.portable.card import MARK, figures_table, model_card, recommended
 from tests.conftest import SENTENCES
 from tests.helpers.hub_card_rules import card_errors
 
@@ -34,27 +36,27 @@ FIGURES = {
     ],
     "documents": 2500,
     "queries": 1000,
-    "figure": "ndcg",
+    "metric": "ndcg",
 }
-RECORD = {
-    "in_features": 384,
-    "out_features": 128,
-    "objective": "quality",
-    "whitening": 0.1,
-    "vectors": 12000,
-    "seed": 7,
-    "nested": [64, 128],
-    "mean_norm": 2.57729123,
-    "base_model": "sentence-transformers/all-MiniLM-L6-v2",
-    "license": "apache-2.0",
-    "language": ["en", "ko"],
-    "versions": {"st_dimreduce": "0.1.0", "torch": "2.13.0"},
-    "figures": FIGURES,
-}
+RECORD = FitRecord(
+    objective="quality",
+    whitening=0.1,
+    vectors=12000,
+    cloze_pairs=900,
+    trained_steps=400,
+    seed=7,
+    nested=(64, 128),
+    mean_norm=2.57729123,
+    base_model="sentence-transformers/all-MiniLM-L6-v2",
+    license="apache-2.0",
+    language=["en", "ko"],
+    versions={"st_dimreduce": "0.1.0", "torch": "2.13.0"},
+    figures=FIGURES,
+)
 
 
 def test_the_metadata_is_what_the_hub_reads():
-    text = model_card(RECORD, "user/small")
+    text = model_card(RECORD, 384, 128, "user/small")
     assert card_errors(text) == ([], [])
     data = ModelCard(text).data
     assert (data.library_name, data.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
@@ -66,56 +68,64 @@ def test_the_metadata_is_what_the_hub_reads():
     assert "dimensionality-reduction" in data.tags
     assert data.model_name == "user/small"
     found = {(result.metric_type, result.metric_name): result.metric_value for result in data.eval_results}
-    assert found["cosine_ndcg@10", "nDCG@10, int4, 64 bytes a vector"] == 0.588
-    assert found["neighbour_overlap@10", "overlap@10, binary, 16 bytes a vector"] == 0.45
-    assert found["spearman_cosine", "STS, float32, 512 bytes a vector"] == 0.81
+    assert found["cosine_ndcg@10", "nDCG@10, int4, 64 bytes per vector"] == 0.588
+    assert found["neighbour_overlap@10", "overlap@10, binary, 16 bytes per vector"] == 0.45
+    assert found["spearman_cosine", "STS, float32, 512 bytes per vector"] == 0.81
     assert len(found) == 3 * 3 + 1, "only what was measured, and only of the model itself"
     again = ModelCard(str(ModelCard(text)))
     assert again.data.to_dict() == data.to_dict()
 
 
 def test_says_how_to_load_what_it_costs_how_it_was_fitted_and_whose_it_is():
-    text = model_card(RECORD, "user/small", picture=True)
+    text = model_card(RECORD, 384, 128, "user/small", picture=True)
     for words in (
         'SentenceTransformer("user/small")',
         "# shape (2, 128)",
-        "Stored as `int4`, a vector takes 64 bytes instead of 1,536.",
+        "Stored as `int4`, this is 64 bytes per vector instead of 1,536.",
         'quantize(embeddings, "int4")',
         "(quality.png)",
         "2,500 documents, 1,000 queries",
-        "In brackets: 95 % intervals.",
+        "In brackets: 95 % confidence intervals.",
         "| reduced model | 128 | float32 | 512 | 5.12 | 58.9 (56.9 to 60.9) | 81.0 | 66.3 (65.3 to 67.3) | 101.7 |",
         "| reduced / int4 | 128 | int4 | 64 | 0.64 | 58.8 (56.8 to 60.8) |  | 65.1 (64.1 to 66.1) |  | 90.0 |",
-        "- made for: quality",
+        "- objective: quality",
+        "- cloze pairs for within-pair whitening: 900",
+        "- steps of contrastive training: 400",
         "- vectors it was fitted on: 12000",
-        "- sizes at which it may be cut: 64, 128",
-        "- mean length of the vectors it reads: 2.57729\n",
+        "- sizes at which it may be truncated: 64, 128",
+        "- mean norm of the vectors it reduces: 2.57729\n",
         "- with: st_dimreduce 0.1.0, torch 2.13.0",
         "names `apache-2.0`",
+        "| overlap@10 | retention | Spearman of cosines |",
         MARK,
     ):
         assert words in text, text
+    assert "kept" not in text
     assert "recall" not in figures_table(FIGURES), "what was not measured has no column"
-    assert "quality.png" not in model_card(RECORD, "user/small")
+    unlabelled = figures_table(FIGURES | {"metric": "overlap"})
+    assert "retention" not in unlabelled, "it is the overlap"
+    found = record_in_card(text)
+    assert found == replace(RECORD, figures=None), "a loaded model has its card, and so its record"
+    assert "quality.png" not in model_card(RECORD, 384, 128, "user/small")
 
 
 def test_a_record_that_says_little_makes_a_card_that_says_little():
-    text = model_card({"in_features": 32, "out_features": 8})
+    text = model_card(FitRecord(), 32, 8)
     assert card_errors(text) == ([], [])
     assert ModelCard(text).data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}
-    for words in ("path or name of this model", "32 bytes instead of 128", "not on record", "look it up"):
+    for words in ("path or name of this model", "32 bytes per vector instead of 128", "not on record", "look it up"):
         assert words in text
-    for words in ("None", "What it costs", "quantize", "with:"):
+    for words in ("None", "Size and quality", "quantize", "with:"):
         assert words not in text
 
 
 def test_recommends_what_the_fit_chose_else_the_smallest_that_is_as_good():
-    assert recommended(RECORD) == ("int4", 64)
-    chosen = {"precision": "binary", "choice": {"best": {}}}
-    assert recommended(RECORD | chosen) == ("binary", 16)
-    assert recommended({"out_features": 8, "precision": "int8"}) == ("int8", 8)
-    unlabelled = {**FIGURES, "figure": "overlap"}
-    assert recommended(RECORD | {"figures": unlabelled}) == ("float32", 512), "int4 keeps 98 % of the overlap"
+    assert recommended(RECORD, 128) == ("int4", 64)
+    chosen = replace(RECORD, precision="binary", choice={"best": {}})
+    assert recommended(chosen, 128) == ("binary", 16)
+    assert recommended(FitRecord(precision="int8"), 8) == ("int8", 8)
+    unlabelled = replace(RECORD, figures={**FIGURES, "metric": "overlap"})
+    assert recommended(unlabelled, 128) == ("float32", 512), "int4 retains 98 % of the overlap"
 
 
 def test_the_licence_and_languages_of_the_base_model_are_carried_along(minilm, tiny, tmp_path):
@@ -141,16 +151,17 @@ def test_the_licence_and_languages_of_the_base_model_are_carried_along(minilm, t
         ("", {}),
     ],
 )
-def test_whatever_stands_in_another_card_is_harmless(tiny, card, carried):
+def test_whatever_is_in_another_card_is_harmless(tiny, card, carried):
     tiny._model_card_text = card
     assert origin(tiny) == {"base_model": None} | carried
 
 
-def test_a_path_is_nobodys_business(tiny, tmp_path):
+def test_a_path_is_not_published(tiny, tmp_path):
     for place in (tmp_path, tmp_path / "gone", "../base", "C:\\models\\base"):
         tiny.model_card_data.base_model = str(place)
         save_portable(reduce_model(tiny, SENTENCES, 8), tmp_path / "p", overwrite=True)
-        written = (tmp_path / "p" / "README.md").read_text() + (tmp_path / "p" / "st_dimreduce.json").read_text()
+        files = ("README.md", "st_dimreduce.json", "config.json")
+        written = "".join((tmp_path / "p" / name).read_text() for name in files)
         assert str(place) not in written
         assert json.dumps(str(place)) not in written
     tiny.model_card_data.base_model = "user/base"

@@ -1,21 +1,20 @@
-"""Folders that Text Embeddings Inference or an older Sentence Transformers would misread are named, and mended."""
+"""Checking a folder for what Text Embeddings Inference or an older Sentence Transformers misreads."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-from transformers import AutoModel, AutoTokenizer
-from typer.testing import CliRunner
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from st_dimreduce import reduce_model, save_portable
-from st_dimreduce.cli import app
-from st_dimreduce.portable import check, fix
+from st_dimreduce import check, fix, reduce_model, save_portable
 from tests.conftest import SENTENCES
 from tests.helpers.folders import (
     BERT,
@@ -23,7 +22,7 @@ from tests.helpers.folders import (
     DENSE,
     FIX,
     MODEL,
-    OLD_WORDS,
+    NOT_OLD,
     OLDER,
     POOL,
     REDUCE,
@@ -54,7 +53,7 @@ BROKEN = {
         (DENSE, {"activation_function": None}),
         [f"it names no activation: {TEI} takes Identity, all others Tanh; {FIX}"],
     ),
-    "no bias": ((DENSE, {"bias": 0}), [f"it says no true or false for bias: {STOPS}; {FIX}"]),
+    "no bias": ((DENSE, {"bias": 0}), [f"it does not set bias to true or false: {STOPS}; {FIX}"]),
     "new keys of a head": (
         (DENSE, {"module_output_name": "sentence_embedding", "module_input_name": "sentence_embedding"}),
         [f"it has the new keys module_input_name, module_output_name: {OLDER}; {FIX}"],
@@ -82,7 +81,7 @@ BROKEN = {
     "no word on cls and mean": (
         (POOL, {"pooling_mode_cls_token": None, "pooling_mode_mean_tokens": 1}),
         [
-            f"it says no true or false for pooling_mode_cls_token, pooling_mode_mean_tokens: {STOPS}; {FIX}",
+            f"it does not set pooling_mode_cls_token, pooling_mode_mean_tokens to true or false: {STOPS}; {FIX}",
             f"its pooling is none: {SERVED}",
         ],
     ),
@@ -103,32 +102,33 @@ BROKEN = {
     ),
     "rotary positions in new words": (
         (CONFIG, {"rope_parameters": {"rope_theta": 5.0}}),
-        [f"rope_theta {OLD_WORDS}; {FIX}"],
+        [f"rope_theta {NOT_OLD}; {FIX}"],
     ),
     "code of its own": (
         (CONFIG, {"auto_map": {"AutoModel": "m.M"}, "model_type": "mine"}),
         ["it needs code of its own: every reader needs trust_remote_code; choose a base model that does not"],
     ),
     "code that it does not need": ((CONFIG, {"auto_map": {"AutoModel": "m.M"}}), []),
-    "a new tokenizer": ((TOKENIZER, {"tokenizer_class": "TokenizersBackend"}), [f"tokenizer_class {OLD_WORDS}; {FIX}"]),
+    "the record of the head": ((CONFIG, {"st_dimreduce": {"precision": "int4", "nested": [4, 8]}}), []),
+    "a new tokenizer": ((TOKENIZER, {"tokenizer_class": "TokenizersBackend"}), [f"tokenizer_class {NOT_OLD}; {FIX}"]),
     "new special tokens": (
         (TOKENIZER, {"extra_special_tokens": ["[A]"]}),
-        [f"additional_special_tokens {OLD_WORDS}; {FIX}", f"extra_special_tokens {OLD_WORDS}; {FIX}"],
+        [f"additional_special_tokens {NOT_OLD}; {FIX}", f"extra_special_tokens {NOT_OLD}; {FIX}"],
     ),
     "no length": (
         (BERT, {"max_seq_length": None}),
-        [f"it says no max_seq_length: {STOPS} in some versions; {FIX}"],
+        [f"it has no max_seq_length: {STOPS} in some versions; {FIX}"],
     ),
     "lower case": (
         (BERT, {"do_lower_case": True}),
-        [f"do_lower_case is true: {TEI} does not lower the case; lower the case in tokenizer.json"],
+        [f"do_lower_case is true: {TEI} does not lowercase; lowercase in tokenizer.json"],
     ),
     "a new transformer": ((BERT, {"modality_config": {}}), [f"it has the new keys modality_config: {OLDER}; {FIX}"]),
     "cut vectors": (
         (MODEL, {"truncate_dim": 4}),
         [
             f"truncate_dim is 4: {TEI} serves all dimensions; "
-            "cut the vectors where they are used, or fit a head of this size"
+            "truncate the vectors where they are used, or fit a head of this size"
         ],
     ),
     "a prompt that is a number": ((MODEL, {"prompts": {"query": 5}}), [f"a prompt is no string: {STOPS}; {FIX}"]),
@@ -149,21 +149,21 @@ def test_each_thing_is_named_alone(case, copy):
     [
         (
             lambda entries: entries.insert(2, {**entries[3], "name": "4"}),
-            f"a Normalize stands before a Dense: {TEI} leaves it out and serves different vectors; {REDUCE}",
+            f"a Normalize is before a Dense: {TEI} leaves it out and serves different vectors; {REDUCE}",
         ),
         (
             lambda entries: entries.insert(1, entries.pop(2)),
-            f"a Dense stands before Pooling: {TEI} applies it behind, to other vectors; {REDUCE}",
+            f"a Dense is before Pooling: {TEI} applies it behind Pooling, to other vectors; {REDUCE}",
         ),
         (
             lambda entries: entries[2].update(type="sentence_transformers.models.LayerNorm"),
             f"it names 'sentence_transformers.models.LayerNorm': {TEI} serves unreduced embeddings; "
-            "use Transformer, Pooling, Dense and Normalize alone",
+            "use only Transformer, Pooling, Dense and Normalize",
         ),
         (
             lambda entries: entries[2].update(type="os.system"),
             f"it names 'os.system': {TEI} serves unreduced embeddings, every other reader needs trust_remote_code; "
-            "use Transformer, Pooling, Dense and Normalize alone",
+            "use only Transformer, Pooling, Dense and Normalize",
         ),
         (
             lambda entries: entries[2].update(type="st_dimreduce.dim_reduce.DimReduce"),
@@ -187,11 +187,11 @@ def test_modules_that_the_server_misreads(change_modules, expected, copy):
     assert [str(problem) for problem in check(copy)] == [f"modules.json: {expected}"]
 
 
-def test_poolings_that_are_joined(tiny_path, tmp_path):
+def test_poolings_that_are_concatenated(tiny_path, tmp_path):
     save_portable(reduce_model(tiny_of(tiny_path, ("cls", "mean")), SENTENCES, 8), tmp_path / "p")
     assert [str(problem) for problem in check(tmp_path / "p")] == [
-        f"{POOL}: it joins the poolings pooling_mode_cls_token, pooling_mode_mean_tokens: "
-        f"{TEI} takes one of them alone; choose a base model with one"
+        f"{POOL}: it concatenates the poolings pooling_mode_cls_token, pooling_mode_mean_tokens: "
+        f"{TEI} takes only one of them; choose a base model with one"
     ]
 
 
@@ -217,6 +217,10 @@ def test_files_that_are_missing(copy, tiny_path):
 
 
 def test_the_command(saved, tmp_path):
+    from typer.testing import CliRunner
+
+    from st_dimreduce.cli import app
+
     folder = str(shutil.copytree(saved / "stock", tmp_path / "model"))
     run = CliRunner().invoke
     first = run(app, ["check", folder])
@@ -229,12 +233,31 @@ def test_the_command(saved, tmp_path):
         assert (bad.exit_code, len(bad.stderr.splitlines())) == (2, 1), bad.output
 
 
+LIGHT = """
+import sys
+from st_dimreduce import check, fix
+assert check(sys.argv[1]) == []
+assert check(sys.argv[2])
+fix(sys.argv[2])
+assert check(sys.argv[2]) == []
+print([name for name in ("torch", "transformers", "sentence_transformers") if name in sys.modules])
+"""
+
+
+def test_checks_and_fixes_without_importing_torch(copy, saved, tmp_path):
+    stock = shutil.copytree(saved / "stock", tmp_path / "stock")
+    command = [sys.executable, "-c", LIGHT, str(copy), str(stock)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout == "[]\n"
+
+
 def serve(folder, texts):
     """What Text Embeddings Inference does, in its order: pool as the first true key says, each Dense, normalise."""
     modules = json.loads((folder / "modules.json").read_text())
     assert {entry["type"].rpartition(".")[0] for entry in modules} == {"sentence_transformers.models"}
     pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
-    tokenizer, body = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    config = AutoConfig.from_pretrained(folder)  # with which vLLM reads it too
+    assert config.st_dimreduce == json.loads((folder / "config.json").read_text())["st_dimreduce"]
+    tokenizer, body = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, config=config).eval()
     length = json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
     rows = []
     for text in texts:

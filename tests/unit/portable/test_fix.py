@@ -1,4 +1,4 @@
-"""Folders that an older reader would misread, rewritten so that it does not, with the same vectors."""
+"""Rewriting folders that an older reader misreads, with the same vectors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding, Transformer
 from transformers import AutoTokenizer
 
-from st_dimreduce import DimReduce
-from st_dimreduce.portable import check, fix
-from st_dimreduce.portable.transformers4 import missing_words, speak_older
-from st_dimreduce.portable.save import POOLING_KEYS
+from st_dimreduce import DimReduce, check, fix
+from st_dimreduce.portable.layout import POOLING_KEYS
+from st_dimreduce.portable.transformers4 import add_old_settings, missing_settings
 from tests.conftest import SENTENCES
 from tests.helpers.folders import BERT, CONFIG, DENSE, FIX, MODEL, POOL, TEI, TOKENIZER, change, encode, module, tiny_of
 
@@ -55,8 +54,8 @@ def test_fix_moves_what_lies_elsewhere_and_turns_pickles_into_safetensors(copy):
         module(copy, number, path=path, idx=None)
     assert [str(problem) for problem in check(copy)] == [
         *(f"modules.json: module {number} has no idx: {TEI} serves unreduced embeddings; {FIX}" for number in range(3)),
-        f"modules.json: the transformer lies in 0_Transformer: {TEI} looks for it above; {FIX}",
-        f"modules.json: Pooling lies in 'pool': {TEI} looks for 1_Pooling alone; {FIX}",
+        f"modules.json: the transformer is in 0_Transformer: {TEI} looks for it above; {FIX}",
+        f"modules.json: Pooling is in 'pool': {TEI} looks only in 1_Pooling; {FIX}",
         "head/pytorch_model.bin: its weights are the pickle pytorch_model.bin: "
         f"readers that refuse pickles do not load it; {FIX}",
     ]
@@ -67,7 +66,7 @@ def test_fix_moves_what_lies_elsewhere_and_turns_pickles_into_safetensors(copy):
 
 
 @pytest.mark.parametrize("modes", [("mean", "cls"), ("cls", "mean")])
-def test_fix_never_reorders_what_is_joined(modes, tiny_path, tmp_path):
+def test_fix_never_reorders_what_is_concatenated(modes, tiny_path, tmp_path):
     pooling = Pooling(32, modes)
     model = SentenceTransformer(modules=[Transformer(tiny_path), pooling, Dense(64, 8)], device="cpu")
     model.save_pretrained(str(tmp_path / "stock"))
@@ -75,7 +74,7 @@ def test_fix_never_reorders_what_is_joined(modes, tiny_path, tmp_path):
     assert np.array_equal(encode(tmp_path / "stock"), model.encode(SENTENCES))
 
 
-def test_a_static_embedding_is_said_not_to_be_servable_and_fixing_keeps_it(tiny_path, tmp_path):
+def test_a_static_embedding_cannot_be_served_and_is_fixed_for_older_readers(tiny_path, tmp_path):
     static = StaticEmbedding(AutoTokenizer.from_pretrained(tiny_path), embedding_dim=16)
     model = SentenceTransformer(modules=[static, DimReduce(16, 4).to_dense()], device="cpu")
     model.save_pretrained(str(tmp_path / "p"))
@@ -85,6 +84,18 @@ def test_a_static_embedding_is_said_not_to_be_servable_and_fixing_keeps_it(tiny_
     said = f"modules.json: it starts with a StaticEmbedding: {TEI} cannot serve it; {serve_it}"
     assert [str(problem) for problem in check(tmp_path / "p")] == [said]
     assert np.array_equal(encode(tmp_path / "p"), vectors)
+    folders = sorted(path.name for path in (tmp_path / "p").iterdir() if path.is_dir())
+    assert folders == ["0_StaticEmbedding", "1_Dense"], "before 5, only a Transformer may be in the model's folder"
+
+
+def test_a_static_embedding_that_another_library_reads_stays_where_it_is(tiny_path, tmp_path):
+    static = StaticEmbedding(AutoTokenizer.from_pretrained(tiny_path), embedding_dim=16)
+    model = SentenceTransformer(modules=[static, DimReduce(16, 4).to_dense()], device="cpu")
+    model.save_pretrained(str(tmp_path / "p"))
+    (tmp_path / "p" / "config.json").write_text("{}")  # as Model2Vec writes it
+    fix(tmp_path / "p")
+    assert (tmp_path / "p" / "tokenizer.json").exists()
+    assert np.array_equal(encode(tmp_path / "p"), model.encode(SENTENCES))
 
 
 TANH = "torch.nn.modules.activation.Tanh"
@@ -114,7 +125,7 @@ def rewritten(copy, file):
         ({"modality_config": {"image": {}}}, 7, 24, {"modality_config": {"image": {}}}),
     ],
 )  # fmt: skip
-def test_the_length_is_said_where_older_readers_look_for_it(copy, said, tokenizer_length, positions, expected):
+def test_the_maximum_length_is_written_where_older_readers_look_for_it(copy, said, tokenizer_length, positions, expected):
     (copy / BERT).unlink()
     if said is not None:
         (copy / BERT).write_text(json.dumps(said))
@@ -123,7 +134,7 @@ def test_the_length_is_said_where_older_readers_look_for_it(copy, said, tokenize
     assert rewritten(copy, BERT) == expected
 
 
-def test_a_length_is_said_without_the_tokenizers_settings(copy):
+def test_the_maximum_length_without_the_tokenizers_settings(copy):
     (copy / BERT).unlink()
     (copy / TOKENIZER).unlink()
     assert rewritten(copy, BERT) == {"max_seq_length": 24, "do_lower_case": False}
@@ -140,12 +151,12 @@ def test_a_length_is_said_without_the_tokenizers_settings(copy):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("width", ["word_embedding_dimension", "embedding_dimension"])
-def test_a_pooling_is_said_in_the_older_words(copy, said, expected, width):
+def test_a_pooling_is_written_with_the_old_keys(copy, said, expected, width):
     (copy / POOL).write_text(json.dumps({width: 32, **said}))
     assert rewritten(copy, POOL) == expected
 
 
-def test_a_pooling_that_the_older_words_lack_stays_as_it_is(copy):
+def test_a_pooling_without_an_old_key_stays_as_it_is(copy):
     said = {"embedding_dimension": 32, "pooling_mode": "attention"}
     (copy / POOL).write_text(json.dumps(said))
     assert rewritten(copy, POOL) == said
@@ -178,7 +189,7 @@ IDENTITY = {
         ({"module_output_name": "token_embeddings"}, "stays"),
     ],
 )
-def test_a_head_is_said_in_the_older_words_where_they_say_it(biased, settings, expected):
+def test_a_head_is_written_with_the_old_keys_where_they_suffice(biased, settings, expected):
     change(biased / DENSE, **settings)
     before = json.loads((biased / DENSE).read_text())
     assert rewritten(biased, DENSE) == (before if expected == "stays" else expected)
@@ -196,9 +207,13 @@ def test_a_residual_is_named_and_stays(tiny_path, tmp_path, size):
 
 
 def test_prompts_of_none_become_empty_ones(copy):
-    change(copy / MODEL, prompts={"query": None, "document": "text: "}, similarity_fn_name="dot")
+    versions = {"sentence_transformers": "9.9.9"}
+    prompts = {"query": None, "document": "text: "}
+    change(copy / MODEL, prompts=prompts, similarity_fn_name="dot", model_type="Other", __version__=versions)
     found = rewritten(copy, MODEL)
+    assert "__version__" not in found
     assert (found["prompts"], found["similarity_fn_name"]) == ({"query": "", "document": "text: "}, "dot")
+    assert found["model_type"] == "Other"
     (copy / MODEL).unlink()
     assert rewritten(copy, MODEL) is None
     (copy / MODEL).write_text("{}")
@@ -252,12 +267,12 @@ MODERN = {"full_attention": {"rope_theta": 16e4, "rope_type": "default"}, "slidi
         ({"rope_parameters": {"full_attention": FAR, "rope_theta": 3.0}}, {"rope_theta": 3.0}),
     ],
 )
-def test_rotary_positions_in_the_words_of_transformers_4(config, words, tmp_path):
-    assert sorted(missing_words(config, {})) == sorted(words)
+def test_rotary_positions_as_transformers_4_reads_them(config, words, tmp_path):
+    assert sorted(missing_settings(config, {})) == sorted(words)
     (tmp_path / CONFIG).write_text(json.dumps(config))
-    speak_older(tmp_path)
+    add_old_settings(tmp_path)
     assert json.loads((tmp_path / CONFIG).read_text()) == config | words
-    assert missing_words(config | words, {}) == []
+    assert missing_settings(config | words, {}) == []
     assert [path.name for path in tmp_path.iterdir()] == [CONFIG]
 
 
@@ -280,8 +295,8 @@ def test_rotary_positions_in_the_words_of_transformers_4(config, words, tmp_path
         ({"extra_special_tokens": {"a": "[A]"}}, {}),
     ],
 )
-def test_a_tokenizer_in_the_words_of_transformers_4(said, words, tmp_path):
-    assert sorted(missing_words({}, said)) == sorted(words)
+def test_a_tokenizer_as_transformers_4_reads_it(said, words, tmp_path):
+    assert sorted(missing_settings({}, said)) == sorted(words)
     (tmp_path / TOKENIZER).write_text(json.dumps(said))
-    speak_older(tmp_path)
+    add_old_settings(tmp_path)
     assert json.loads((tmp_path / TOKENIZER).read_text()) == said | words

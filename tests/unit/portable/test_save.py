@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from st_dimreduce import DimReduce, reduce_model, save_portable
 from st_dimreduce.portable.card import model_card
-from st_dimreduce.portable.save import POOLING_KEYS
+from st_dimreduce.portable.layout import POOLING_KEYS
 from tests.conftest import SENTENCES
 from tests.helpers.environments import WITHOUT_US
 
@@ -92,7 +92,7 @@ def test_is_written_in_the_layout_that_old_readers_know(tiny, tmp_path):
     assert kinds == {".json", ".safetensors", ".md"}
 
 
-def test_says_how_it_was_fitted(tiny, tmp_path):
+def test_the_record_and_the_figures_are_written(tiny, tmp_path):
     save_portable(reduce_model(tiny, SENTENCES, 8, seed=5), tmp_path / "p", figures={"documents": 2})
     record = read(tmp_path, "p", "st_dimreduce.json")
     assert (record["in_features"], record["out_features"], record["seed"], record["vectors"]) == (
@@ -102,7 +102,7 @@ def test_says_how_it_was_fitted(tiny, tmp_path):
         len(SENTENCES),
     )
     assert record["figures"] == {"documents": 2}
-    assert set(record["versions"]) == {"st_dimreduce", "sentence-transformers", "transformers", "torch"}
+    assert set(record["versions"]) == {"st_dimreduce", "sentence-transformers", "transformers", "torch", "numpy"}
     assert str(tmp_path) not in json.dumps(record) + (tmp_path / "p" / "README.md").read_text()
 
 
@@ -175,16 +175,14 @@ def test_every_setting_is_written_as_it_is(tiny, tmp_path):
     }
     assert read(tmp_path, "p", "config_sentence_transformers.json") == config | {"truncate_dim": 4}
     record = read(tmp_path, "p", "st_dimreduce.json")
-    names = ("st_dimreduce", "sentence-transformers", "transformers", "torch")
-    assert record == {
-        "in_features": 32,
-        "out_features": 8,
-        **DimReduce.from_model(reduced).fitted,
-        "versions": {name: version(name) for name in names},
-    }
-    assert (tmp_path / "p" / "README.md").read_text(encoding="utf-8") == model_card(record)
+    head = DimReduce.from_model(reduced)
+    assert record == {"in_features": 32, "out_features": 8, **head.record.to_dict()}
+    names = ("st_dimreduce", "sentence-transformers", "transformers", "torch", "numpy")
+    assert record["versions"] == {name: version(name) for name in names}
+    assert (tmp_path / "p" / "README.md").read_text(encoding="utf-8") == model_card(head.record, 32, 8)
     text = (tmp_path / "p" / "config_sentence_transformers.json").read_bytes().decode("utf-8")
-    assert text.startswith('{\n  "prompts": {\n    "query": "질문: "')
+    assert text.startswith('{\n  "default_prompt_name": null,\n')
+    assert '\n    "query": "질문: "' in text
     assert text.endswith("}\n")
     reduced.truncate_dim, reduced.max_seq_length = None, 10**9 - 1
     save_portable(reduced, tmp_path / "q")
@@ -197,6 +195,33 @@ def test_modules_are_numbered_and_a_normalize_has_no_folder(tiny, tmp_path):
     entries = read(tmp_path, "p", "modules.json")
     assert [(entry["idx"], entry["name"]) for entry in entries] == [(0, "0"), (1, "1"), (2, "2"), (3, "3")]
     assert sorted(path.name for path in (tmp_path / "p").iterdir() if path.is_dir()) == ["1_Pooling", "2_Dense"]
+
+
+class Derived(Dense):
+    """A class of the caller's own, which is a Dense to everybody else."""
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_the_model_is_left_unchanged(tiny, tmp_path, trainable):
+    reduced = reduce_model(tiny, SENTENCES, 8, trainable=trainable)
+    reduced.train()
+    reduced[0].auto_model.config.st_dimreduce = kept = {"precision": "int8"}
+    modules, before = list(reduced), {name: value.clone() for name, value in reduced.state_dict().items()}
+    save_portable(reduced, tmp_path / "p", figures={"documents": 2})
+    assert all(module is now for module, now in zip(modules, reduced, strict=True))
+    assert all(torch.equal(value, before[name]) for name, value in reduced.state_dict().items())
+    assert reduced[0].auto_model.config.st_dimreduce is kept
+    assert reduced.training
+    assert DimReduce.from_model(reduced).record.figures is None
+
+
+def test_a_derived_module_is_written_as_the_stock_one(tiny, tmp_path):
+    model = SentenceTransformer(modules=[*list(tiny)[:2], Derived(32, 8)], device="cpu")
+    save_portable(model, tmp_path / "p")
+    assert read(tmp_path, "p", "modules.json")[2]["type"] == "sentence_transformers.models.Dense"
+    again = SentenceTransformer(str(tmp_path / "p"), device="cpu")
+    assert type(again[2]) is Dense
+    assert np.array_equal(again.encode(SENTENCES), model.encode(SENTENCES))
 
 
 def test_an_existing_folder_is_kept_unless_told_otherwise(tiny, tmp_path):

@@ -1,4 +1,4 @@
-"""What the portable layout cannot express is named, each thing in full, and nothing is written."""
+"""Naming what the portable layout cannot express; nothing is written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm,
 from torch import nn
 
 from st_dimreduce import DimReduce, save_portable
-from st_dimreduce.portable import unportable
+from st_dimreduce.portable.save import unportable
 
 
 def token_head(tiny, tiny_path):
@@ -29,7 +29,7 @@ def router(tiny, tiny_path):
         ),
         (
             lambda tiny, path: [*tiny, DimReduce(32, 8)],
-            ["Normalize stands behind Pooling, where only Dense, DimReduce and a last Normalize may: leave it out"],
+            ["Normalize is behind Pooling, where only Dense, DimReduce and a last Normalize may be: leave it out"],
         ),
         (
             lambda tiny, path: [*list(tiny)[:2], DimReduce(32, 8, activation_function=nn.ReLU())],
@@ -42,14 +42,14 @@ def router(tiny, tiny_path):
         (
             lambda tiny, path: [*list(tiny)[:2], LayerNorm(32), Dense(32, 8, activation_function=nn.ReLU())],
             [
-                "LayerNorm stands behind Pooling, where only Dense, DimReduce and a last Normalize may: leave it out",
+                "LayerNorm is behind Pooling, where only Dense, DimReduce and a last Normalize may be: leave it out",
                 "Dense ends in ReLU, expected Tanh or Identity: train it with one of these",
             ],
         ),
         (
             lambda tiny, path: [tiny[0], Pooling(32, ("mean", "cls")), DimReduce(64, 8)],
             [
-                "its Pooling joins ('mean', 'cls'), readers join in the order cls, max, mean, mean_sqrt_len_tokens, "
+                "its Pooling concatenates ('mean', 'cls'), readers do so in the order cls, max, mean, mean_sqrt_len_tokens, "
                 "weightedmean, lasttoken: use that one"
             ],
         ),
@@ -66,7 +66,7 @@ def router(tiny, tiny_path):
         ),
     ],
 )  # fmt: skip
-def test_what_the_layout_cannot_express_is_named_and_nothing_is_written(tiny, tiny_path, tmp_path, modules, messages):
+def test_names_what_the_layout_cannot_express_and_nothing_is_written(tiny, tiny_path, tmp_path, modules, messages):
     model = SentenceTransformer(modules=modules(tiny, tiny_path), device="cpu")
     with pytest.raises(ValueError, match="cannot express") as error:
         save_portable(model, tmp_path / "p")

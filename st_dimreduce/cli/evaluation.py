@@ -1,0 +1,122 @@
+"""Commands that show what a reduced model finds: a demo, a comparison with its base model, a search page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from st_dimreduce.cli.main import command, console, hide_loading_bars, show
+from st_dimreduce.cli.options import BatchSize, Force, Quiet, TextColumn
+from st_dimreduce.enums import Precision
+
+
+@command
+def demo(
+    pairs: Annotated[int, typer.Option(help="Number of docstrings to search.")] = 2500,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Folder to write the reduced model to; none if not given.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Reduce all-MiniLM-L6-v2 on the docstrings of installed packages and search them. Downloads nothing."""
+    from st_dimreduce.apps.demo import run_demo
+
+    hide_loading_bars()
+    run_demo(console(), pairs, output, force)
+
+
+@command
+def compare(
+    base: Annotated[str, typer.Argument(help="Name or path of the base model.")],
+    reduced: Annotated[list[str], typer.Argument(help="Names or paths of one or more reduced models.")],
+    texts: Annotated[str | None, typer.Option(help="Documents to search: one per line, .jsonl or .csv.")] = None,
+    queries: Annotated[str | None, typer.Option(help="Queries, like --texts; the documents if not given.")] = None,
+    relevant: Annotated[
+        str | None,
+        typer.Option(help="What the queries should find: per line the numbers of a query and a document, from 1."),
+    ] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="Pairs with human scores: .csv or .tsv of sentence1, sentence2, score.")
+    ] = None,
+    precision: Annotated[
+        list[Precision] | None,
+        typer.Option(help="Precision of the reduced documents; may be repeated. All of them if not given."),
+    ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also measure other ways to shrink the base model's embeddings.")
+    ] = False,
+    vectors: Annotated[int, typer.Option(help="Number of vectors to state the memory for.")] = 10_000_000,
+    price: Annotated[float | None, typer.Option(help="Price of a gigabyte of memory per month.")] = None,
+    report: Annotated[
+        str | None, typer.Option(help="HTML report to write; it contains the texts of the queries that lost most.")
+    ] = None,
+    json_: Annotated[str | None, typer.Option("--json", help="JSON file to write the figures to.")] = None,
+    plots: Annotated[str | None, typer.Option(help="Folder to write plots to, as PNG files.")] = None,
+    column: TextColumn = None,
+    batch_size: BatchSize = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Compare reduced models with their base model on your documents, queries or scored pairs."""
+    from st_dimreduce.files import check_place
+    from st_dimreduce.texts import read_question
+
+    outputs = [output for output in (report, json_, plots) if output is not None]
+    for output in outputs:
+        check_place(output)
+    question = read_question(texts, queries, relevant, pairs, column)
+
+    from st_dimreduce.evaluation.compare import compare as compare_models
+    from st_dimreduce.evaluation.report import comparison_table, write_figures, write_html, write_plots
+    from st_dimreduce.models.load import load_model
+
+    hide_loading_bars(quiet)
+    models = {Path(name).name: load_model(name) for name in reduced}
+    if len(models) < len(reduced):
+        raise ValueError(f"reduced models {reduced} have folders of one name: rename them")
+    comparison = compare_models(
+        load_model(base),
+        models,
+        question.documents,
+        question.queries,
+        question.relevant,
+        pairs=question.scored_pairs,
+        precision=precision or list(Precision),
+        with_peers=peers,
+        batch_size=batch_size,
+        show_progress_bar=False if quiet else None,
+    )
+    title = f"{comparison.documents:,} documents, {comparison.queries:,} queries (percent)"
+    show(comparison_table(comparison, title, vectors, price), quiet=quiet)
+    if json_:
+        write_figures(comparison, json_)
+    if plots:
+        write_plots(comparison, plots)
+    if report:
+        write_html(comparison, report, question, vectors=vectors, price=price)
+    if outputs:
+        show(f"Wrote {', '.join(outputs)}.", quiet=quiet)
+
+
+@command
+def serve(
+    model: Annotated[str, typer.Argument(help="Folder or name of the reduced model.")],
+    texts: Annotated[str, typer.Option("--texts", help="Documents to search: one per line, .jsonl or .csv.")],
+    column: TextColumn = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Name or folder of the full model; the reduced model without its head if not given."),
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 for any that is free.")] = 8765,
+    batch_size: BatchSize = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Serve a search page on this machine that shows what the full and the reduced model find, side by side."""
+    from st_dimreduce.apps.search_page import Corpus, address, bind, make_app, run
+    from st_dimreduce.texts import read_texts
+
+    bound = bind(port)  # before the texts are encoded, which takes long
+    shown = False if quiet else None
+    hide_loading_bars(quiet)
+    corpus = Corpus(model, read_texts(texts, column), base=base, batch_size=batch_size, show_progress_bar=shown)
+    show(f"{address(bound)} is open; Ctrl-C ends it.", quiet=quiet)
+    run(make_app(corpus), bound)

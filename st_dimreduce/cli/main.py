@@ -1,0 +1,115 @@
+"""The Typer application: its global options, how errors are reported, and printing.
+
+A command imports what it calls when it runs, so that ``--help`` and commands that need no model start quickly. What
+takes seconds to import comes after the checks that can fail at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from opcode import opmap
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+_TABLE_WIDTH = 124  # the widest table; in a narrower terminal lines wrap, and no figure is cut
+
+# Typer imports Pydantic to convert a value, None for a flag that is not given: as False it needs no conversion, and the
+# help of a command takes half the time.
+_FLAGS = dict.fromkeys(("help", "install_completion", "show_completion"), False)
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"default_map": _FLAGS})
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+) -> None:
+    """Shrink sentence embeddings: one fitted layer behind any Sentence Transformers model.
+
+    Exit status:
+
+    0: the command succeeded.
+    1: check found problems, or an unexpected error occurred.
+    2: an error that you can correct, such as a missing file or an invalid option.
+    130: interrupted by Ctrl-C.
+    """
+
+
+class _Command(TyperCommand):
+    """A command that reports errors on standard error, in one line, with the exit statuses of :func:`main`."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            message = " ".join(str(error).split())
+            if _can_be_corrected(error):
+                typer.echo(f"error: {message}", err=True)
+                raise typer.Exit(2) from error
+            if ctx.find_root().params.get("debug"):
+                raise
+            again = f"run again with --debug (st-dimreduce --debug {self.name} ...) to see the traceback"
+            typer.echo(f"unexpected error: {type(error).__name__}: {message}; {again}", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as interrupt:
+            kept = str(interrupt) or "no output is left half written, call again to start anew"
+            typer.echo(f"interrupted: {kept}", err=True)
+            raise typer.Exit(130) from interrupt
+
+
+def _can_be_corrected(error: Exception) -> bool:
+    """Whether the user can correct an error: the system reports it, or a ``raise`` statement of this package does.
+
+    A ``ValueError`` of a library, or one that Python raises because of a bug here, is not the user's to correct.
+    """
+    if isinstance(error, OSError):
+        return True
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or not isinstance(error, (ValueError, ModuleNotFoundError)):
+        return False
+    package = str(last.tb_frame.f_globals.get("__name__")).partition(".")[0]
+    return package == "st_dimreduce" and last.tb_frame.f_code.co_code[last.tb_lasti] == opmap["RAISE_VARARGS"]
+
+
+def command(function: Function) -> Function:
+    """Add a function to the application as a command."""
+    return app.command(cls=_Command)(function)
+
+
+def hide_loading_bars(quiet: bool = False) -> None:
+    """Hide the progress bars of downloading and loading a model, if ``quiet`` or where there is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        from huggingface_hub.utils import disable_progress_bars
+        from transformers.utils import logging
+
+        disable_progress_bars()
+        logging.disable_progress_bar()
+
+
+def console() -> Console:
+    """Return a console on standard output that is wide enough for every table."""
+    from rich.console import Console
+
+    return Console(width=max(_TABLE_WIDTH, Console().width))
+
+
+def show(*items: str | Table, quiet: bool = False) -> None:
+    """Print lines and tables on standard output, unless ``quiet``."""
+    for item in () if quiet else items:
+        if isinstance(item, str):
+            typer.echo(item)
+        else:
+            console().print(item)

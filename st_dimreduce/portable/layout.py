@@ -1,0 +1,198 @@
+"""The portable layout of a model's folder, and the rewrite of a saved folder into it.
+
+Sentence Transformers before 6, and Text Embeddings Inference to this day, know modules by their old names
+(``sentence_transformers.models.*``) and Pooling by boolean keys. Sentence Transformers 6 reads that layout too, so it
+is the one to ship. No other file of the package spells it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from st_dimreduce.files import write_json
+from st_dimreduce.head import ACTIVATIONS, CONFIG, MODEL_KEY, PICKLE, RECORD, WEIGHTS, FitRecord, record_comment
+from st_dimreduce.models.folder import Part, pooling_modes
+from st_dimreduce.portable.transformers4 import add_old_settings
+from st_dimreduce.untrusted import read_json, read_object, read_pickle
+
+MODULES = "modules.json"
+MODEL_CONFIG = "config_sentence_transformers.json"
+SENTENCE_CONFIG = "sentence_bert_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CARD = "README.md"
+OLD_NAMES = {
+    kind: f"sentence_transformers.models.{kind}"
+    for kind in ("Transformer", "Pooling", "Dense", "Normalize", "StaticEmbedding")
+}
+TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case", "model_args", "tokenizer_args", "config_args")
+POOLING_KEYS = {  # by mode, in the order in which readers concatenate several
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+DENSE_KEYS = ("in_features", "out_features", "bias", "activation_function")
+TEXT = frozenset({"text", "message"})  # what the layout's Transformer may read
+_STATIC_FILES = (WEIGHTS, PICKLE, "tokenizer.json")
+_NO_LIMIT = 10**9  # tokenizers without a maximum length report a huge one
+_SENTENCE = {"sentence_embedding"}
+
+
+def module_path(number: int, kind: str) -> str:
+    """Return where a module lies: a Transformer in the model's folder itself, all others in one of their own."""
+    return "" if kind == "Transformer" else f"{number}_{kind}"
+
+
+def in_order(modes: str | Sequence[str]) -> bool:
+    """Whether boolean keys, which have no order, can express these modes of pooling."""
+    return isinstance(modes, str) or list(modes) == [mode for mode in POOLING_KEYS if mode in modes]
+
+
+def reads_sentences(config: dict[str, Any]) -> bool:
+    """Whether a module with these settings reads and writes the sentence embedding."""
+    return {config.get(f"module_{end}_name", "sentence_embedding") for end in ("input", "output")} == _SENTENCE
+
+
+def rewrite(folder: Path, parts: list[Part]) -> None:
+    """Rewrite a folder that Sentence Transformers saved into the portable layout; the vectors stay the same.
+
+    What the layout cannot express stays as it is, and so do files that belong to no module.
+
+    Args:
+        folder: The folder.
+        parts: Its modules, one for each entry of ``modules.json``.
+    """
+    entries = read_json(folder / MODULES)
+    for number, (entry, part) in enumerate(zip(entries, parts, strict=True)):
+        entry["idx"] = number
+        kind = "Dense" if part.kind == "DimReduce" else part.kind
+        if part.type.startswith("sentence_transformers.") or part.kind == "DimReduce":
+            entry["type"] = OLD_NAMES.get(kind, part.type)
+        if kind in _SETTINGS:
+            entry["path"] = _move(folder, part.path, module_path(number, kind))
+            _SETTINGS[kind](folder / entry["path"], part)
+        elif kind == "StaticEmbedding":
+            entry["path"] = _move_static(folder, part.path, module_path(number, kind))
+        elif kind == "Normalize":
+            _remove_settings(folder, part)
+    write_json(folder / MODULES, entries)
+    _rewrite_model(folder / MODEL_CONFIG)
+    _keep_record(folder, parts)
+
+
+def write_record(folder: Path, record: FitRecord, in_features: int, out_features: int) -> None:
+    """Write the record of a model's head to ``st_dimreduce.json`` and, where it has one, to its transformer's config.
+
+    Sentence Transformers of every version keeps the latter when it saves the model again. It could not be in the
+    head's own config: before 6, ``Dense`` refuses settings that it does not know.
+    """
+    write_json(folder / RECORD, {"in_features": in_features, "out_features": out_features, **record.to_dict()})
+    if (folder / CONFIG).exists():
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        write_json(folder / CONFIG, config | {MODEL_KEY: record.to_dict(large=False)})
+
+
+def _move(root: Path, old: str, new: str, names: Sequence[str] | None = None) -> str:
+    """Move a module's files, unless others are in their new place; returns where they are."""
+    if Path(old) == Path(new) or (names is None and not old):
+        return old
+    found = [file.name for file in (root / old).iterdir() if names is None or file.name in names]
+    if any((root / new / name).exists() for name in found):
+        return old
+    (root / new).mkdir(exist_ok=True)
+    for name in found:
+        (root / old / name).rename(root / new / name)
+    if old and not any((root / old).iterdir()):
+        (root / old).rmdir()
+    return new
+
+
+def _move_static(root: Path, old: str, new: str) -> str:
+    """Move a static embedding out of the model's folder, where readers before 5 expect a Transformer alone."""
+    if Path(old) != Path() or (root / CONFIG).exists():  # a config.json is of another library, which reads it there
+        return old
+    return _move(root, "", new, _STATIC_FILES)
+
+
+def _remove_settings(root: Path, part: Part) -> None:
+    """Remove the folder of a Normalize, which readers before 6 do without, if its settings are the defaults."""
+    folder = root / part.path
+    if Path(part.path) == Path() or not folder.is_dir() or not reads_sentences(part.config):
+        return
+    if set(part.config) <= {"module_input_name", "module_output_name"}:
+        (folder / CONFIG).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _rewrite_transformer(folder: Path, part: Part) -> None:
+    add_old_settings(folder)
+    path = folder / SENTENCE_CONFIG
+    config = read_object(path) if path.exists() else {}
+    if set(config.get("modality_config", {})) - TEXT:
+        return
+    length = config.get("max_seq_length")
+    if not isinstance(length, int):
+        tokenizer = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).exists() else {}
+        lengths = [tokenizer.get("model_max_length"), part.config.get("max_position_embeddings")]
+        length = min((each for each in lengths if isinstance(each, int) and 0 < each < _NO_LIMIT), default=_NO_LIMIT)
+    config["max_seq_length"] = length if length < _NO_LIMIT else None
+    config.setdefault("do_lower_case", False)
+    write_json(path, {key: config[key] for key in TRANSFORMER_KEYS if key in config})
+
+
+def _rewrite_pooling(folder: Path, part: Part) -> None:
+    given = pooling_modes(part.config)
+    keys = {POOLING_KEYS.get(mode, mode) for mode in given}
+    if not keys <= set(POOLING_KEYS.values()) or ("pooling_mode" in part.config and not in_order(given)):
+        return
+    width = part.config.get("word_embedding_dimension", part.config.get("embedding_dimension"))
+    modes: dict[str, Any] = {key: key in keys for key in POOLING_KEYS.values()}
+    prompt = part.config.get("include_prompt", True)
+    write_json(folder / CONFIG, {"word_embedding_dimension": width, **modes, "include_prompt": prompt})
+
+
+def _rewrite_dense(folder: Path, part: Part) -> None:
+    config = {"bias": True, "activation_function": ACTIVATIONS["Tanh"], **part.config}
+    if reads_sentences(config) and not config.get("use_residual"):
+        write_json(folder / CONFIG, {key: config[key] for key in DENSE_KEYS if key in config})
+    if not (folder / WEIGHTS).exists():
+        weights = read_pickle(folder / PICKLE)
+        save_file({name: np.ascontiguousarray(weight) for name, weight in weights.items()}, folder / WEIGHTS)
+        (folder / PICKLE).unlink()
+
+
+def _rewrite_model(path: Path) -> None:
+    """Rewrite the model's settings, without the versions, which older readers compare with their own and warn about."""
+    if not path.exists():
+        return
+    config = read_object(path)
+    config.pop("__version__", None)
+    if config.get("model_type") == "SentenceTransformer":  # the default
+        del config["model_type"]
+    if isinstance(config.get("prompts"), dict):
+        config["prompts"] = {name: prompt or "" for name, prompt in config["prompts"].items()}
+    write_json(path, config)
+
+
+def _keep_record(folder: Path, parts: list[Part]) -> None:
+    """Keep the record of a ``DimReduce``, whose own config has lost it: a ``Dense`` has no place for it."""
+    for part in parts:
+        if part.kind == "DimReduce" and isinstance(part.config.get("record"), dict):
+            record = FitRecord.from_dict(part.config["record"])
+            write_record(folder, record, part.config["in_features"], part.config["out_features"])
+            card = folder / CARD
+            if parts[0].kind == "StaticEmbedding" and card.exists():
+                text = card.read_text(encoding="utf-8")
+                card.write_text(f"{text}\n{record_comment(record)}\n", encoding="utf-8")
+
+
+_SETTINGS = {"Transformer": _rewrite_transformer, "Pooling": _rewrite_pooling, "Dense": _rewrite_dense}
