@@ -88,7 +88,7 @@ class ParquetSource(TableSource):
                 start -= metadata.row_group(first).num_rows
                 first += 1
             if first < metadata.num_row_groups:
-                # Not pyarrow.dataset: it holds a whole row group, 1,100 to 1,450 MB for one of 300 MB; this way 70 MB.
+                # Not pyarrow.dataset: for a row group of 300 MB it takes 1,100 to 1,450 MB, this way 70 MB.
                 with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BUFFER) as file:
                     groups = range(first, metadata.num_row_groups)
                     yield from _rows_from(start, file.iter_batches(_READ_ROWS, row_groups=groups))

@@ -282,8 +282,8 @@ def test_a_module_reduces_as_its_head_does(tmp_path):
     assert np.array_equal(codes, expected("int8", head=module.to_head()))
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
-def test_memory_stays_bounded(suffix, tmp_path):
+@pytest.mark.parametrize(("suffix", "batch_bytes"), [(".npy", 1 << 25), (".parquet", 1 << 20)])
+def test_memory_stays_bounded(suffix, batch_bytes, tmp_path):
     """Of a .npy file, and of a Parquet file of one row group."""
     rows = np.ones((80_000, 768), np.float32)
     if suffix == ".npy":
@@ -292,17 +292,21 @@ def test_memory_stays_bounded(suffix, tmp_path):
         parquet(
             tmp_path, pa.table({"v": fixed(rows)}), row_group_size=len(rows), use_dictionary=False, compression="none"
         )
+    # Not ru_maxrss, which a new process inherits from the one that started it.
     code = """
-import resource, sys
+import sys
+from pathlib import Path
 import numpy as np
 from st_dimreduce import Head, reduce_vectors
 if sys.argv[1].endswith("parquet"):
     import st_dimreduce.vectors.arrow
-head, before = Head(np.eye(64, 768)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-reduce_vectors(sys.argv[1], head, sys.argv[2], "int8")
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+head, before = Head(np.eye(64, 768)), peak()
+reduce_vectors(sys.argv[1], head, sys.argv[2], "int8", batch_bytes=int(sys.argv[3]))
+print(peak() - before)
 """
-    arguments = [sys.executable, "-c", code, tmp_path / f"x{suffix}", tmp_path / "y.npy"]
+    arguments = [sys.executable, "-c", code, tmp_path / f"x{suffix}", tmp_path / "y.npy", str(batch_bytes)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 180, "megabytes, for a file of 246"
 
