@@ -240,13 +240,3 @@ def test_a_model_saved_by_sentence_transformers_keeps_the_record(form, tiny_path
         kept = record.to_dict(large=form == "DimReduce")  # what is large is kept beside the head alone
         assert found.to_dict() == kept
         assert found.precision == "int4"
-
-
-def test_the_record_in_a_model_card_survives_what_markdown_does():
-    from st_dimreduce.dim_reduce import record_comment, record_in_card
-
-    record = FitRecord(precision="binary", base_model="a/b", license=["a-->b"])
-    card = f"# Title\n\ntext -->\n{record_comment(record)}\n"
-    assert record_in_card(card) == record
-    assert record_in_card("# Title") == record_in_card(None) == FitRecord()
-    assert record_in_card('<!-- st_dimreduce {"precision": "int7"} -->') == FitRecord()

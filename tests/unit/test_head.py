@@ -13,6 +13,7 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Dense
 
 from st_dimreduce import DimReduce, FitRecord, Head, Summary, fit_head, save_head
+from st_dimreduce.head import record_comment, record_in_card
 
 RNG = np.random.default_rng(0)
 WEIGHT, BIAS = RNG.standard_normal((3, 8)).astype(np.float32), RNG.standard_normal(3).astype(np.float32)
@@ -212,3 +213,11 @@ assert not loaded & {"torch", "transformers", "sentence_transformers", "huggingf
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_record_in_a_model_card_survives_what_markdown_does():
+    record = FitRecord(precision="binary", base_model="a/b", license=["a-->b"])
+    card = f"# Title\n\ntext -->\n{record_comment(record)}\n"
+    assert record_in_card(card) == record
+    assert record_in_card("# Title") == record_in_card(None) == FitRecord()
+    assert record_in_card('<!-- st_dimreduce {"precision": "int7"} -->') == FitRecord()

@@ -76,7 +76,6 @@ def test_pairs_alone_and_nothing_but_texts(files):
         ((), "no texts to search were given"),
         (("--texts", "texts.txt", "--relevant", "relevant.tsv"), "but no queries were given: give --queries FILE"),
         (("--texts", "texts.txt", "--queries", "none.txt"), "no file none.txt"),
-        (("--texts", "texts.txt", "--precision", "int3"), "unknown precision 'int3'"),
         (("--texts", "texts.txt", "--report", "texts.txt/report.html"), "cannot be written"),
         (
             ("--pairs", "texts.txt"),

@@ -14,6 +14,7 @@ from st_dimreduce import (
     attach_head,
     fit_head,
 )
+from st_dimreduce.models.encoder import Encoder
 from tests.conftest import SENTENCES
 
 
@@ -35,8 +36,8 @@ def test_a_head_that_says_no_mean_norm_is_not_attached(tiny):
 
 
 def test_the_model_knows_the_norm_of_its_own_vectors(tiny):
-    stored = tiny.encode(SENTENCES)
-    model = attach_head(tiny, fit_head(Summary.of(stored), 4))
-    pooled = SentenceTransformer(modules=list(tiny)[:2], device="cpu").encode(SENTENCES)
-    norm = np.linalg.norm(pooled, axis=1).mean()
-    assert DimReduce.from_model(model).record.mean_norm == pytest.approx(norm, rel=0.2)
+    head = fit_head(Summary.of(tiny.encode(SENTENCES)), 4)
+    found = DimReduce.from_model(attach_head(tiny, head)).record.mean_norm
+    body = SentenceTransformer(modules=list(tiny)[:2], device="cpu")
+    assert found == pytest.approx(Encoder(body, 32, False).probe_norm)
+    assert head.record.mean_norm == 1 != pytest.approx(found, rel=0.5)
