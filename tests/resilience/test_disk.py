@@ -30,7 +30,7 @@ def given(tiny_path, tmp_path_factory):
     base.save_pretrained(str(place / "base"))
     save_portable(reduce_model(base, SENTENCES, 8), place / "model")
     save_head(DimReduce(256, 128), place / "head")
-    save_head(DimReduce(32, 8), place / "small")
+    save_head(DimReduce(32, 8, record={"mean_norm": 1.0}), place / "small")
     (place / "texts").write_text("\n".join(SENTENCES))
     return {name: place / name for name in ("base", "model", "head", "small", "texts")}
 
