@@ -97,7 +97,7 @@ def _reduce(full: Embedded, head: Head) -> Embedded:
 
 def _search(console: Console, model: SentenceTransformer, stored: np.ndarray, documents: list[str]) -> None:
     """Search the reduced stored vectors with a query that the saved model encodes."""
-    console.print(f"A query to the saved model, loaded by plain SentenceTransformer: [bold]{_QUERY}[/bold]")
+    console.print(f"The saved model, loaded by SentenceTransformer, searches for: [bold]{_QUERY}[/bold]")
     scores = model.similarity(model.encode_query(_QUERY), stored)[0].numpy()
     for row in np.argsort(-scores)[:3]:
         text = documents[row][:110] + "..." * (len(documents[row]) > 110)

@@ -128,11 +128,10 @@ class ReduceToUnit(nn.Module):
 
     def __init__(self, head: Head) -> None:
         super().__init__()
-        dense = head.to_dense()
-        self.head = nn.Sequential(dense.linear, dense.activation_function)
+        self.dense = head.to_dense()
 
     def forward(self, embedding: Tensor) -> Tensor:
-        return _unit(self.head(embedding))
+        return _unit(self.dense.activation_function(self.dense.linear(embedding)))
 
 
 class WithCodes(nn.Module):
