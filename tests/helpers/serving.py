@@ -15,7 +15,7 @@ import uvicorn
 from st_dimreduce import reduce_model, save_portable
 from st_dimreduce.apps.search_page import address, bind, make_app
 from st_dimreduce.dim_reduce import head_of, keep_record
-from tests.conftest import SENTENCES, make_tiny
+from tests.helpers.tiny import SENTENCES, make_tiny
 
 ATTACK = """<img src=x onerror="document.title='hit'"><script>document.title='hit'</script> the cat & "dog" """.strip()
 KOREAN = "서울에서 부산까지 가는 가장 빠른 길"

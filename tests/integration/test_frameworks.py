@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import quantize, reduce_model, save_portable, search
 from st_dimreduce.apps.docstrings import package_pairs
-from tests.conftest import missing
+from tests.helpers.components import missing
 from tests.helpers.environments import WITHOUT_US
 
 FRAMEWORKS = ["LangChain", "LlamaIndex", "Haystack", "mteb"]

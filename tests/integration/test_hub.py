@@ -17,8 +17,8 @@ import pytest
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
-from tests.conftest import SENTENCES
 from tests.helpers.loopback_hub import LoopbackHub
+from tests.helpers.tiny import SENTENCES
 
 KILLS = int(os.environ.get("ST_DIMREDUCE_KILLS", "6"))  # random moments; 50 for a thorough look
 
@@ -30,7 +30,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from st_dimreduce import DimReduce, attach_head, load_head, publish, reduce_model
 from huggingface_hub import ModelCard
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 from transformers import AutoTokenizer
 root, said = Path(sys.argv[1]), {}
 first = publish(root / "small", "user/tiny")

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 from st_dimreduce import DimReduce, FitRecord, attach_head, export, quantize, reduce_model, save_head, save_portable
 from st_dimreduce.dim_reduce import keep_record
 from st_dimreduce.runtimes.export import unexportable
-from tests.conftest import SENTENCES, WORDS
 from tests.helpers.environments import packages, run_python
+from tests.helpers.tiny import SENTENCES, WORDS
 from tests.helpers.without_torch import ENGLISH, KOREAN, without_torch
 
 onnxruntime = pytest.importorskip("onnxruntime")

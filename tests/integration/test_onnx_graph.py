@@ -7,7 +7,7 @@ import pytest
 
 from st_dimreduce import Head, Precision, export, fit_on_vectors, quantize, reduce_vectors
 from st_dimreduce.codes.precision import INT8_STEPS, thresholds
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 from tests.helpers.without_torch import ENGLISH, KOREAN, without_torch
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -18,7 +18,7 @@ ray = pytest.importorskip("ray")
 
 from st_dimreduce.vectors.arrow import codes_of  # noqa: E402
 from st_dimreduce.vectors.ray_data import encode_and_reduce, reduce_vectors, summarize  # noqa: E402
-from tests.conftest import SENTENCES  # noqa: E402
+from tests.helpers.tiny import SENTENCES  # noqa: E402
 
 pytestmark = pytest.mark.component("Ray")
 RNG = np.random.default_rng(0)

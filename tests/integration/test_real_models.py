@@ -6,11 +6,13 @@ import inspect
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import (
     DimReduce,
     attach_head,
+    check,
     fit_on_vectors,
     load_head,
     quantize,
@@ -19,7 +21,9 @@ from st_dimreduce import (
     search,
 )
 from st_dimreduce.apps.docstrings import docstring_pairs
-from tests.conftest import SENTENCES
+from st_dimreduce.models.attach import origin
+from tests.helpers.tei import assert_served_as_encoded
+from tests.helpers.tiny import SENTENCES
 
 
 def cosines(one, other):
@@ -90,3 +94,19 @@ def test_queries_agree_with_stored_vectors(minilm, normalised, tmp_path):
     assert search(loaded.encode(texts[:50]), codes, "int8", 1)[1][:, 0].tolist() == list(range(50))
     again = attach_head(minilm, load_head(tmp_path / "model"))
     assert np.allclose(again.encode(texts[:9]), loaded.encode(texts[:9]), atol=1e-6)
+
+
+def test_the_licence_and_languages_of_the_base_model_are_carried_along(minilm, tiny, tmp_path):
+    assert origin(minilm) == {"base_model": None, "license": "apache-2.0", "language": "en"}
+    save_portable(reduce_model(minilm, SENTENCES, 32), tmp_path / "p")
+    card = ModelCard.load(tmp_path / "p" / "README.md")
+    assert (card.data.license, card.data.language) == ("apache-2.0", "en")
+    assert origin(tiny) == {"base_model": None}
+
+
+def test_a_base_model_without_a_head_is_clean(minilm_path):
+    assert check(minilm_path) == []
+
+
+def test_served_in_the_servers_order_it_gives_what_encode_gives(minilm, texts, tmp_path):
+    assert_served_as_encoded(reduce_model(minilm, texts[:150], 16), texts[:150], tmp_path)

@@ -19,7 +19,7 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 
 from st_dimreduce import DimReduce, reduce_model, save_portable
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 
 PAIRS = {"anchor": SENTENCES[:64], "positive": SENTENCES[64:]}
 DATASETS = {

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel, Qwen3
 
 from st_dimreduce import DimReduce, load_head, reduce_model, save_portable
 from st_dimreduce.dim_reduce import keep_record
-from tests.conftest import SENTENCES
 from tests.helpers.environments import WITHOUT_US, packages, run_python
+from tests.helpers.tiny import SENTENCES
 
 ROOT = Path(__file__).parent.parent.parent
 TRANSFORMERS_4 = {"transformers": "4.57.6", "huggingface_hub": "0.36.2", "tokenizers": "0.22.2", "datasets": "4.4.1"}

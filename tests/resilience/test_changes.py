@@ -13,7 +13,7 @@ import pytest
 
 from st_dimreduce import Head
 from st_dimreduce.vectors.sinks import Parts
-from tests.conftest import no_large_files
+from tests.helpers.disk import no_large_files
 from tests.helpers.resuming import HEAD, ROWS, SINKS, WIDTH, X, begin, content, reduce_vectors, write_folder
 
 

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from st_dimreduce import DimReduce, reduce_model, save_head, save_portable
 from st_dimreduce.cli import app
 from st_dimreduce.files import new_file, new_folder
-from tests.conftest import SENTENCES, make_tiny, no_large_files
+from tests.helpers.disk import no_large_files
 from tests.helpers.resuming import content
+from tests.helpers.tiny import SENTENCES, make_tiny
 
 COMMANDS = {
     "reduce": "reduce {base} {texts} --dim 4 --output {out} --force",

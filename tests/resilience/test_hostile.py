@@ -19,8 +19,8 @@ from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import DimReduce, Summary, check, fix, load_head, reduce_model, save_head, save_portable
 from st_dimreduce.models.load import load_model
-from tests.conftest import SENTENCES
 from tests.helpers.hostile import NAMES, NUMBERS, all_places, put
+from tests.helpers.tiny import SENTENCES
 
 SECONDS = 5  # of a machine with other things to do; one that is idle takes a fraction of one
 BYTES = 2**30

@@ -13,8 +13,8 @@ from filelock import FileLock
 
 from st_dimreduce import Head, reduce_vectors
 from st_dimreduce.files import new_folder
-from tests.conftest import SENTENCES
 from tests.helpers.killing import LONGEST, MOMENTS
+from tests.helpers.tiny import SENTENCES
 
 
 def kills(how, jobs, tiny, folder):

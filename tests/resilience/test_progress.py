@@ -42,8 +42,8 @@ from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.portable import layout, save
 from st_dimreduce.runtimes import export, graph
-from tests.conftest import SENTENCES
 from tests.helpers.resuming import BATCH, HEAD, ROWS, X
+from tests.helpers.tiny import SENTENCES
 
 BARS = ["Encoding", "Holding out", "Choosing", "Rotating", "Training", "Batches", "Measuring", "Resampling"]
 BARS += ["Summarising", "Reducing", "Joining", "Exporting"]

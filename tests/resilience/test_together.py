@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import Head, reduce_model, reduce_vectors, save_portable
 from st_dimreduce.vectors.sinks import only_run
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 
 X = np.random.default_rng(0).standard_normal((4000, 32)).astype(np.float32)
 HEAD = Head(np.random.default_rng(1).standard_normal((8, 32)) / 8)

@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from torch import nn
 
 from st_dimreduce import DimReduce, FitRecord, Head
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 
 
 def stacked(tiny_path, *heads, before_pooling=False):

@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from transformers import AutoTokenizer
 
 from st_dimreduce import DimReduce, Precision, Summary, reduce_model, save_portable
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 
 SUMMARY = Summary.of(np.eye(32))
 

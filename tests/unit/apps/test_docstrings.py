@@ -2,22 +2,7 @@ from __future__ import annotations
 
 import gc
 
-import pytest
-
-from st_dimreduce.apps.docstrings import docstring_pairs, package_pairs
-
-
-def test_docstring_pairs():
-    pairs = docstring_pairs(300, seed=1)
-    assert pairs == docstring_pairs(300, seed=1)
-    assert pairs != docstring_pairs(300, seed=2)
-    queries, documents = zip(*pairs, strict=True)
-    assert len(set(queries)) == len(set(documents)) == 300
-    assert not any(query in document for query, document in pairs), "a query that stands in its document is no question"
-    assert not any("Parameters ---" in document or ">>>" in document for document in documents)
-    assert len(docstring_pairs()) > 5000
-    with pytest.raises(ValueError, match="0 docstring pairs were asked for"):
-        docstring_pairs(0)
+from st_dimreduce.apps.docstrings import package_pairs
 
 
 def test_a_definition_is_found_in_any_block(tmp_path, monkeypatch):

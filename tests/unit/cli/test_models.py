@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
 from st_dimreduce.cli import app
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 
 
 def run(*arguments, stdin=None):

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from st_dimreduce import DimReduce, load_head, quantize, reduce_vectors, save_head
 from st_dimreduce.cli import app
 from st_dimreduce.vectors.arrow import codes_of
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 
 
 def run(*arguments):

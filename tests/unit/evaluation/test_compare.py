@@ -10,7 +10,7 @@ from st_dimreduce import Precision, compare, reduce_model
 from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
 from st_dimreduce.evaluation.report import comparison_table
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 
 RNG = np.random.default_rng(0)
 DOCUMENTS = RNG.standard_normal((300, 16)).astype(np.float32)

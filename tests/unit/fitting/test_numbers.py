@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from st_dimreduce import DimReduce, Precision, Summary, dequantize, quantize, reduce_vectors, search
+from st_dimreduce import DimReduce, Precision, Summary, dequantize, quantize, reduce_vectors
 from st_dimreduce.fitting.closed_form import closed_form_head
 
 RNG = np.random.default_rng(0)
@@ -85,17 +85,6 @@ def test_one_dimension_keeps_the_sign(objective):
         assert (np.sign(back) == np.sign(reduced)).all()
 
 
-def test_eight_thousand_dimensions():
-    wide = rows(64, 8192)
-    head = closed_form_head(Summary.of(wide), 32, rotation="random", objective="fidelity")
-    assert (head.in_features, head.out_features) == (8192, 32)
-    reduced = unit(head.reduce(wide))
-    assert np.isfinite(reduced).all()
-    codes = quantize(wide, "binary")
-    assert codes.shape == (64, 1024)
-    assert np.array_equal(search(wide, codes, "binary", 1)[1][:, 0], np.arange(64))
-
-
 @pytest.mark.parametrize("objective", ["quality", "fidelity"])
 def test_a_wide_model_whose_last_directions_are_not_computed_gets_the_same_head(objective, monkeypatch):
     varied = rows(800, 256) * np.linspace(2, 0.1, 256, dtype=np.float32) + rows(1, 256) / 2
@@ -116,20 +105,6 @@ def test_all_dimensions_are_a_rotation(width):
     x = rows(width + 50, width)
     reduced = unit(closed_form_head(Summary.of(x), width, objective="fidelity", gain=0.001).reduce(x))
     assert np.allclose(reduced @ reduced.T, unit(x) @ unit(x).T, atol=1e-4)
-
-
-def test_ten_million_rows_in_float32_are_those_in_float64():
-    width, block = 4, 1_000_000
-    shift = np.array([1.0, 0.1, 0, 0])
-    summary, gram, mean = Summary(width), np.zeros((width, width)), np.zeros(width)
-    for seed in range(10):
-        exact = np.random.default_rng(seed).standard_normal((block, width)) + shift
-        summary.update(exact.astype(np.float32))
-        exact /= np.linalg.norm(exact, axis=1, keepdims=True)
-        gram, mean = gram + exact.T @ exact, mean + exact.sum(axis=0)
-    assert summary.count == 10 * block
-    assert np.allclose(summary.gram, gram / summary.count, rtol=0, atol=1e-7)
-    assert np.allclose(summary.mean, mean / summary.count, rtol=0, atol=1e-7)
 
 
 THREADS = """

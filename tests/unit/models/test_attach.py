@@ -15,7 +15,7 @@ from st_dimreduce import (
     fit_head,
 )
 from st_dimreduce.models.encoder import Encoder
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 
 
 def test_attach_checks_the_width_and_can_stay_trainable(tiny):

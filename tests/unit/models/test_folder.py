@@ -16,7 +16,7 @@ from st_dimreduce import DimReduce, Summary, load_head, reduce_model, save_head,
 from st_dimreduce.head import _TORCH_ACTIVATIONS
 from st_dimreduce.models.folder import KNOWN_MODULES
 from st_dimreduce.models.load import load_model
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 
 
 @pytest.fixture(scope="module")

