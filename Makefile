@@ -2,7 +2,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint fix docs audit clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+.PHONY: demo test test-rest test-all coverage lint fix docs audit clean
 
 # Each set of extras is installed once, and again when what it depends on changes.
 $(VENV)/.installed-%: pyproject.toml constraints.txt
@@ -13,8 +15,18 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt
 demo: $(VENV)/.installed-demo
 	$(BIN)/st-dimreduce demo
 
+# Logic, and whatever harms: two minutes.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(PYTEST) -m 'not slow' tests/unit tests/resilience
+
+# Real models, stores, frameworks, versions, a browser; kills and fuzzing at length.
+test-rest: $(VENV)/.installed-test-all
+	$(PYTEST) -m slow
+
+test-all: test test-rest
+
+coverage: $(VENV)/.installed-test-all
+	$(PYTEST) --cov --cov-report=term
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

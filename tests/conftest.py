@@ -29,6 +29,13 @@ from tests.helpers.tiny import SENTENCES, WORDS, make_tiny
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests press Ctrl-C, which a shell's background ignores
 
 
+def pytest_collection_modifyitems(items):
+    """What needs real models, services, other versions or a component is slow: `make test` does without."""
+    for item in items:
+        if "integration" in item.path.parts or item.get_closest_marker("component"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     for name in (name for mark in item.iter_markers("component") for name in mark.args):

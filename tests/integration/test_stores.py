@@ -176,6 +176,6 @@ def test_the_summary_says_what_ran_and_what_did_not():
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout
     assert "1 passed, 1 skipped" in done.stdout
-    assert "LanceDB: no module lancedb: pip install 'st_dimreduce[test]'" in done.stdout
+    assert "LanceDB: no module lancedb: pip install 'st_dimreduce[test-all]'" in done.stdout
     assert "LanceDB: did not run: no module lancedb\n" in done.stdout
     assert "mteb: did not run: no test of it was chosen\n" in done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from importlib.util import find_spec
 
 import pytest
 from typer.testing import CliRunner
@@ -36,14 +35,16 @@ def given(tiny_path, tmp_path_factory):
     return {name: place / name for name in ("base", "model", "head", "small", "texts")}
 
 
-@pytest.fixture(params=COMMANDS)
+NEEDED = {"export": "ONNX Runtime", "export to OpenVINO": "OpenVINO"}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.component(NEEDED[name])] if name in NEEDED else []) for name in COMMANDS
+    ]
+)
 def command(request, given):
     """Runs a command that writes to a path; returns its one line of error, or None."""
-    for module in {"export": ["onnx"], "export to OpenVINO": ["openvino"], "compare": ["matplotlib"]}.get(
-        request.param, []
-    ):
-        if find_spec(module) is None:
-            pytest.skip(f"no module {module}: pip install 'st_dimreduce[test]'")
 
     def run(out):
         done = CliRunner().invoke(app, COMMANDS[request.param].format(**given, out=out).split())

@@ -14,6 +14,7 @@ import pytest
 RUNS = int(os.environ.get("ST_DIMREDUCE_FUZZ", "5000"))  # 200000 for a thorough look
 
 
+@pytest.mark.slow
 @pytest.mark.component("atheris")
 def test_whatever_a_folder_holds_it_is_read_or_refused(folders):
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108, ten times as fast as a disk

@@ -27,11 +27,13 @@ def kills(how, jobs, tiny, folder):
     return {name: int(count) for name, _, count in (line.rpartition(" ") for line in done.stdout.splitlines())}
 
 
+@pytest.mark.slow
 def test_killed_at_fifty_random_moments(tiny, tmp_path):
     jobs = ["save_portable", "reduce", "apply"]
     assert kills("times", jobs, tiny, tmp_path) == dict.fromkeys(jobs, MOMENTS)
 
 
+@pytest.mark.slow
 def test_killed_before_each_change_of_the_disk(tiny, tmp_path):
     jobs = ["save_portable", "save_portable to a new folder", "apply in another's place", "apply to a folder"]
     found = kills("events", jobs, tiny, tmp_path)

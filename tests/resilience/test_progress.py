@@ -109,6 +109,7 @@ def commands(folder, mark, *more):
     ]
 
 
+@pytest.mark.slow
 def test_bars_are_shown_on_a_terminal_and_nowhere_else(tiny, tmp_path):
     tiny.save_pretrained(str(tmp_path / "base"))
     (tmp_path / "texts.txt").write_text("\n".join(SENTENCES))
@@ -238,8 +239,10 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
         (["apply", "HEAD", "X", "OUT.npy"], (Head, "reduce")),
         (["apply", "HEAD", "X", "OUT"], (Head, "reduce")),
         (["attach", "HEAD", "BASE", "-o", "OUT"], (layout, "write_json")),
-        (["export", "SMALL", "-o", "OUT"], (graph, "_trace")),
-        (["export", "SMALL", "-o", "OUT"], (export, "write_json")),
+        pytest.param(["export", "SMALL", "-o", "OUT"], (graph, "_trace"), marks=pytest.mark.component("ONNX Runtime")),
+        pytest.param(
+            ["export", "SMALL", "-o", "OUT"], (export, "write_json"), marks=pytest.mark.component("ONNX Runtime")
+        ),
         (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--json", "OUT"], (SentenceTransformer, "encode_document")),
         (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--json", "OUT"], (report, "write_json")),
         (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"], (plots, "plot_cosines")),

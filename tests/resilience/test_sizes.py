@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from st_dimreduce import Summary, quantize, search
 from st_dimreduce.fitting.closed_form import closed_form_head
@@ -16,6 +17,7 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_eight_thousand_dimensions():
     wide = rows(64, 8192)
     head = closed_form_head(Summary.of(wide), 32, rotation="random", objective="fidelity")
