@@ -21,10 +21,10 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoTokenizer
 
-from benchmarks.data import SHARED, TEST_QUERIES, Task
+from benchmarks.data import SHARED, TEST_QUERIES, Task, fit_unit_vectors
 from benchmarks.measuring import run_module, seconds_and_peak
 from benchmarks.printing import header, paragraph, table, write
-from st_dimreduce import Head, Objective, Pairs, Precision, Size, Summary, dequantize, fit_head, quantize, search
+from st_dimreduce import Head, Objective, Pairs, Precision, Size, Summary, dequantize, quantize, search
 from st_dimreduce.apps.docstrings import PACKAGES, docstring_pairs, package_pairs
 from st_dimreduce.fitting.contrastive import contrast_head
 
@@ -72,11 +72,11 @@ def labelled_pairs(model: str, data: Path) -> Pairs:
 def fits(to: Task, pairs: Pairs | None) -> dict[str, Head]:
     """Return heads of 128 bytes per vector, by the way they were fitted."""
     summary, cloze_pairs, size = Summary.of(to.train), to.cloze_pairs, Size(bytes_per_vector=BUDGET)
-    fit = partial(fit_head, summary, size, seed=SEED)
+    fit = partial(fit_unit_vectors, summary, size, seed=SEED)
     default = fit(cloze_pairs=cloze_pairs)
     heads = {
         "closed form (the default)": default,
-        "the same without cloze pairs": fit_head(summary, default.out_features).with_record(
+        "the same without cloze pairs": fit_unit_vectors(summary, default.out_features).with_record(
             precision=default.precision
         ),
     }
@@ -117,10 +117,10 @@ def other_texts(data: Path) -> str:
             shrunk = Summary.of(np.concatenate([summary.sample, noise(summary)]))
             fidelity: dict[str, Any] = {"objective": Objective.FIDELITY, "train": False}
             heads = {
-                "quality": fit_head(summary, 128, cloze_pairs=cloze_pairs),
-                "quality, not whitened": fit_head(summary, 128, cloze_pairs=cloze_pairs, whitening=0),
-                "fidelity": fit_head(summary, 128, **fidelity),
-                "fidelity, shrunk": fit_head(shrunk, 128, **fidelity),
+                "quality": fit_unit_vectors(summary, 128, cloze_pairs=cloze_pairs),
+                "quality, not whitened": fit_unit_vectors(summary, 128, cloze_pairs=cloze_pairs, whitening=0),
+                "fidelity": fit_unit_vectors(summary, 128, **fidelity),
+                "fidelity, shrunk": fit_unit_vectors(shrunk, 128, **fidelity),
             }
             for way, head in heads.items():
                 metrics = [cell for n in RETRIEVAL for cell in cells(tasks[n], judge(tasks[n], head))]
@@ -151,9 +151,9 @@ def nested(data: Path) -> str:
         for name in RETRIEVAL:
             to = task(model, name, data)
             summary = Summary.of(to.train)
-            one = fit_head(summary, Size(nested=NESTED), cloze_pairs=to.cloze_pairs)
+            one = fit_unit_vectors(summary, Size(nested=NESTED), cloze_pairs=to.cloze_pairs)
             for size in NESTED:
-                own = fit_head(summary, size, cloze_pairs=to.cloze_pairs)
+                own = fit_unit_vectors(summary, size, cloze_pairs=to.cloze_pairs)
                 row = [f"{model}, {name}: {size} of {NESTED[-1]}"]
                 for precision in Precision:
                     pair = judge(to, one, precision, size), judge(to, own, precision)
@@ -174,7 +174,7 @@ def classification(data: Path) -> str:
         forms: dict[str, np.ndarray] = {f"{to.width} x float32 (full)": to.documents}
         for size, name in ((256, "int4"), (128, "float32"), (128, "int8"), (64, "int8"), (128, "binary")):
             for objective in Objective:
-                reduced = fit_head(summary, size, objective=objective, train=False).reduce(to.documents)
+                reduced = fit_unit_vectors(summary, size, objective=objective, train=False).reduce(to.documents)
                 codes = quantize(reduced, name)
                 forms[f"{size} x {name}, {objective.value}"] = dequantize(codes, name, size)
         base = None
@@ -189,11 +189,13 @@ def classification(data: Path) -> str:
 
 # Fits on the vectors of 10,000 texts, each in a process of its own, so that its peak memory can be measured.
 COSTS: dict[str, Callable[[Summary, Pairs], Head]] = {
-    "128 dimensions": lambda summary, pairs: fit_head(summary, 128, cloze_pairs=pairs),
-    "256 dimensions": lambda summary, pairs: fit_head(summary, 256, cloze_pairs=pairs),
-    "64 bytes, chosen": lambda summary, pairs: fit_head(summary, Size(bytes_per_vector=64), cloze_pairs=pairs),
-    "128 dimensions, fidelity, distilled": lambda summary, _: fit_head(summary, 128, objective=Objective.FIDELITY),
-    "128 dimensions, trained on 1,000 pairs": lambda summary, pairs: fit_head(summary, 128, pairs=pairs),
+    "128 dimensions": lambda summary, pairs: fit_unit_vectors(summary, 128, cloze_pairs=pairs),
+    "256 dimensions": lambda summary, pairs: fit_unit_vectors(summary, 256, cloze_pairs=pairs),
+    "64 bytes, chosen": lambda summary, pairs: fit_unit_vectors(summary, Size(bytes_per_vector=64), cloze_pairs=pairs),
+    "128 dimensions, fidelity, distilled": lambda summary, _: fit_unit_vectors(
+        summary, 128, objective=Objective.FIDELITY
+    ),
+    "128 dimensions, trained on 1,000 pairs": lambda summary, pairs: fit_unit_vectors(summary, 128, pairs=pairs),
 }
 
 
