@@ -37,7 +37,7 @@ TITLES = {"ndcg": "nDCG@10", "recall": "recall@10", "spearman": "Spearman", "ove
 
 
 def ours(task: Task, budget: int, seed: int) -> Iterator[Found]:
-    """``fit_head`` within a byte budget, in closed form, for either objective and with default settings but the gain."""
+    """``fit_head`` within a byte budget, in closed form, for either objective; default settings but for the gain."""
     for objective in Objective:
         start = time.perf_counter()
         summary = Summary.of(task.train, seed=seed)
@@ -229,8 +229,8 @@ def report(parts: list[Part]) -> list[str]:
         {TEST_QUERIES:,} test queries are never seen), for STS-B and KorSTS on the sentences of another split (train,
         dev). Queries stay float, except where a method says otherwise; on STS the first sentence is the query and
         the second is stored. Metrics are in percent; overlap is with the 10 nearest documents of the full model. Of
-        a peer the best setting is shown, selected by the metric in the table; of ours, with a gain of {GAIN}, the one that each objective
-        chose without labels. The best result at a budget is bold; `<` marks a peer that is better than ours there.
+        a peer the best setting is shown, selected by the metric in the table; of ours the one that each objective
+        chose without labels, with a gain of {GAIN}. The best result at a budget is bold; `<` marks a peer that is better than ours there.
         Seeded methods show the mean over the seeds that were run, of {seeds}, with the lowest and highest in
         brackets where there are several. "+x" is what is stored once (matrices, codebooks), divided by the number of
         vectors. FAISS trains PQ without the polysemous step, which changes no distance, and OPQ once, with
