@@ -230,8 +230,9 @@ def report(parts: list[Part]) -> list[str]:
         dev). Queries stay float, except where a method says otherwise; on STS the first sentence is the query and
         the second is stored. Metrics are in percent; overlap is with the 10 nearest documents of the full model. Of
         a peer the best setting is shown, selected by the metric in the table; of ours the one that each objective
-        chose without labels, with a gain of {GAIN}. The best result at a budget is bold; `<` marks a peer that is better than ours there.
-        Seeded methods show the mean over the seeds that were run, of {seeds}, with the lowest and highest in
+        chose without labels, with a gain of {GAIN}. The best result at a budget is bold; `<` marks a peer that is
+        better than ours there. Seeded methods show the mean over the seeds that were run, of {seeds}, with the lowest
+        and highest in
         brackets where there are several. "+x" is what is stored once (matrices, codebooks), divided by the number of
         vectors. FAISS trains PQ without the polysemous step, which changes no distance, and OPQ once, with
         {OPQ_STEPS} of its 50 steps. Seconds to fit are of single runs on a busy machine: right to a factor of two or
