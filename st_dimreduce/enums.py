@@ -9,6 +9,8 @@ from enum import Enum
 class StringEnum(str, Enum):
     """A string with a few valid values; the error for any other value lists them."""
 
+    __str__ = str.__str__  # "int4" in a message, not "Precision.INT4"
+
     @classmethod
     def _missing_(cls, value: object) -> None:
         name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in cls.__name__).lstrip("_")

@@ -17,25 +17,25 @@ from typing import Any
 
 from filelock import FileLock
 
-_OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers say what the disk refused
+_OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers report errors of the disk
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-_ABANDONED = 60  # seconds after which a lock that nobody holds was not just being taken
+_ABANDONED = 60  # seconds; a younger lock that is not held may be about to be taken
 
 
 def check_target(path: str | os.PathLike[str], overwrite: bool = False, marker: str = "modules.json") -> Path:
-    """Say before any work whether a folder can be written.
+    """Check, before any work, that a folder can be written.
 
     Args:
         path: The folder to be made; missing parents will be made too.
-        overwrite: Whether a folder that exists may be replaced. Only an empty one, or one that holds ``marker``, ever
-            is: a mistyped path must not cost a home directory.
-        marker: The file by which a folder of our kind is known. Defaults to ``"modules.json"``, a model's.
+        overwrite: Whether a folder that exists may be replaced. Only an empty folder, or one that holds
+            ``marker``, ever is: a mistyped path must not cost a home directory.
+        marker: The file that identifies a folder of this kind. Defaults to ``"modules.json"``, a model's.
 
     Returns:
         The absolute path.
 
     Raises:
-        FileExistsError: If something is there that may not be replaced.
+        FileExistsError: If the path exists and may not be replaced.
         PermissionError: If the folder it would be made in cannot be written.
     """
     target = Path(path).absolute()
@@ -52,7 +52,7 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False, marker: 
 
 
 def check_place(path: str | os.PathLike[str]) -> Path:
-    """Say before any work whether a file or folder can be made; returns its absolute path.
+    """Check, before any work, that a file or folder can be made; returns its absolute path.
 
     Raises:
         PermissionError: If the folder it would be made in cannot be written.
@@ -66,11 +66,11 @@ def check_place(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: str = "modules.json") -> Iterator[Path]:
-    """Fill a folder beside ``path``, which appears under its name when the block ends and not at all if it fails.
+    """Fill a hidden folder beside ``path``, which is renamed when the block ends and removed if it fails.
 
-    A process that is killed leaves the hidden folder in which it worked, ``.NAME.`` and eight characters; a later call
-    for the same path removes it. Killed in the moment between two renames, what was to be replaced is in there, as
-    ``old``, and is kept until something has its name again.
+    A process that is killed leaves its hidden folder, ``.NAME.`` and eight characters; a later call for the same path
+    removes it. If it was killed between the two renames of a replacement, the old folder is in there as ``old``, and
+    is kept until the path exists again.
 
     Takes the arguments of :func:`check_target`, and raises as it does. Yields the folder to fill.
 
@@ -90,15 +90,15 @@ def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: st
             if (work / "old").exists():
                 (work / "old").rename(target)
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise FileExistsError(f"{target} has appeared meanwhile: another run made it, and it stays") from error
+                raise FileExistsError(f"{target} has appeared meanwhile: another run made it, and it is kept") from error
             raise
 
 
 @contextmanager
 def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file beside ``path``, which takes its place when the block ends and is gone if it fails.
+    """Write a file beside ``path``, which replaces it when the block ends and is removed if it fails.
 
-    Killed, it leaves what :func:`new_folder` does. Yields the path to write to.
+    A killed process leaves the same as with :func:`new_folder`. Yields the path to write to.
 
     Raises:
         OSError: If the disk is full, or refuses otherwise.
@@ -111,7 +111,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def _work_folder(target: Path) -> Iterator[Path]:
-    """Make a hidden folder beside the target to work in, having removed those that killed processes left."""
+    """Make a hidden folder beside the target to work in, after removing those that killed processes left."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(f".{glob.escape(target.name)}.????????"):
         _remove_abandoned(left, target)
@@ -125,7 +125,7 @@ def _work_folder(target: Path) -> Iterator[Path]:
 
 def _remove_abandoned(work: Path, target: Path) -> None:
     lock = work / "lock"
-    with suppress(OSError):  # somebody works there, or it is not ours
+    with suppress(OSError):  # another process works in it, or it is not ours
         if time.time() - lock.stat().st_mtime < _ABANDONED or ((work / "old").exists() and not target.exists()):
             return
         with held(lock) as sure:
@@ -135,9 +135,9 @@ def _remove_abandoned(work: Path, target: Path) -> None:
 
 @contextmanager
 def held(path: Path) -> Iterator[bool]:
-    """Hold a lock, which is lost with the process that holds it, until the block ends; yields whether it is held.
+    """Hold a lock until the block ends, at most as long as the process lives; yields whether it is held.
 
-    It is not on a file system that knows no locks, as some in the network.
+    It is not held on a file system without locks, as some network file systems are.
 
     Raises:
         Timeout: If another process holds it.

@@ -120,7 +120,7 @@ def _check_part(part: Part, width: int | None, trust_remote_code: bool) -> int |
         columns, rows = config["in_features"], config["out_features"]
         if part.config.get("module_input_name", "sentence_embedding") == "sentence_embedding":
             if width not in {None, columns}:
-                raise ValueError(f"{part.folder} takes {columns} dimensions, what stands before it gives {width}")
+                raise ValueError(f"{part.folder} takes {columns} dimensions, the module before it gives {width}")
             return rows
     elif part.kind in {"Router", "Asym"}:
         for name in ("router_config.json", "config.json"):

@@ -90,7 +90,7 @@ CASES = {
     "link": (link_out, "is a link that leads out of the model's folder"),
     "missing folder": (lambda f: shutil.rmtree(f / "2_Dense"), "2_Dense/config.json is missing"),
     "size": (DENSE, {"out_features": 9}, "config.json asks for"),
-    "width": (POOL, {"word_embedding_dimension": 31}, "what stands before it gives 31"),
+    "width": (POOL, {"word_embedding_dimension": 31}, "the module before it gives 31"),
     "NaN": (POOL, {"word_embedding_dimension": float("nan")}, "it holds NaN"),
     "huge head": (DENSE, {"out_features": 10**12}, "says out_features 1e+12: expected 1 to 1,048,576"),
     "negative head": (DENSE, {"in_features": -32}, "says in_features -32"),
