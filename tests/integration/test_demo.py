@@ -18,7 +18,7 @@ def run(*arguments):
 def test_demo(tmp_path):
     done = run("demo", "--pairs", "300", "--output", str(tmp_path / "model"))
     assert done.exit_code == 0, done.stderr
-    for word in ("base model", "untrained Tanh", "reduced, int8", "loaded by plain SentenceTransformer"):
+    for word in ("base model", "untrained Tanh", "reduced, int8", "loaded by SentenceTransformer"):
         assert word in " ".join(done.stdout.split()), done.stdout
     assert "…" not in done.stdout, "a figure was cut"
     rows = json.loads((tmp_path / "model" / "st_dimreduce.json").read_text())["figures"]["rows"]

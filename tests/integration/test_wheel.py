@@ -87,7 +87,7 @@ def test_the_wheel_alone_runs_the_demo(distributions, tmp_path):
         assert found == []
         said = call(programs / "st-dimreduce", "demo", "--pairs", "200", cwd=tmp_path)
         assert "of the nDCG@10. Fitted in" in said
-        assert "loaded by plain SentenceTransformer" in said
+        assert "loaded by SentenceTransformer" in said
         assert "…" not in said, "a figure was cut"
     finally:
         shutil.rmtree(tmp_path / "empty", ignore_errors=True)  # 1.5 GB that pytest would keep
