@@ -90,7 +90,9 @@ def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: st
             if (work / "old").exists():
                 (work / "old").rename(target)
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise FileExistsError(f"{target} has appeared meanwhile: another run made it, and it is kept") from error
+                raise FileExistsError(
+                    f"{target} has appeared meanwhile: another run made it, and it is kept"
+                ) from error
             raise
 
 
