@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.printing import table
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("reduce", "publish", "export", "check", "fit", "apply", "attach", "demo", "compare", "serve")
 BARE = """
@@ -65,9 +67,7 @@ def door(repeats: int, before: str | os.PathLike[str] | None = None) -> str:
         cells += [f"{medians[name, path] / medians[beside, path]:.2f}" for path in checkouts]
         lines.append([name, *cells, "" if name in (NUMPY, PROGRAM) else target])
     when = ["before", "now"][-len(checkouts) :]
-    head = ["", *(f"seconds, {word}" for word in when), *(f"ratio, {word}" for word in when), "reach for"]
-    rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table(["", *(f"seconds, {word}" for word in when), *(f"ratio, {word}" for word in when), "target"], lines)
 
 
 def main() -> None:

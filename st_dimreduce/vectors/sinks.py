@@ -247,9 +247,8 @@ class Parts:
                 whole.append(part)
 
     def _discard(self) -> None:
-        with suppress(
-            OSError
-        ):  # first of all: a run that is killed below leaves no parts that a later one would resume
+        # First of all: a run that is killed below leaves no parts that a later one would resume.
+        with suppress(OSError):
             self._new.rename(self.folder / "gone")
         shutil.rmtree(self.folder, ignore_errors=True)
 
