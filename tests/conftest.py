@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from collections import Counter, defaultdict
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a download
@@ -195,3 +196,20 @@ def saved(tiny_path, tmp_path_factory):
 def copy(saved, tmp_path):
     """A portable folder of one's own, to be changed."""
     return Path(shutil.copytree(saved / "portable", tmp_path / "copy"))
+
+
+@pytest.fixture
+def inputs(tiny, tmp_path):
+    """A folder of files to compare: a model, two reduced ones, texts, queries, relevant documents, scored pairs."""
+    from st_dimreduce import reduce_model, save_portable
+
+    tiny.save_pretrained(str(tmp_path / "base"))
+    for size in (16, 4):
+        save_portable(reduce_model(tiny, SENTENCES, size), tmp_path / f"tiny-{size}")
+    texts = [*SENTENCES[:60], "<script>alert(1)</script> the cat & the dog"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    (tmp_path / "queries.txt").write_text("\n".join(reversed(texts)))
+    (tmp_path / "relevant.tsv").write_text("".join(f"{61 - row}\t{row + 1}\t1\n" for row in range(61)))
+    rows = [f'"{one}","{other}",{row % 6}\n' for row, (one, other) in enumerate(pairwise(texts))]
+    (tmp_path / "sts.csv").write_text("".join(rows))
+    return tmp_path

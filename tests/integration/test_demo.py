@@ -6,13 +6,8 @@ import json
 
 import pytest
 from sentence_transformers import SentenceTransformer
-from typer.testing import CliRunner
 
-from st_dimreduce.cli import app
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, arguments)
+from tests.helpers.command import run
 
 
 def test_demo(tmp_path):

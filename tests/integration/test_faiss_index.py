@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from st_dimreduce import DimReduce, Head, dequantize, quantize, reduce_vectors, search
+from st_dimreduce import DimReduce, Head, Summary, dequantize, quantize, reduce_vectors, search, summarize
 
 faiss = pytest.importorskip("faiss")
 
@@ -94,12 +94,22 @@ def test_the_source_is_left_as_it_was():
     assert np.array_equal(codes, quantize(HEAD.reduce(X), "int4"))
 
 
+@pytest.mark.parametrize("kind", [faiss.IndexFlatIP, faiss.IndexFlatL2])
+def test_a_flat_index_is_a_source_of_vectors(kind):
+    summary = summarize(flat(kind), batch_bytes=512 * 4 * 32)
+    assert summary.count == len(X)
+    assert np.allclose(summary.gram, Summary.of(X).gram, atol=1e-7)
+    codes = list(reduce_vectors(flat(kind), HEAD, precision="int4", batch_bytes=512 * 4 * 32))
+    assert [len(batch) for batch in codes] == [512] * 5 + [440]
+    assert np.array_equal(np.concatenate(codes), quantize(HEAD.reduce(X), "int4"))
+
+
 def test_what_cannot_be_reduced():
     with pytest.raises(ValueError, match="FAISS stores no int4 codes: choose float32, int8 or binary"):
         reduce_index(flat(), HEAD, "int4")
     with pytest.raises(ValueError, match="unknown precision 'int9'"):
         reduce_index(flat(), HEAD, "int9")
-    with pytest.raises(ValueError, match="IndexHNSWFlat does not hold whole vectors"):
+    with pytest.raises(ValueError, match="IndexHNSWFlat does not hold whole vectors: give a flat FAISS index"):
         reduce_index(faiss.index_factory(32, "HNSW8"), HEAD)
     with pytest.raises(ValueError, match="IndexIDMap does not hold whole vectors"):
         reduce_index(faiss.IndexIDMap(faiss.index_factory(32, "SQ8")), HEAD)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 
 import pytest
-from typer.testing import CliRunner
 
 from st_dimreduce import DimReduce, reduce_model, save_head, save_portable
-from st_dimreduce.cli import app
 from st_dimreduce.files import new_file, new_folder
+from tests.helpers.command import run
 from tests.helpers.disk import no_large_files
 from tests.helpers.resuming import content
 from tests.helpers.tiny import SENTENCES, make_tiny
@@ -46,8 +45,8 @@ NEEDED = {"export": "ONNX Runtime", "export to OpenVINO": "OpenVINO"}
 def command(request, given):
     """Runs a command that writes to a path; returns its one line of error, or None."""
 
-    def run(out):
-        done = CliRunner().invoke(app, COMMANDS[request.param].format(**given, out=out).split())
+    def error(out):
+        done = run(*COMMANDS[request.param].format(**given, out=out).split())
         if done.exit_code == 0:
             return None
         assert done.exit_code == 2, done.exception
@@ -55,7 +54,7 @@ def command(request, given):
         assert len(done.stderr.splitlines()) == 1, done.stderr
         return done.stderr
 
-    return run
+    return error
 
 
 def test_a_disk_that_fills_up(command, disk):

@@ -19,7 +19,6 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Transformer
-from typer.testing import CliRunner
 
 from st_dimreduce import (
     DimReduce,
@@ -33,7 +32,6 @@ from st_dimreduce import (
     save_portable,
     summarize,
 )
-from st_dimreduce.cli import app
 from st_dimreduce.evaluation import plots, report
 from st_dimreduce.fitting import closed_form
 from st_dimreduce.fitting.contrastive import contrast_head
@@ -42,6 +40,7 @@ from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.portable import layout, save
 from st_dimreduce.runtimes import export, graph
+from tests.helpers.command import run
 from tests.helpers.resuming import BATCH, HEAD, ROWS, X
 from tests.helpers.tiny import SENTENCES
 
@@ -181,8 +180,8 @@ def test_ctrl_c_during_apply_keeps_whole_parts_and_the_same_command_goes_on(sour
     with pytest.MonkeyPatch.context() as patch:
         small = partial(reduce_vectors, batch_bytes=BATCH)
         patch.setattr("st_dimreduce.vectors.reduce.reduce_vectors", small)
-        assert CliRunner().invoke(app, arguments).exit_code == 0
-        assert CliRunner().invoke(app, [*arguments[:3], str(tmp_path / "whole.npy"), *arguments[4:]]).exit_code == 0
+        assert run(*arguments).exit_code == 0
+        assert run(*arguments[:3], tmp_path / "whole.npy", *arguments[4:]).exit_code == 0
     assert sink.read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert not parts.exists()
 
@@ -222,7 +221,7 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
     folders = (str(tmp_path / name) for name in ("base", "texts.txt", "out"))
     arguments = ["reduce", *folders, "--dim", "8", "--objective", "fidelity", "--force"]
     arguments.insert(3, "-o")
-    done = CliRunner().invoke(app, arguments)
+    done = run(*arguments)
     assert (done.exit_code, done.stdout) == (130, ""), done.output
     assert (
         done.stderr.strip().splitlines()[-1] == "interrupted: no output is left half written, call again to start anew"
@@ -259,7 +258,7 @@ def test_ctrl_c_during_the_others_leaves_nothing(command, moment, tiny, source, 
     interrupt_at(monkeypatch, *moment)
     names = {"X": "x.npy", "HEAD": "head", "BASE": "base", "OUT": "out", "OUT.npy": "out.npy"}
     names |= {"SMALL": "small", "TEXTS": "texts.txt"}
-    done = CliRunner().invoke(app, [str(tmp_path / names[word]) if word in names else word for word in command])
+    done = run(*(tmp_path / names[word] if word in names else word for word in command))
     assert done.exit_code == 130, done.output
     assert "interrupted: no output is left half written, call again to start anew" in done.stderr
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before

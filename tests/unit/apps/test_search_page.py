@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce import DimReduce, save_head, save_portable
 from st_dimreduce.apps.search_page import LONGEST_QUERY, Corpus
 from st_dimreduce.models.attach import detach_head
+from tests.helpers.command import run
 from tests.helpers.serving import TEXTS, ask, fetch, make_base, make_folder, served
 from tests.helpers.tiny import SENTENCES
 
@@ -181,10 +182,6 @@ def test_many_ask_at_once(site):
     ],
 )
 def test_bad_input_is_one_line_and_status_2(base, folder, tmp_path, arguments, message):
-    from typer.testing import CliRunner
-
-    from st_dimreduce.cli import app
-
     base.save_pretrained(str(tmp_path / "base"))
     save_head(DimReduce(8, 4), tmp_path / "head")
     (tmp_path / "texts.txt").write_text("a cat")
@@ -192,7 +189,7 @@ def test_bad_input_is_one_line_and_status_2(base, folder, tmp_path, arguments, m
     given = [names.get(argument, argument) for argument in arguments]
     texts = [] if "--texts" in given else ["--texts", str(tmp_path / "texts.txt")]
     port = [] if "--port" in given else ["--port", "0"]
-    done = CliRunner().invoke(app, ["serve", *given, *texts, *port])
+    done = run("serve", *given, *texts, *port)
     assert done.exit_code == 2, done.output
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr

@@ -12,12 +12,9 @@ from typer.testing import CliRunner
 
 from st_dimreduce.cli import app
 from st_dimreduce.cli.main import hide_loading_bars
+from tests.helpers.command import run
 
 COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
 
 
 def raising(code, module):

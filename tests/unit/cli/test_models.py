@@ -6,14 +6,9 @@ import json
 
 import pytest
 from sentence_transformers import SentenceTransformer
-from typer.testing import CliRunner
 
-from st_dimreduce.cli import app
+from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES
-
-
-def run(*arguments, stdin=None):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
 
 
 @pytest.fixture

@@ -12,16 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from typer.testing import CliRunner
 
 from st_dimreduce import DimReduce, load_head, quantize, reduce_vectors, save_head
-from st_dimreduce.cli import app
 from st_dimreduce.vectors.arrow import codes_of
+from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from st_dimreduce import DimReduce, Summary, load_head, reduce_model, save_head,
 from st_dimreduce.head import _TORCH_ACTIVATIONS
 from st_dimreduce.models.folder import KNOWN_MODULES
 from st_dimreduce.models.load import load_model
+from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES
 
 
@@ -165,18 +166,14 @@ def test_the_flag_is_offered_and_never_set_for_the_user(tiny_path, tmp_path):
 
 
 def test_the_command_offers_the_flag(tiny_path, tmp_path):
-    from typer.testing import CliRunner
-
-    from st_dimreduce.cli import app
-
     reduce_model(tiny_path, SENTENCES, 8, trainable=True).save_pretrained(str(tmp_path / "plug-in"))
     head = DimReduce(8, 2, record={"mean_norm": 1.0})
     save_head(head, tmp_path / "head")
     command = ["attach", str(tmp_path / "head"), str(tmp_path / "plug-in"), "--output", str(tmp_path / "out")]
-    refused = CliRunner().invoke(app, command)
+    refused = run(*command)
     assert refused.exit_code == 2
     assert "--trust-remote-code" in refused.stderr
-    assert CliRunner().invoke(app, [*command, "--trust-remote-code"]).exit_code == 0
+    assert run(*command, "--trust-remote-code").exit_code == 0
     assert SentenceTransformer(str(tmp_path / "out"), device="cpu").get_embedding_dimension() == 2
 
 

@@ -12,6 +12,7 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 from st_dimreduce import check, fix, reduce_model, save_portable
+from tests.helpers.command import run
 from tests.helpers.folders import (
     BERT,
     CONFIG,
@@ -211,19 +212,14 @@ def test_files_that_are_missing(copy, tiny_path):
 
 
 def test_the_command(saved, tmp_path):
-    from typer.testing import CliRunner
-
-    from st_dimreduce.cli import app
-
     folder = str(shutil.copytree(saved / "stock", tmp_path / "model"))
-    run = CliRunner().invoke
-    first = run(app, ["check", folder])
+    first = run("check", folder)
     assert first.exit_code == 1
     assert len(first.output.splitlines()) == len(check(folder)) > 5
-    assert run(app, ["check", folder, "--fix"]).exit_code == 0
-    assert run(app, ["check", folder]).output == f"{folder}: every reader gives the model's vectors.\n"
+    assert run("check", folder, "--fix").exit_code == 0
+    assert run("check", folder).output == f"{folder}: every reader gives the model's vectors.\n"
     for path in (tmp_path, tmp_path / "none"):
-        bad = run(app, ["check", str(path), "--fix"])
+        bad = run("check", path, "--fix")
         assert (bad.exit_code, len(bad.stderr.splitlines())) == (2, 1), bad.output
 
 

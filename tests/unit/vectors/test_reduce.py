@@ -8,7 +8,6 @@ import threading
 from functools import partial
 
 import datasets
-import faiss
 import ml_dtypes
 import numpy as np
 import pyarrow as pa
@@ -75,12 +74,6 @@ def stream(folder):
     return folder / "x.arrow"
 
 
-def flat_index(folder):
-    index = faiss.IndexFlatL2(WIDTH)
-    index.add(X)
-    return index
-
-
 def chunked(folder):
     return pa.concat_tables([table()[:3], table()[3:500], table()[500:500], table()[500:]])
 
@@ -116,7 +109,6 @@ ARRAYS = {
         torch.from_numpy(X[10:700]),
         X[700:].astype(float),
     ],
-    "FAISS": flat_index,
 }
 TABLES = {
     "Parquet": lambda folder: parquet(folder, table(), row_group_size=150),

@@ -6,7 +6,6 @@ import sys
 from functools import partial
 
 import datasets
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -141,10 +140,6 @@ BAD = {
     "splits": (
         lambda f: datasets.DatasetDict({"a": datasets.Dataset.from_dict({"v": X})}),
         "DatasetDict holds no vectors: give an array, .* one split of a dataset",
-    ),
-    "a trained index": (
-        lambda f: faiss.index_factory(WIDTH, "HNSW8"),
-        "IndexHNSWFlat does not hold whole vectors: give a flat FAISS index",
     ),
 }
 
