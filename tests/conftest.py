@@ -51,7 +51,7 @@ def pytest_runtest_setup(item):
 def pytest_terminal_summary(terminalreporter):
     """Say which components ran, and of each that did not why."""
     outcomes = defaultdict(Counter)
-    for outcome in ("passed", "failed", "error"):
+    for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
             for _, name in getattr(report, "user_properties", []):
                 outcomes[name][outcome] += 1
@@ -59,7 +59,8 @@ def pytest_terminal_summary(terminalreporter):
         return
     terminalreporter.section("components")
     for name in COMPONENTS:
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes[name].items())
+        ran = {outcome: count for outcome, count in outcomes[name].items() if outcome != "skipped"}
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in ran.items())
         why = no(missing(name)) if missing(name) else "no test of it was chosen"
         terminalreporter.line(f"{name}: {counts or f'did not run: {why}'}")
 
