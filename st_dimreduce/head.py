@@ -326,7 +326,7 @@ class Head:
         if self.record.mean_norm is None:
             raise ValueError(
                 "the head's record has no mean_norm, the mean norm of the vectors that it reduces: set it, "
-                "head.with_record(mean_norm=1.0) where they are of unit length"
+                "head.with_record(mean_norm=1.0) where they have norm 1"
             )
         scale = np.float32(mean_norm / self.record.mean_norm)
         return replace(self, weight=self.weight / scale).with_record(mean_norm=mean_norm)

@@ -143,7 +143,7 @@ def read_scored_pairs(source: str) -> list[tuple[str, str, float]]:
     """
     stream = _open(source, _SCORED_PAIRS)
     if Path(source).suffix.lower() == ".tsv":
-        # Tables separated by tabs are not quoted as a rule: a quotation mark in one is part of its text.
+        # Tables separated by tabs are usually not quoted: a quotation mark in one is part of its text.
         reader = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(stream)

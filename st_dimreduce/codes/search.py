@@ -162,8 +162,8 @@ def _rescored(
     scores, rows = np.empty((len(queries), kept), np.float32), np.empty((len(queries), kept), np.int64)
     for number, (query, found) in enumerate(zip(queries, candidates, strict=True)):
         some = read(found)
-        lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(query)
-        cosines = some @ query.astype(np.float32) / np.maximum(lengths, np.float32(1e-30))
+        norms = np.linalg.norm(some, axis=1) * np.linalg.norm(query)
+        cosines = some @ query.astype(np.float32) / np.maximum(norms, np.float32(1e-30))
         order = np.argsort(-cosines, kind="stable")[:kept]
         scores[number], rows[number] = cosines[order], found[order]
     return scores, rows

@@ -29,7 +29,7 @@ def attach_head(
 ) -> SentenceTransformer:
     """Put a head that reduced stored vectors behind the model they came from, to encode queries that agree with them.
 
-    Stored vectors are of unit length as a rule, but before its ``Normalize`` a model's embeddings have larger norms:
+    Stored vectors usually have norm 1, but before its ``Normalize`` a model's embeddings have larger norms:
     the head's weight is divided by their mean norm, measured on a few sentences. A head fitted with the default gain
     then agrees with the reduced stored vectors to a cosine of 0.9999.
 
