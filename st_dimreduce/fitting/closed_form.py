@@ -144,31 +144,26 @@ def usable_pairs(objective: Objective, pairs: Pairs | None) -> Pairs | None:
 
 
 def directions(
-    summary: Summary,
-    objective: Objective,
-    pairs: Pairs | None,
-    whitening: float,
-    count: int | None = None,
-    wide: int = _WIDE,
+    summary: Summary, objective: Objective, pairs: Pairs | None, whitening: float, count: int | None = None
 ) -> np.ndarray:
     """Return the directions to keep, in order, each divided by its eigenvalue^whitening: columns of (d, d).
 
-    Where only ``count`` are needed and d is greater than ``wide``, the others are left out.
+    Where d is large and only ``count`` are needed, the others may be left out.
     """
     gram, metric = summary.gram, _without_mean(summary) if objective is Objective.QUALITY else None
     if pairs is not None:
         metric = _damping(pairs) if metric is None else metric @ _damping(pairs)
-    values, vectors = _eigen(gram if metric is None else metric.T @ gram @ metric, count or summary.width, wide)
+    values, vectors = _eigen(gram if metric is None else metric.T @ gram @ metric, count or summary.width)
     # The sign of an eigenvector is arbitrary; fixed, the same summary gives the same head on every machine.
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(values))])
     vectors = vectors if metric is None else metric @ vectors
     return vectors * np.maximum(values, _RANK_FLOOR * values[0]) ** -whitening
 
 
-def _eigen(matrix: np.ndarray, count: int, wide: int) -> tuple[np.ndarray, np.ndarray]:
+def _eigen(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return eigenvalues and eigenvectors of a symmetric matrix, the largest first: all, or ``count`` of a wide one."""
     size = len(matrix)
-    if count < size and size > wide:
+    if count < size and size > _WIDE:
         values, vectors = eigh(matrix, subset_by_index=[size - count, size - 1])
     else:
         values, vectors = np.linalg.eigh(matrix)
