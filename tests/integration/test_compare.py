@@ -14,14 +14,8 @@ def test_every_output_of_a_comparison(inputs):
     out = inputs / "out"
     done = run(
         *("compare", inputs / "base", inputs / "tiny-16", inputs / "tiny-4", "--texts", inputs / "texts.txt"),
-        *(
-            "--queries",
-            inputs / "queries.txt",
-            "--relevant",
-            inputs / "relevant.tsv",
-            "--pairs",
-            inputs / "sts.csv",
-        ),
+        *("--queries", inputs / "queries.txt", "--relevant", inputs / "relevant.tsv"),
+        *("--pairs", inputs / "sts.csv"),
         *("--peers", "--report", out / "report.html", "--json", out / "figures.json", "--plots", out / "plots"),
         *("--vectors", "5000", "--price", "2.5"),
     )
@@ -37,6 +31,9 @@ def test_every_output_of_a_comparison(inputs):
         ("tiny-4", "binary"),
         ("tiny-16", "float32"),
     }
+    peers = {(row["name"], row["bytes_per_vector"]) for row in figures["rows"][11:]}
+    assert {("binary quantization", 4), ("truncation", 1), ("truncation", 2), ("FAISS PCA", 2)} <= peers
+    assert not any(name == "FAISS PQ" for name, _ in peers), "too few documents to train it on"
     page = (out / "report.html").read_text()
     assert page.count("<img") == 2 + 2 * 5, "plots of the models, none of the peers' cosines"
     assert page.count("<tr>") == 1 + len(figures["rows"])

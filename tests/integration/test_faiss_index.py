@@ -99,9 +99,21 @@ def test_a_flat_index_is_a_source_of_vectors(kind):
     summary = summarize(flat(kind), batch_bytes=512 * 4 * 32)
     assert summary.count == len(X)
     assert np.allclose(summary.gram, Summary.of(X).gram, atol=1e-7)
+    assert len(summary.sample) == len(X)
     codes = list(reduce_vectors(flat(kind), HEAD, precision="int4", batch_bytes=512 * 4 * 32))
     assert [len(batch) for batch in codes] == [512] * 5 + [440]
     assert np.array_equal(np.concatenate(codes), quantize(HEAD.reduce(X), "int4"))
+
+
+def test_a_trained_index_is_no_source_of_vectors(tmp_path):
+    index = faiss.index_factory(32, "HNSW8")
+    message = "IndexHNSWFlat does not hold whole vectors: give a flat FAISS index"
+    with pytest.raises(ValueError, match=message) as caught:
+        reduce_vectors(index, HEAD, tmp_path / "sink.npy")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=message):
+        summarize(index)
+    assert not list(tmp_path.iterdir()), "something was left behind"
 
 
 def test_what_cannot_be_reduced():
