@@ -43,6 +43,12 @@ def seconds_of(code: str, arguments: list[str], checkout: Path) -> float:
     return time.perf_counter() - start
 
 
+def commit_of(checkout: Path) -> str:
+    """Return the short hash of the commit that is checked out."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+
 def door(repeats: int, before: str | os.PathLike[str] | None = None) -> str:
     """Return a table in Markdown: median seconds, and how many times those of NumPy or of a bare Typer program."""
     runs: dict[str, tuple[str, list[str]]] = {
@@ -67,7 +73,9 @@ def door(repeats: int, before: str | os.PathLike[str] | None = None) -> str:
         cells += [f"{medians[name, path] / medians[beside, path]:.2f}" for path in checkouts]
         lines.append([name, *cells, "" if name in (NUMPY, PROGRAM) else target])
     when = ["before", "now"][-len(checkouts) :]
-    return table(["", *(f"seconds, {word}" for word in when), *(f"ratio, {word}" for word in when), "target"], lines)
+    head = ["", *(f"seconds, {word}" for word in when), *(f"ratio, {word}" for word in when), "target"]
+    note = "" if before is None else f"\n\nBefore: at commit {commit_of(checkouts[0])}."
+    return table(head, lines) + note
 
 
 def main() -> None:

@@ -41,7 +41,6 @@ from st_dimreduce import (
 from st_dimreduce.evaluation.metrics import overlaps
 
 OUT, OPQ_STEPS = 256, 5
-EARLIER = "Before: with an earlier version, which imported torch and Sentence Transformers for every command."
 
 
 @cache
@@ -245,8 +244,7 @@ def door(chosen: argparse.Namespace) -> str:
     """Seconds to import the package and to start a command."""
     from benchmarks import door as starting  # noqa: PLC0415, needed for this section alone
 
-    said = "" if chosen.before is None else f"\n\n{EARLIER}"
-    return starting.door(chosen.repeats, chosen.before) + said
+    return starting.door(chosen.repeats, chosen.before)
 
 
 SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
