@@ -95,7 +95,8 @@ def reduce_model(
         drawn = [] if sentences is None else list(sentences)
         if summary.width != body.width:
             raise ValueError(f"vectors of {summary.width} dimensions were given, expected the model's {body.width}")
-        norm = body.probe_norm  # stored vectors are usually normalised: only the model tells their norm before that
+        # Stored vectors are usually normalised: only the model tells their norm before that.
+        norm = body.probe_norm
     cloze = body.pairs(cloze_pairs(drawn, seed=seed)) if objective is Objective.QUALITY and labelled is None else None
     head = fit_head(
         summary,

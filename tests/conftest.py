@@ -50,17 +50,18 @@ def pytest_runtest_setup(item):
 
 def pytest_terminal_summary(terminalreporter):
     """Say which components ran, and of each that did not why."""
-    outcomes = defaultdict(Counter)
+    chosen, outcomes = set(), defaultdict(Counter)
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
             for _, name in getattr(report, "user_properties", []):
-                outcomes[name][outcome] += 1
-    if not outcomes:
+                chosen.add(name)
+                if outcome != "skipped":
+                    outcomes[name][outcome] += 1
+    if not chosen:
         return
     terminalreporter.section("components")
     for name in COMPONENTS:
-        ran = {outcome: count for outcome, count in outcomes[name].items() if outcome != "skipped"}
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in ran.items())
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes[name].items())
         why = no(missing(name)) if missing(name) else "no test of it was chosen"
         terminalreporter.line(f"{name}: {counts or f'did not run: {why}'}")
 
