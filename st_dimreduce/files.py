@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,15 +17,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, SoftFileLock
 
 _OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers report errors of the disk
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-_ABANDONED = 60  # seconds; a younger lock that is not held may be about to be taken
+_NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+_NO_EXCHANGE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+_EXCHANGES: dict[str, Callable[[bytes, bytes], tuple[Any, ...]]] = {  # of two paths in one step, by system call
+    "renameat2": lambda one, other: (-100, one, -100, other, 2),  # Linux: AT_FDCWD, RENAME_EXCHANGE
+    "renamex_np": lambda one, other: (one, other, 2),  # macOS: RENAME_SWAP
+}
+_LOCK = "lock"
+_ABANDONED = 60  # seconds; the lock in a younger folder may be about to be taken
 
 
 def check_target(path: str | os.PathLike[str], overwrite: bool = False, marker: str = "modules.json") -> Path:
     """Check, before any work, that a folder can be written.
+
+    What stood there before a process was killed in the middle of replacing it stands there again.
 
     Args:
         path: The folder to be made; missing parents will be made too.
@@ -39,6 +50,7 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False, marker: 
         PermissionError: If the folder it would be made in cannot be written.
     """
     target = Path(path).absolute()
+    clear_up(target)
     if os.path.lexists(target):
         if not overwrite:
             raise FileExistsError(
@@ -66,11 +78,10 @@ def check_place(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: str = "modules.json") -> Iterator[Path]:
-    """Fill a hidden folder beside ``path``, which is renamed when the block ends and removed if it fails.
+    """Fill a hidden folder beside ``path``, which takes its place when the block ends and is removed if it fails.
 
-    A process that is killed leaves its hidden folder, ``.NAME.`` and eight characters; a later call for the same path
-    removes it. If it was killed between the two renames of a replacement, the old folder is in there as ``old``, and
-    is kept until the path exists again.
+    A folder that is replaced keeps its permissions, and stands until the new one is safe on the disk. A process that
+    is killed leaves its hidden folder, ``.NAME.`` and eight characters; a later call for the same path removes it.
 
     Takes the arguments of :func:`check_target`, and raises as it does. Yields the folder to fill.
 
@@ -82,77 +93,199 @@ def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: st
         filled = work / "new"
         filled.mkdir()
         yield filled
-        if overwrite and os.path.lexists(target):
-            target.rename(work / "old")
-        try:
-            filled.rename(target)
-        except OSError as error:
-            if (work / "old").exists():
-                (work / "old").rename(target)
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise FileExistsError(
-                    f"{target} has appeared meanwhile: another run made it, and it is kept"
-                ) from error
-            raise
+        put_in_place(filled, target, overwrite)
 
 
 @contextmanager
 def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file beside ``path``, which replaces it when the block ends and is removed if it fails.
 
-    A killed process leaves the same as with :func:`new_folder`. Yields the path to write to.
+    A file that is replaced keeps its permissions; a link stays one, and what it leads to is replaced. A killed process
+    leaves the same as with :func:`new_folder`. Yields the path to write to.
 
     Raises:
         OSError: If the disk is full, or refuses otherwise.
     """
-    target = Path(path).absolute()
+    target = followed(path)
     with disk_errors(target), _work_folder(target) as work:
-        yield work / target.name
-        (work / target.name).replace(target)
+        written = work / "new" / target.name
+        written.parent.mkdir()
+        yield written
+        put_in_place(written, target, overwrite=True)
+
+
+def followed(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a file to be written: of a link, that of the file it leads to."""
+    target = Path(path).absolute()
+    return target.resolve() if target.is_symlink() else target
+
+
+def put_in_place(new: Path, target: Path, overwrite: bool) -> None:
+    """Give a new file or folder its name, whatever happens meanwhile: at that name is the old or the new.
+
+    The new one is flushed to the disk before, its name after. It takes over the permissions of what it replaces; else
+    they are those of any new file. A folder that is replaced is moved to ``new``: the caller removes it.
+
+    Raises:
+        FileExistsError: If the target has appeared meanwhile.
+    """
+    _take_over_permissions(new, target)
+    flush(new)
+    replaces = overwrite and os.path.lexists(target)
+    try:
+        if new.is_file():
+            new.replace(target)
+        elif replaces:
+            _exchange(new, target)
+        else:
+            new.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise FileExistsError(f"{target} has appeared meanwhile: another run made it, and it is kept") from error
+        raise
+    _flush_one(target.parent)
+
+
+def flush(path: Path) -> None:
+    """Write a file, or a folder and all that is in it, to the disk itself: from here on a power failure spares it."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _flush_one(Path(folder, name))
+        _flush_one(Path(folder))
+    if path.is_file():
+        _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    if path.is_symlink() or not (path.is_file() or os.name == "posix"):  # Windows opens no folder
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _take_over_permissions(new: Path, target: Path) -> None:
+    """Give new files the permissions of those that they replace, or those that a new file has here."""
+    usual = stat.S_IMODE((new if new.is_dir() else new.parent).stat().st_mode)  # as the umask says
+    for path in [new, *(new.rglob("*") if new.is_dir() else ())]:
+        if path.is_symlink():
+            continue
+        there = target if path == new else target / path.relative_to(new)
+        if there.exists() and there.is_dir() == path.is_dir():
+            about = there.stat()
+            if (about.st_uid, about.st_gid) != (path.stat().st_uid, path.stat().st_gid):
+                with suppress(PermissionError):  # only a superuser can give a file away
+                    os.chown(path, about.st_uid, about.st_gid)
+            path.chmod(stat.S_IMODE(about.st_mode))
+        else:
+            path.chmod(usual if path.is_dir() else usual & 0o666)
+
+
+def _exchange(new: Path, target: Path) -> None:
+    """Exchange two folders: in one step where the system can, else in two, the second undone if it fails."""
+    if _exchanged(new, target):
+        return
+    aside = new.with_name("old")
+    try:
+        target.rename(aside)
+        new.rename(target)
+    except BaseException:  # Ctrl-C too, between the two
+        give_back(aside, target)
+        raise
+    aside.rename(new)
+
+
+def give_back(aside: Path, target: Path) -> None:
+    """Give what was moved aside its name again, if nothing else has it."""
+    if aside.exists() and not os.path.lexists(target):
+        aside.rename(target)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step; whether the system and the file system can."""
+    for function, arguments in _EXCHANGES.items():
+        call = getattr(ctypes.CDLL(None, use_errno=True), function, None) if os.name == "posix" else None
+        if call is not None:
+            if call(*arguments(os.fsencode(one), os.fsencode(other))) == 0:
+                return True
+            if ctypes.get_errno() not in _NO_EXCHANGE:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+    return False
 
 
 @contextmanager
 def _work_folder(target: Path) -> Iterator[Path]:
-    """Make a hidden folder beside the target to work in, after removing those that killed processes left."""
+    """Make a hidden folder beside the target to work in, after clearing up behind processes that were killed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.????????"):
-        _remove_abandoned(left, target)
+    clear_up(target)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with held(work / "lock"):
-            yield work
+        with held(work / _LOCK):
+            try:
+                yield work
+            finally:
+                _empty(work, target)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if not (work / "old").exists():
+            shutil.rmtree(work, ignore_errors=True)
 
 
-def _remove_abandoned(work: Path, target: Path) -> None:
-    lock = work / "lock"
-    with suppress(OSError):  # another process works in it, or it is not ours
-        if time.time() - lock.stat().st_mtime < _ABANDONED or ((work / "old").exists() and not target.exists()):
-            return
-        with held(lock) as sure:
-            if sure:
-                shutil.rmtree(work, ignore_errors=True)
+def clear_up(target: Path) -> None:
+    """Remove what killed processes left beside a target, after giving back its name to what one had moved aside."""
+    for work in target.parent.glob(f".{glob.escape(target.name)}.????????"):
+        with suppress(OSError):  # another process works in it, or it is not ours to change
+            about = work.lstat()
+            if not stat.S_ISDIR(about.st_mode) or not is_own(about) or time.time() - about.st_mtime < _ABANDONED:
+                continue
+            if not os.path.lexists(work / _LOCK):
+                work.rmdir()  # anything in it is not of a process that was killed
+                continue
+            with held(work / _LOCK):
+                _empty(work, target)
+            shutil.rmtree(work)
+
+
+def is_own(about: os.stat_result) -> bool:
+    """Whether a file or folder belongs to the user who runs this, and nobody else may write to it."""
+    return os.name != "posix" or (about.st_uid == os.geteuid() and not about.st_mode & 0o022)
+
+
+def _empty(work: Path, target: Path) -> None:
+    """Remove all but the lock, which tells a later process what is left of a killed one."""
+    with suppress(OSError):  # the disk may be gone
+        give_back(work / "old", target)
+        for path in work.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif not path.name.startswith(_LOCK):
+                path.unlink()
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """Hold a lock until the block ends, at most as long as the process lives; yields whether it is held.
+def held(path: Path) -> Iterator[None]:
+    """Hold a lock until the block ends, at most as long as the process lives.
 
-    It is not held on a file system without locks, as some network file systems are.
+    On a file system without locks, as some network file systems are, it is a file that only one process can make.
 
     Raises:
         Timeout: If another process holds it.
         OSError: If it cannot be made.
     """
-    lock = FileLock(path, timeout=0)
+    lock: BaseFileLock = FileLock(path, timeout=0)
     try:
         lock.acquire()
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
             raise
+        lock = SoftFileLock(path.with_name(f"{path.name}.exclusive"), timeout=0)
+        lock.acquire()
     try:
-        yield lock.is_locked
+        yield
     finally:
         lock.release()
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.enums import OnBadRow, Precision
+from st_dimreduce.files import followed
 from st_dimreduce.fitting.summary import check_rows, row_norms
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.progress import progress_bar
@@ -93,7 +94,8 @@ def reduce_vectors(
 
     A run from a file to a file can be killed: called again with the same arguments it continues where it was, and the
     result has the same bytes as one that was not killed. Until the end, its parts are in ``.NAME.parts`` beside the
-    sink. The disk must hold the reduced vectors twice; once if the sink is a folder.
+    sink. The disk must hold the reduced vectors once, and one part of them; twice if the sink is one ``.arrow`` or
+    ``.parquet`` file. A sink that is replaced keeps its permissions.
 
     Args:
         source: Vectors of size d, in float64, 32, 16 or bfloat16: a NumPy array or torch tensor of shape (n, d); a
@@ -134,7 +136,7 @@ def reduce_vectors(
         return _stream(
             opened, _reduced(opened, head, precision, on_bad_row, tabular, 0, batch_bytes), show_progress_bar
         )
-    path = Path(sink)
+    path = followed(sink)
     part, whole = sink_files(path, opened.schema is not None)
     part_rows = _PART_BATCHES * batch_rows(head.in_features, batch_bytes)
     identity = {
@@ -157,7 +159,7 @@ def reduce_vectors(
                 parts.write(codes, bad)
                 bar.update(len(codes))
         size = parts.finish(show_progress_bar)
-    return Reduced(path, parts.rows, parts.bad_rows, size, time.perf_counter() - begin)
+    return Reduced(Path(sink), parts.rows, parts.bad_rows, size, time.perf_counter() - begin)
 
 
 def reduce_batch(head: Head, batch: Batch, precision: Precision, on_bad_row: OnBadRow) -> tuple[np.ndarray, int]:

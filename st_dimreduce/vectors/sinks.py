@@ -1,30 +1,34 @@
 """Where reduced vectors go: part files first, which become the sink when all of them are there.
 
-The parts are in a hidden folder beside the sink, ``.NAME.parts``. Each appears when it is complete, and ``job.json``
-says which are complete and what they were made of. So a run that was killed continues behind the last complete part,
-and its result does not depend on where that was. The files of tables are in ``arrow.py``.
+The parts are in a hidden folder beside the sink, ``.NAME.parts``, that its user alone can write. Each appears when it
+is complete, and ``job.json`` says which are complete, their hashes, and what they were made of. So a run that was
+killed continues behind the last complete part, and its result does not depend on where that was. Where the sink is
+one ``.npy`` file, each part is removed as soon as it is joined. The files of tables are in ``arrow.py``.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from filelock import Timeout
 
-from st_dimreduce.files import check_place, check_target, disk_errors, held
+from st_dimreduce.files import check_place, check_target, disk_errors, flush, give_back, held, is_own, put_in_place
 from st_dimreduce.progress import progress_bar
 
-_FORMAT = "st_dimreduce.job.1"
+_FORMAT = "st_dimreduce.job.2"
+_PART_BYTES = 1 << 28  # where a part is complete with fewer rows than are asked for
 
 
 class CodesFile(ABC):
@@ -32,17 +36,23 @@ class CodesFile(ABC):
 
     Args:
         path: The file to make.
+        size: Bytes to keep of a file that is there and ``grows``. Defaults to None: there is none yet.
 
     Attributes:
         suffix: Suffix of such files.
         tabular: Whether codes are written as Arrow record batches; as arrays if False.
+        header: Bytes before the codes.
+        grows: Whether a file that was cut behind a part can be opened again, with ``header`` bytes and those of the
+            parts, to go on.
     """
 
     suffix: ClassVar[str]
     tabular: ClassVar[bool]
+    header: ClassVar[int] = 0
+    grows: ClassVar[bool] = False
 
     @abstractmethod
-    def __init__(self, path: Path) -> None: ...
+    def __init__(self, path: Path, size: int | None = None) -> None: ...
 
     @abstractmethod
     def write(self, codes: Any) -> None:
@@ -50,7 +60,7 @@ class CodesFile(ABC):
 
     @abstractmethod
     def append(self, part: Path) -> None:
-        """Add all codes of a part file."""
+        """Add all codes of a part file; where the file ``grows``, they are on the disk itself then."""
 
     @abstractmethod
     def close(self) -> None:
@@ -62,10 +72,17 @@ class NpyFile(CodesFile):
 
     suffix = ".npy"
     tabular = False
+    header = 128  # with room for any number of rows
+    grows = True
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+    def __init__(self, path: Path, size: int | None = None) -> None:
         self._dtype, self._width, self._rows = np.dtype(np.float32), 0, 0
+        self._file = path.open("xb" if size is None else "r+b")
+        if size is not None:
+            self._file.truncate(size)
+            self._dtype, self._width, _ = _read_header(self._file)  # its rows may be those of a part that was cut off
+            self._rows = (size - self.header) // (self._width * self._dtype.itemsize)
+            self._file.seek(size)
 
     def write(self, codes: np.ndarray) -> None:
         self._begin(codes.dtype, codes.shape[1])
@@ -74,15 +91,17 @@ class NpyFile(CodesFile):
 
     def append(self, part: Path) -> None:
         with part.open("rb") as file:
-            np.lib.format.read_magic(file)
-            (rows, width), _, dtype = np.lib.format.read_array_header_1_0(file)
+            dtype, width, rows = _read_header(file)
             self._begin(dtype, width)
             shutil.copyfileobj(file, self._file, 1 << 20)
         self._rows += rows
+        self._write_header()
+        self._file.seek(0, os.SEEK_END)
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         with self._file:
-            self._file.seek(0)
             self._write_header()
 
     def _begin(self, dtype: np.dtype, width: int) -> None:
@@ -91,10 +110,16 @@ class NpyFile(CodesFile):
             self._write_header()
 
     def _write_header(self) -> None:
-        """Write the header, whose size does not depend on the number of rows."""
+        self._file.seek(0)
         description = np.lib.format.dtype_to_descr(self._dtype)
         header = {"descr": description, "fortran_order": False, "shape": (self._rows, self._width)}
         np.lib.format.write_array_header_1_0(self._file, header)
+
+
+def _read_header(file: BinaryIO) -> tuple[np.dtype, int, int]:
+    np.lib.format.read_magic(file)
+    (rows, width), _, dtype = np.lib.format.read_array_header_1_0(file)
+    return dtype, width, rows
 
 
 @contextmanager
@@ -114,13 +139,14 @@ def only_run(sink: Path) -> Iterator[None]:
                 yield
             finally:
                 path.unlink(missing_ok=True)
-                for folder in made:
-                    with suppress(OSError):  # it is not empty
-                        folder.rmdir()
     except Timeout as error:
         raise BlockingIOError(
             errno.EWOULDBLOCK, f"another run is writing {sink}: wait for it, or choose another sink"
         ) from error
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 class Parts:
@@ -132,7 +158,7 @@ class Parts:
         sink: The file or folder to make.
         part: Class that writes the part files.
         whole: Class that joins them; None if the sink is a folder of them.
-        part_rows: Rows in each part but the last; a multiple of the rows that are written at a time.
+        part_rows: Rows in each part, unless they take more than 256 MiB; the last part may have fewer.
         identity: What the parts are made of, by name, as JSON can hold it. If its ``"source"`` is None, the source
             cannot be recognised again and the run cannot be resumed.
         source: The file or folder that is read, if any.
@@ -140,7 +166,7 @@ class Parts:
 
     Raises:
         FileExistsError: If the sink exists and is not to be replaced.
-        PermissionError: If it cannot be written there.
+        PermissionError: If it cannot be written there, or somebody else could write to the parts.
         ValueError: If the sink and the source contain one another, or the parts there are made of something else.
     """
 
@@ -158,13 +184,17 @@ class Parts:
         self._part_file, self._whole_file, self._part_rows = part, whole, part_rows
         self.folder = self._sink.parent / f".{sink.name}.parts"
         self._new, self._coming = self.folder / "new", self.folder / "job.json.new"
-        self._writing, self._whole = self.folder / f"writing{part.suffix}", self.folder / f"whole{sink.suffix}"
+        self._writing, self._whole = self.folder / f"writing{part.suffix}", self._new / f"whole{sink.suffix}"
         job = {"format": _FORMAT, **identity, "rows of a part": part_rows}
         self._identity = json.loads(json.dumps(job))  # as it will be read back
         self._file: CodesFile | None = None
-        self._rows = self._bad_rows = 0  # in the part that is being written
+        self._rows = self._bad_rows = self._bytes = 0  # in the part that is being written
+        self._done: list[dict[str, Any]] = []
+        self._joined = 0  # parts that are in the whole already, and nowhere else
+        self._placed: int | None = None  # inode of what becomes the sink
         self._check_sink(source)
-        self._done: list[dict[str, int]] = self._resumed() if self.folder.exists() else []
+        if os.path.lexists(self.folder):
+            self._resume()
 
     @property
     def rows(self) -> int:
@@ -186,12 +216,11 @@ class Parts:
             with suppress(OSError, ValueError):  # the disk may still be full
                 self._file.close()
             self._file = None
-        for path in (self._writing, self._whole, self._coming):
-            path.unlink(missing_ok=True)
-        if not self._resumable:
+        if not self._resumable or (self._placed and self._sink.exists() and self._sink.stat().st_ino == self._placed):
             self._discard()
-        elif kind is KeyboardInterrupt and self._new.exists():
-            self._part(len(self._done)).unlink(missing_ok=True)  # complete, but not yet counted
+            return
+        self._keep_complete()
+        if kind is KeyboardInterrupt and self._new.exists():
             with self._disk_errors():
                 self._save()  # this may be what was interrupted
             raise KeyboardInterrupt(f"{self.rows:,} rows are kept, call again as before to go on") from error
@@ -200,13 +229,14 @@ class Parts:
         """Add codes, an array or a record batch, and complete the part if it has all its rows."""
         with self._disk_errors():
             if not self.folder.exists():
-                self.folder.mkdir(parents=True)
+                self.folder.mkdir(0o700, parents=True)
                 self._save()
                 self._new.mkdir()
             self._file = self._file or self._part_file(self._writing)
             self._file.write(codes)
         self._rows, self._bad_rows = self._rows + len(codes), self._bad_rows + bad_rows
-        if self._rows == self._part_rows:
+        self._bytes += codes.nbytes
+        if self._rows >= self._part_rows or self._bytes >= _PART_BYTES:
             self.end_part()
 
     def end_part(self) -> None:
@@ -217,10 +247,11 @@ class Parts:
             self._file.close()
             self._file = None
             size = self._writing.stat().st_size
+            digest = _digest(self._writing, self._part_file.header, size)
             self._writing.replace(self._part(len(self._done)))
-            self._done.append({"rows": self._rows, "bad_rows": self._bad_rows, "bytes": size})
+            self._done.append({"rows": self._rows, "bad_rows": self._bad_rows, "bytes": size, "digest": digest})
             self._save()
-        self._rows = self._bad_rows = 0
+        self._rows = self._bad_rows = self._bytes = 0
 
     def finish(self, show_progress_bar: bool | None = None) -> int:
         """Complete the last part and make the sink of all parts; returns its size in bytes."""
@@ -229,22 +260,30 @@ class Parts:
         with self._disk_errors():
             if self._whole_file is not None:
                 self._join(self._whole_file, show_progress_bar)
-                size = self._whole.stat().st_size
-                self._whole.replace(self._sink)
-            else:
-                size = sum(part["bytes"] for part in self._done)
-                if os.path.lexists(self._sink):
-                    shutil.rmtree(self.folder / "old", ignore_errors=True)
-                    self._sink.rename(self.folder / "old")
-                self._new.rename(self._sink)
+            made = self._new if self._whole_file is None else self._whole
+            self._placed = made.stat().st_ino
+            put_in_place(made, self._sink, self._overwrite)
+            size = sum(file.stat().st_size for file in [self._sink, *self._sink.glob("*")] if file.is_file())
         self._discard()
         return size
 
     def _join(self, whole_file: type[CodesFile], show_progress_bar: bool | None) -> None:
-        parts = [self._part(number) for number in range(len(self._done))]
-        with closing(whole_file(self._whole)) as whole:
-            for part in progress_bar("Joining", "parts", show_progress_bar, parts):
-                whole.append(part)
+        parts = range(self._joined, len(self._done))
+        with closing(self._open_whole(whole_file)) as whole:
+            for number in progress_bar("Joining", "parts", show_progress_bar, parts, done=self._joined):
+                whole.append(self._part(number))
+                if whole_file.grows:  # the disk need not hold the part twice
+                    self._joined = number + 1
+                    self._save()
+                    self._part(number).unlink()
+
+    def _open_whole(self, whole_file: type[CodesFile]) -> CodesFile:
+        return whole_file(self._whole, self._offset(self._joined)) if self._joined else whole_file(self._whole)
+
+    def _offset(self, number: int) -> int:
+        """Return where the codes of a part begin in the whole."""
+        header = self._part_file.header
+        return header + sum(part["bytes"] - header for part in self._done[:number])
 
     def _discard(self) -> None:
         # First of all: a run that is killed below leaves no parts that a later one would resume.
@@ -252,12 +291,21 @@ class Parts:
             self._new.rename(self.folder / "gone")
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _keep_complete(self) -> None:
+        """Remove all but the complete parts."""
+        kept = {self._part(number) for number in range(self._joined, len(self._done))}
+        kept |= {self._whole} if self._joined else set()
+        for path in (self._writing, self._coming, *self._new.glob("*")):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
     def _part(self, number: int) -> Path:
         return self._new / f"part-{number:05d}{self._part_file.suffix}"
 
     def _save(self) -> None:
-        job = json.dumps({**self._identity, "parts": self._done}, indent=1)
+        job = json.dumps({**self._identity, "parts": self._done, "joined": self._joined}, indent=1)
         self._coming.write_text(job, encoding="utf-8")
+        flush(self._coming)
         self._coming.replace(self.folder / "job.json")
 
     def _check_sink(self, source: Path | None) -> None:
@@ -273,8 +321,12 @@ class Parts:
         elif not self._sink.is_file():
             raise FileExistsError(f"{self._sink} exists and is not a file: choose another, this is never replaced")
 
-    def _resumed(self) -> list[dict[str, int]]:
-        """Return the complete parts that are there, after checking that they were made of the same."""
+    def _resume(self) -> None:
+        """Take up the complete parts that are there, after checking that they were made of the same."""
+        about = self.folder.lstat()
+        if not stat.S_ISDIR(about.st_mode) or not is_own(about):
+            raise PermissionError(f"{self.folder} is in the way, and others may have written to it: remove it")
+        give_back(self.folder / "old", self._sink)
         try:
             job = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -283,7 +335,7 @@ class Parts:
             raise ValueError(f"{self.folder} is in the way and holds no job.json of this version: remove it")
         if not self._new.exists():
             shutil.rmtree(self.folder)
-            return []
+            return
         parts, differing = job["parts"], {name: (value, job[name]) for name, value in self._identity.items()}
         changed = [_named(name, *values) for name, values in differing.items() if values[0] != values[1]]
         if changed and not self._overwrite and differing["source"] != (None, None):
@@ -293,11 +345,17 @@ class Parts:
             )
         if changed or self._identity["source"] is None:
             self._discard()
-            return []
-        complete = 0
-        while complete < len(parts) and _size(self._part(complete)) == parts[complete]["bytes"]:
-            complete += 1
-        return parts[:complete]
+            return
+        self._done, self._joined = parts, job["joined"]
+        complete = next((number for number in range(len(parts)) if not self._is_whole(number)), len(parts))
+        self._done, self._joined = parts[:complete], min(self._joined, complete)
+        self._keep_complete()
+
+    def _is_whole(self, number: int) -> bool:
+        part, header = self._done[number], self._part_file.header
+        path, start = (self._whole, self._offset(number)) if number < self._joined else (self._part(number), header)
+        stop = start + part["bytes"] - header
+        return path.is_file() and path.stat().st_size >= stop and _digest(path, start, stop) == part["digest"]
 
     @property
     def _resumable(self) -> bool:
@@ -315,5 +373,11 @@ def _named(name: str, ours: Any, theirs: Any) -> str:
     return f"{name} ({files[0][0]} differs)" if files else name
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
+def _digest(path: Path, start: int, stop: int) -> str:
+    """Return a hash of the bytes of a file from ``start`` to ``stop``."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        file.seek(start)
+        for first in range(start, stop, 1 << 20):
+            digest.update(file.read(min(1 << 20, stop - first)))
+    return digest.hexdigest()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 T = TypeVar("T")
-FileState = tuple[str, int, int]
+FileState = tuple[str, int, int, int, int]
 
 DEFAULT_BATCH_BYTES = 1 << 25
 EXPECTED = (
@@ -45,7 +45,8 @@ class Files:
         path: The file or folder.
         suffixes: Suffixes, in lower case, of the files in a folder that belong to the source.
         paths: The files.
-        states: Name, size in bytes and time of the last change of each file, as they were when the source was opened.
+        states: What each file was when the source was opened: its path, size in bytes, times of the last change of its
+            content and of anything about it, and inode.
     """
 
     path: Path
@@ -75,7 +76,7 @@ class Files:
 
 def _state(path: Path) -> FileState:
     status = path.stat()
-    return path.name, status.st_size, status.st_mtime_ns
+    return str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 class Source(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,33 +42,70 @@ def test_killed_before_each_change_of_the_disk(tiny, tmp_path):
     assert min(found.values()) > 15, found
 
 
-def test_a_later_run_removes_what_killed_runs_left_and_nothing_else(tmp_path):
-    long_ago = time.time() - 3600
+def test_a_later_run_clears_up_behind_killed_ones_and_touches_nothing_else(tmp_path):
+    def left(name, *inside, age=3600):
+        made = tmp_path / name
+        for folder in (made, *(made / one for one in inside)):
+            folder.mkdir(mode=0o700)
+        for folder in inside:
+            (made / folder / "modules.json").write_text(folder)
+        os.utime(made, (time.time() - age, time.time() - age))
+        return made
 
-    def left(name, *inside, lock=long_ago):
-        for folder in (name, *(f"{name}/{one}" for one in inside)):
-            (tmp_path / folder).mkdir()
-            (tmp_path / folder / "file").touch()
-        (tmp_path / name / "lock").touch()
-        os.utime(tmp_path / name / "lock", (lock, lock))
-        return tmp_path / name / "lock"
+    left(".model.abandone", "new", "lock")
+    (tmp_path / ".model.abandone" / "lock" / "modules.json").unlink()
+    (tmp_path / ".model.abandone" / "lock").rmdir()
+    for name, *inside in ((".model.theonly_", "new", "old"), (".model.abandone",), (".model.working_", "new")):
+        made = tmp_path / name if inside == [] else left(name, *inside)
+        (made / "lock").touch()
+        os.utime(made, (0, 0))
+    left(".model.nothing_")
+    left(".model.fresh123", "new", age=0)
+    left(".model.personal", "letters")
+    left(".models.abandon", "new")
+    (tmp_path / ".model.foreign_").symlink_to(tmp_path / ".models.abandon")
+    stays = {".model.fresh123", ".model.personal", ".models.abandon", ".model.foreign_", ".model.working_", "model"}
+    with FileLock(tmp_path / ".model.working_" / "lock"):
+        os.utime(tmp_path / ".model.working_", (0, 0))
+        with pytest.raises(FileExistsError, match=r"exists: choose another folder"), new_folder(tmp_path / "model"):
+            raise AssertionError("what a killed run had moved aside is there again, and not replaced")
+        assert (tmp_path / "model" / "modules.json").read_text() == "old"
+        with new_folder(tmp_path / "model", overwrite=True) as folder:
+            assert {path.name for path in tmp_path.iterdir()} == stays | {folder.parent.name}, "first: it may need room"
+            (folder / "modules.json").write_text("newest")
+    assert {path.name for path in tmp_path.iterdir()} == stays
+    assert (tmp_path / "model" / "modules.json").read_text() == "newest"
 
-    left(".model.abandone", "new")
-    left(".model.theonly_", "new", "old")
-    left(".model.fresh123", "new", lock=time.time())
-    left(".model.backups")
-    left(".models.abandon")
-    (tmp_path / ".model.personal").mkdir()
-    with FileLock(left(".model.working_", "new")):
-        os.utime(tmp_path / ".model.working_" / "lock", (long_ago, long_ago))
-        with new_folder(tmp_path / "model") as folder:
-            assert not (tmp_path / ".model.abandone").exists(), "before anything is written: it may fill the disk"
-            (folder / "modules.json").touch()
-        stays = {".model.theonly_", ".model.fresh123", ".model.backups", ".models.abandon", ".model.personal"}
-        assert {path.name for path in tmp_path.iterdir()} == stays | {".model.working_", "model"}
-        with new_folder(tmp_path / "model", overwrite=True):
-            pass
-        assert {path.name for path in tmp_path.iterdir()} == stays - {".model.theonly_"} | {".model.working_", "model"}
+
+@pytest.mark.slow
+def test_everything_that_a_thousand_kills_left_is_cleared_up(tmp_path):
+    """At whatever moment, that of removing what was replaced included."""
+    folder = tmp_path / "model"
+    with new_folder(folder) as new:
+        for name in range(50):
+            (new / f"{name}.json").write_text("old")
+        (new / "modules.json").touch()
+    killed = 0
+    for moment in range(1000):
+        child = os.fork()
+        if not child:
+            try:
+                with new_folder(folder, overwrite=True) as new:
+                    for name in range(50):
+                        (new / f"{name}.json").write_text("new")
+                    (new / "modules.json").touch()
+            finally:
+                os._exit(0)
+        time.sleep(moment % 100 / 4000)
+        os.kill(child, signal.SIGKILL)
+        killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+        assert len(list(folder.iterdir())) == 51, f"at kill {moment}"
+    assert killed > 300
+    for left in tmp_path.glob(".model.*"):
+        os.utime(left, (0, 0))
+    with new_folder(folder, overwrite=True) as new:
+        (new / "modules.json").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import feather
 
-from st_dimreduce.vectors.sinks import Parts
+from st_dimreduce.vectors.sinks import NpyFile, Parts
 from tests.helpers.resuming import (
     HEAD,
     ROWS,
@@ -86,12 +87,17 @@ def test_ctrl_c_between_two_changes_keeps_what_it_says(name, kept, after, source
             replace(path, target)
         raise KeyboardInterrupt
 
-    said = rf"^{kept:,} rows are kept, call again as before to go on"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=said):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
         patch.setattr(Path, "replace", interrupted)
         reduce_vectors(source, HEAD, sink)
-    assert sorted(path.name for path in parts.iterdir()) == ["job.json", "new"]
-    assert len(list(parts.glob("new/*"))) == -(-kept // 512)
+    if name == "sink.npy" and after:  # the sink is there
+        assert not caught.value.args
+        assert not parts.exists()
+        kept = 0
+    else:
+        assert f"{kept:,} rows are kept, call again as before to go on" in str(caught.value)
+        assert sorted(path.name for path in parts.iterdir()) == ["job.json", "new"]
+        assert len(list(parts.glob("new/*"))) == (1 if name == "sink.npy" else kept // 512)
     with monkeypatch.context() as patch:
         counted = reduced_rows(patch)
         reduce_vectors(source, HEAD, sink, overwrite=True)
@@ -119,25 +125,35 @@ def test_ctrl_c_when_the_sink_is_there_keeps_it(sink, source, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("sink", SINKS)
-def test_killed_while_it_puts_the_sink_in_place(sink, source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_killed_while_it_puts_the_sink_in_place(sink, exchanges, source, tmp_path, monkeypatch):
+    """Where the system cannot exchange two folders in one step there is a moment between two."""
     sink = tmp_path / sink
     reduce_vectors(X[:9], HEAD, sink)
+    before = content(sink)
+    if not exchanges:
+        monkeypatch.setattr("st_dimreduce.files._EXCHANGES", {})
     for step in ("joined", "old is away", "new is in place"):
-        if step == "old is away" and sink.suffix:
-            continue  # one rename replaces a file
+        if step == "old is away" and (sink.suffix or exchanges):
+            continue  # one step replaces it
         with monkeypatch.context() as patch:
             patch.setattr(Parts, "__exit__", lambda *_: None)
             if step == "joined":
-                patch.setattr(Path, "replace" if sink.suffix else "rename", killing(Path.replace, "whole", sink))
+                patch.setattr("st_dimreduce.vectors.sinks.put_in_place", killing(None, "", sink))
             elif step == "old is away":
                 patch.setattr(Path, "rename", killing(Path.rename, "new", sink))
+                patch.setattr("st_dimreduce.files.give_back", lambda *_: None)
             else:
                 patch.setattr(shutil, "rmtree", killing(shutil.rmtree, ".parts", sink))
             with pytest.raises(Killed):
                 reduce_vectors(source, HEAD, sink, "int8", overwrite=True)
         if step == "old is away":
-            shutil.copytree(tmp_path / f".{sink.name}.parts" / "old", sink)  # as somebody may who misses it
+            assert not sink.exists()
+            with monkeypatch.context() as patch, pytest.raises(ValueError, match="with another precision"):
+                reduce_vectors(source, HEAD, sink, "int4")
+            assert content(sink) == before, "what was moved aside has its name again"
         done = reduce_vectors(source, HEAD, sink, "int8", overwrite=True)
+        before = content(sink)
         assert done.rows == ROWS
         assert not list(tmp_path.glob(".*"))
     reduce_vectors(source, HEAD, tmp_path / f"whole{sink.suffix}", "int8")
@@ -146,7 +162,7 @@ def test_killed_while_it_puts_the_sink_in_place(sink, source, tmp_path, monkeypa
 
 def killing(original, word, sink):
     def function(path, *arguments, **options):
-        if word in Path(path).name or (word == "whole" and not sink.suffix):
+        if word in Path(path).name:
             raise Killed
         return original(path, *arguments, **options)
 
@@ -198,16 +214,71 @@ def test_bad_rows_are_counted_over_both_runs(source, tmp_path, monkeypatch):
     assert reduce_vectors(tmp_path / "x.npy", HEAD, sink, "int8", on_bad_row="zero").bad_rows == 3
 
 
-def test_a_part_that_is_not_whole_is_made_again(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", ["cut", "zeros"])
+def test_a_part_that_is_not_whole_is_made_again(damage, source, tmp_path, monkeypatch):
     sink = tmp_path / "sink.npy"
     begin(source, sink, monkeypatch)
     second = tmp_path / ".sink.npy.parts/new/part-00001.npy"
-    second.write_bytes(second.read_bytes()[:-1])
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-1] if damage == "cut" else whole[:128] + bytes(len(whole) - 128))
     counted = reduced_rows(monkeypatch)
     reduce_vectors(source, HEAD, sink, "int8")
     assert sum(counted) == ROWS - 512
     reduce_vectors(source, HEAD, tmp_path / "whole.npy", "int8")
     assert content(sink) == content(tmp_path / "whole.npy")
+
+
+@pytest.mark.parametrize("damage", ["none", "longer", "zeros"])
+def test_a_join_goes_on_where_it_was_and_trusts_nothing(damage, source, tmp_path, monkeypatch):
+    sink, parts = tmp_path / "sink.npy", tmp_path / ".sink.npy.parts/new"
+    with monkeypatch.context() as patch:
+        interrupt(patch, "_save", 16)  # one at the start, one a part, then one a part that is joined
+        with pytest.raises(Killed):
+            reduce_vectors(source, HEAD, sink, "int8")
+    whole = parts / "whole.npy"
+    assert sorted(path.name for path in parts.glob("part-*"))[0] == "part-00004.npy", "joined parts take no room"
+    assert whole.stat().st_size == 128 + 5 * 512 * 4, "the fifth is joined, and nothing says so"
+    if damage == "longer":
+        with whole.open("ab") as file:
+            file.write(b"rest of a part")
+    elif damage == "zeros":
+        with whole.open("r+b") as file:
+            file.seek(128 + 512 * 4)
+            file.write(bytes(100))
+    with monkeypatch.context() as patch:
+        counted = reduced_rows(patch)
+        reduce_vectors(source, HEAD, sink, "int8")
+    assert sum(counted) == (ROWS - 512 if damage == "zeros" else 0)
+    reduce_vectors(source, HEAD, tmp_path / "whole.npy", "int8")
+    assert content(sink) == content(tmp_path / "whole.npy")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_another_file_of_the_same_name_size_and_time_is_another_source(tmp_path, monkeypatch):
+    source, sink = tmp_path / "x.npy", tmp_path / "sink.npy"
+    np.save(source, X)
+    about = source.stat()
+    begin(source, sink, monkeypatch)
+    np.save(tmp_path / "other.npy", X[::-1].copy())
+    os.utime(tmp_path / "other.npy", ns=(about.st_atime_ns, about.st_mtime_ns))
+    (tmp_path / "other.npy").replace(source)
+    assert (source.stat().st_size, source.stat().st_mtime_ns) == (about.st_size, about.st_mtime_ns)
+    with pytest.raises(ValueError, match="with another source"):
+        reduce_vectors(source, HEAD, sink, "int8")
+
+
+def test_a_sink_takes_its_room_once(tmp_path, monkeypatch):
+    source, sink = tmp_path / "x.npy", tmp_path / "sink.npy"
+    np.save(source, X)
+    most, append = [0], NpyFile.append
+
+    def measured(self, part):
+        append(self, part)
+        most[0] = max(most[0], sum(file.stat().st_size for file in tmp_path.glob(".sink.npy.parts/new/*")))
+
+    monkeypatch.setattr(NpyFile, "append", measured)
+    size = reduce_vectors(source, HEAD, sink, "int8").bytes
+    assert size <= most[0] <= size + 12 * (512 * 4 + 128) // 10 + 10 * 128
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(source, tmp_path):
