@@ -14,23 +14,19 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 
 _MOST_BYTES = 16 * 2**20  # of a JSON file that describes a model, and of the header of a safetensors file
+_MOST_FILES = 100_000  # in a model's folder
 _FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 Shapes = dict[str, tuple[int, ...]]
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, most_bytes: int = _MOST_BYTES) -> Any:
     """Read a JSON file that describes a model.
 
     Raises:
         ValueError: If it is missing, too large, no UTF-8, no JSON, nested too deeply, or has numbers that JSON has not.
     """
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError(f"{path} is no file")
-        if about.st_size > _MOST_BYTES:
-            raise ValueError(f"{path} has {about.st_size:,} bytes: expected at most {_MOST_BYTES:,}")
-        return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse)
+        return json.loads(_read_bytes(path, most_bytes).decode("utf-8"), parse_constant=_refuse)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing") from error
     except OSError as error:
@@ -42,9 +38,33 @@ def read_json(path: Path) -> Any:
         raise ValueError(" ".join(known.split())) from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Read a file of text in UTF-8, such as a model card; ``errors`` as for :meth:`bytes.decode`.
+
+    Raises:
+        ValueError: If it is missing, no regular file, too large, or no UTF-8.
+    """
+    try:
+        return _read_bytes(path, _MOST_BYTES).decode("utf-8", errors)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8") from error
+
+
+def _read_bytes(path: Path, most: int) -> bytes:
+    """Read a whole file, if it is a regular one: any other may never end, or never begin."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError(f"{path} is no file")
+    if about.st_size > most:
+        raise ValueError(f"{path} has {about.st_size:,} bytes: expected at most {most:,}")
+    return path.read_bytes()
+
+
+def read_object(path: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any]:
     """Read a JSON file that holds an object; raises as :func:`read_json`, also if it holds anything else."""
-    content = read_json(path)
+    content = read_json(path, most_bytes)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {short(content)}: expected an object of settings")
     return content
@@ -123,8 +143,27 @@ def read_pickle(path: Path) -> dict[str, np.ndarray]:
     return {name: weight.detach().float().numpy() for name, weight in weights.items()}
 
 
+def check_tree(root: Path) -> None:
+    """Check every file of a model's folder, and of the folders in it, as :func:`stay_inside` does.
+
+    Hidden folders are left out: nothing reads them.
+
+    Raises:
+        ValueError: As :func:`stay_inside`, or if there are too many files.
+    """
+    count = 0
+    for place, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        count += len(folders) + len(files)
+        if count > _MOST_FILES:
+            raise ValueError(f"{root} holds more than {_MOST_FILES:,} files: expected the folder of a model")
+        stay_inside(root, Path(place))
+
+
 def stay_inside(root: Path, folder: Path) -> None:
-    """Refuse links in a folder that lead out of its root, but for those of the Hub's cache to its own files.
+    """Refuse what a model's folder may not hold: links that lead out of its root, and what is no file and no folder.
+
+    Links of the Hub's cache to its own files are followed. A pipe, a socket or a device would keep a reader waiting.
 
     Raises:
         ValueError: If there is one; names it.
@@ -132,9 +171,12 @@ def stay_inside(root: Path, folder: Path) -> None:
     home = root.resolve()
     allowed = [home, *([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])]
     with os.scandir(folder) as files:
-        for path in [folder, *(Path(file) for file in files if file.is_symlink())]:
-            if not any(_resolved(path).is_relative_to(place) for place in allowed):
-                raise ValueError(f"{path} is a link that leads out of the model's folder")
+        for path in [folder, *(Path(file) for file in files)]:
+            is_inside = any(_resolved(path).is_relative_to(place) for place in allowed)
+            if (path == folder or path.is_symlink()) and not is_inside:
+                raise ValueError(f"{printable(str(path))} is a link that leads out of the model's folder")
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ValueError(f"{printable(str(path))} is no file and no folder: take it out")
 
 
 def _resolved(path: Path) -> Path:
@@ -151,12 +193,19 @@ def check_relative(path: Any, where: str) -> None:
         ValueError: If it may.
     """
     parts = PureWindowsPath(path) if isinstance(path, str) else None  # which also knows every separator of POSIX
-    if parts is None or parts.anchor or ".." in parts.parts or "\0" in str(path):
+    if parts is None or parts.anchor or ".." in parts.parts or not str(path).isprintable():
         raise ValueError(f"{where} names the path {short(path)}: expected one inside the model's folder")
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"it holds {constant}")
+
+
+def printable(text: str) -> str:
+    """Return a text with what a terminal would act on, and all else that cannot be seen, shown as escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
 
 
 def short(value: Any) -> str:

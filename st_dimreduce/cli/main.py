@@ -53,7 +53,9 @@ class _Command(TyperCommand):
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
-            message = " ".join(str(error).split())
+            from st_dimreduce.untrusted import printable
+
+            message = printable(" ".join(str(error).split()))
             if _can_be_corrected(error):
                 typer.echo(f"error: {message}", err=True)
                 raise typer.Exit(2) from error

@@ -5,21 +5,36 @@ What is wrong in a folder is found here first, and reported in one line; only th
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from st_dimreduce.head import WEIGHTS, read_dense
-from st_dimreduce.untrusted import check_relative, read_json, read_object, read_shapes, short, stay_inside
+from st_dimreduce.head import CONFIG, WEIGHTS, read_dense
+from st_dimreduce.models.settings import check_settings
+from st_dimreduce.untrusted import (
+    Shapes,
+    check_relative,
+    check_tree,
+    read_json,
+    read_object,
+    read_shapes,
+    read_text,
+    short,
+)
 
+CARD = "README.md"
 _MOST_MODULES = 100
+_MOST_DEPTH = 8  # of modules in modules
 _MOST_LAYERS = 1_000
+_LEAST_LAYERS = 16  # a number of layers up to here is accepted whatever the weights say: some share theirs
 _MOST_IN_CONFIG = 2**20  # positions, tokens and the like
 _LEAST_WIDTH = 4_096  # a width up to here is accepted whatever the weights say: it allocates little
 _WIDTH = re.compile(r"(size|dim|d_model|d_ff|d_kv|embd|inner)s?$")
-_LAYERS = re.compile(r"(layers?|blocks|depth)$")
+_LAYERS = re.compile(r"(layers?|blocks|depth|experts?)$")
 _TOKENIZERS = re.compile(r"(token|vocab|merges|spiece|sentencepiece|preprocessor_|processor_).*|.*\.(model|spm)")
 # The modules of sentence_transformers.sentence_transformer.modules, without importing it.
 KNOWN_MODULES = (
@@ -42,6 +57,9 @@ KNOWN_MODULES = (
     "InputModule",
     "Router",
 )
+_TRANSFORMERS = ("Transformer", "CLIPModel")
+_TOKENIZER_CLASSES = ("WhitespaceTokenizer", "WordTokenizer", "PhraseTokenizer", "TransformersTokenizerWrapper")
+_OTHER_CONFIGS = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json", "WordEmbeddings": "wordembedding_config.json"}
 REMOTE = (
     "it needs code that comes with the model or from another package; if you trust that, use --trust-remote-code, or "
     "load it yourself, SentenceTransformer(path, trust_remote_code=True), and give that model"
@@ -85,31 +103,79 @@ def read_layout(path: str | os.PathLike[str], trust_remote_code: bool = False) -
         ValueError: If it is no model's folder, or anything in it is unreadable, leads out of it or does not fit; says
             what, in one line.
     """
-    root = Path(path)
-    if not root.is_dir():
-        raise ValueError(f"{root} is no folder: expected the folder of a model")
-    if not any((root / name).exists() for name in ("modules.json", "config.json")):
-        raise ValueError(f"{root} is no model: expected a folder with modules.json, or config.json of a transformer")
-    stay_inside(root, root)
-    entries = [("", "sentence_transformers.models.Transformer")]
-    if (root / "modules.json").exists():
-        entries = check_entries(read_json(root / "modules.json"), trust_remote_code)
-    parts = []
-    for relative, type_ in entries:
-        folder = root / relative
-        if folder.is_dir():
-            stay_inside(root, folder)
-        config = read_object(folder / "config.json") if (folder / "config.json").exists() else {}
-        parts.append(Part(relative, type_, folder, config))
+    parts = read_parts(path, trust_remote_code)
     width = None
     for part in parts:
         width = _check_part(part, width, trust_remote_code)
+        for inner in inner_parts(part, trust_remote_code):
+            _check_part(inner, None, trust_remote_code)
+    return parts
+
+
+def read_parts(path: str | os.PathLike[str], trust_remote_code: bool = False) -> list[Part]:
+    """Read the modules and check the settings of a model's folder, whose weights need not be there yet.
+
+    Args:
+        path: The folder.
+        trust_remote_code: As in :func:`read_layout`. Defaults to False.
+
+    Returns:
+        The modules, as :func:`read_layout`.
+
+    Raises:
+        ValueError: As :func:`read_layout`.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder: expected the folder of a model")
+    if not any((root / name).exists() for name in ("modules.json", CONFIG)):
+        raise ValueError(f"{root} is no model: expected a folder with modules.json, or config.json of a transformer")
+    check_tree(root)
+    entries = [("", "sentence_transformers.models.Transformer")]
+    if (root / "modules.json").exists():
+        entries = check_entries(read_json(root / "modules.json"), trust_remote_code)
+    if (root / CARD).exists():
+        read_text(root / CARD, errors="replace")  # which Sentence Transformers reads whole
+    own_code = trust_remote_code and any(not type_.startswith("sentence_transformers.") for _, type_ in entries)
+    check_settings(root, root, own_code=own_code)
+    for folder in {root / relative for relative, _ in entries} - {root}:  # what lies beside them is none of theirs
+        for place, _, _ in os.walk(folder):
+            check_settings(root, Path(place), own_code=own_code)
+    return [_part(root, relative, type_) for relative, type_ in entries]
+
+
+def _part(root: Path, relative: str, type_: str) -> Part:
+    folder = root / relative
+    config = read_object(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    return Part(relative, type_, folder, config)
+
+
+def inner_parts(part: Part, trust_remote_code: bool = False, depth: int = 1) -> list[Part]:
+    """Return the modules in a module, such as the branches of a Router, at every depth.
+
+    Raises:
+        ValueError: As :func:`read_layout`.
+    """
+    if part.kind not in {"Router", "Asym"}:
+        return []
+    if depth > _MOST_DEPTH:
+        raise ValueError(f"{part.folder} holds modules in modules, more than {_MOST_DEPTH} deep")
+    router = part.folder / "router_config.json"
+    types = (read_object(router) if router.exists() else part.config).get("types")
+    if not isinstance(types, dict) or len(types) > _MOST_MODULES:
+        raise ValueError(f"{part.folder} says types {short(types)}: expected the class of each of its modules")
+    parts = []
+    for name, type_ in types.items():
+        check_relative(name, f"{part.folder}")
+        _check_type(type_, part.folder.name or "the Router", trust_remote_code)
+        parts.append(_part(part.folder, name, type_))
+        parts += inner_parts(parts[-1], trust_remote_code, depth + 1)
     return parts
 
 
 def _check_part(part: Part, width: int | None, trust_remote_code: bool) -> int | None:
     """Check a module and return the size of the sentence embedding behind it, where that is known."""
-    if part.kind == "Transformer":
+    if part.kind in _TRANSFORMERS:
         _check_transformer(part, trust_remote_code)
     elif part.kind == "StaticEmbedding" and not (part.folder / "tokenizer.json").exists():
         raise ValueError(f"{part.folder} holds no tokenizer: expected tokenizer.json")
@@ -122,12 +188,21 @@ def _check_part(part: Part, width: int | None, trust_remote_code: bool) -> int |
             if width not in {None, columns}:
                 raise ValueError(f"{part.folder} takes {columns} dimensions, the module before it gives {width}")
             return rows
-    elif part.kind in {"Router", "Asym"}:
-        for name in ("router_config.json", "config.json"):
-            types = read_object(part.folder / name).get("types") if (part.folder / name).exists() else {}
-            for inner in types if isinstance(types, dict) else [types]:
-                check_relative(inner, name)
+    elif part.kind not in {"Router", "Asym", "Normalize", "StaticEmbedding", "BoW"}:
+        _check_other(part, trust_remote_code)
     return width
+
+
+def _check_other(part: Part, trust_remote_code: bool) -> None:
+    """Check a module of a kind that is in few models: its sizes, and the tokenizer that it names."""
+    path = part.folder / _OTHER_CONFIGS.get(part.kind, CONFIG)
+    config = read_object(path) if path.exists() else {}
+    if "tokenizer_class" in config and not trust_remote_code:
+        kind = str(config["tokenizer_class"])
+        if not kind.startswith("sentence_transformers.") or kind.rpartition(".")[2] not in _TOKENIZER_CLASSES:
+            expected = f"expected one of Sentence Transformers' {', '.join(_TOKENIZER_CLASSES)}"
+            raise ValueError(f"{path} names the tokenizer {short(config['tokenizer_class'])}: {expected}")
+    _check_numbers(path, config, read_held(part.folder))
 
 
 def check_entries(content: Any, trust_remote_code: bool = False) -> list[tuple[str, str]]:
@@ -145,16 +220,23 @@ def check_entries(content: Any, trust_remote_code: bool = False) -> list[tuple[s
         if not fields or not all(isinstance(field, str) for field in fields):
             raise ValueError(f"modules.json names a module as {short(entry)}: expected a path, a type and a name")
         check_relative(relative, "modules.json")
-        if not trust_remote_code:
-            if not type_.startswith("sentence_transformers."):
-                raise ValueError(f"modules.json names {short(type_)}, no module of Sentence Transformers: {REMOTE}")
-            if type_.rpartition(".")[2] not in KNOWN_MODULES:
-                raise ValueError(
-                    f"modules.json names {short(type_)}, which Sentence Transformers has not for sentence embeddings: "
-                    f"expected one of {', '.join(KNOWN_MODULES)}"
-                )
+        _check_type(type_, "modules.json", trust_remote_code)
         entries.append((relative, type_))
     return entries
+
+
+def _check_type(type_: Any, where: str, trust_remote_code: bool) -> None:
+    if not isinstance(type_, str) or not type_.isprintable():
+        raise ValueError(f"{where} names {short(type_)}: expected the class of a module")
+    if trust_remote_code:
+        return
+    if not type_.startswith("sentence_transformers."):
+        raise ValueError(f"{where} names {short(type_)}, no module of Sentence Transformers: {REMOTE}")
+    if type_.rpartition(".")[2] not in KNOWN_MODULES:
+        raise ValueError(
+            f"{where} names {short(type_)}, which Sentence Transformers has not for sentence embeddings: "
+            f"expected one of {', '.join(KNOWN_MODULES)}"
+        )
 
 
 def _check_transformer(part: Part, trust_remote_code: bool) -> None:
@@ -165,14 +247,19 @@ def _check_transformer(part: Part, trust_remote_code: bool) -> None:
         raise ValueError(f"{part.folder} holds {model_type}, no model that transformers knows: {REMOTE}")
     if not any(_TOKENIZERS.fullmatch(path.name) for path in part.folder.iterdir()):
         raise ValueError(f"{part.folder} holds no tokenizer: expected tokenizer.json, or the files of another kind")
-    for name in ("config_sentence_transformers.json", "sentence_bert_config.json", "tokenizer_config.json"):
-        if (part.folder / name).exists():
-            read_object(part.folder / name)
-    widest = _widest(part.folder)
-    for name, value in _numbers(part.config):
-        most = _MOST_LAYERS if _LAYERS.search(name) else widest if _WIDTH.search(name) else _MOST_IN_CONFIG
+    _check_numbers(part.folder / CONFIG, part.config, read_held(part.folder))
+
+
+def _check_numbers(path: Path, config: dict[str, Any], held: Shapes | None) -> None:
+    """Refuse numbers of layers and widths for which the loader would allocate much more than the weights call for."""
+    deepest, widest = _MOST_LAYERS, _MOST_IN_CONFIG
+    if held is not None:
+        deepest = min(_MOST_LAYERS, max(_LEAST_LAYERS, len(held)))  # a layer has a tensor of its own, or shares all
+        widest = max([_LEAST_WIDTH, *(size for shape in held.values() for size in shape)])
+    for name, value in _numbers(config):
+        most = deepest if _LAYERS.search(name) else widest if _WIDTH.search(name) else _MOST_IN_CONFIG
         if abs(value) > most and "theta" not in name:
-            raise ValueError(f"{part.folder / 'config.json'} says {name} {short(value)}: expected at most {most:,}")
+            raise ValueError(f"{path} says {name} {short(value)}: expected at most {most:,}")
 
 
 def needs_own_code(config: dict[str, Any]) -> bool:
@@ -184,16 +271,40 @@ def needs_own_code(config: dict[str, Any]) -> bool:
     return str(config.get("model_type")) not in CONFIG_MAPPING_NAMES
 
 
-def _widest(folder: Path) -> int:
-    """Return what a width in the config may be, so that no more is allocated for it than the weights call for."""
+def read_held(folder: Path) -> Shapes | None:
+    """Return the shapes of the tensors that a module's safetensors files hold; None if there are none.
+
+    Raises:
+        ValueError: If one of the files is missing or damaged.
+    """
     if (folder / WEIGHTS).exists():
-        shapes = read_shapes(folder / WEIGHTS)
-        return max([_LEAST_WIDTH, *(size for shape in shapes.values() for size in shape)])
-    if (folder / f"{WEIGHTS}.index.json").exists():
-        places = read_object(folder / f"{WEIGHTS}.index.json").get("weight_map")
-        for place in places.values() if isinstance(places, dict) else [places]:
-            check_relative(place, f"{WEIGHTS}.index.json")
-    return _MOST_IN_CONFIG
+        return read_shapes(folder / WEIGHTS)
+    index = folder / f"{WEIGHTS}.index.json"
+    if not index.exists():
+        return None
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict):
+        raise ValueError(f"{index} says weight_map {short(places)}: expected the file of each tensor")
+    held: Shapes = {}
+    for place in dict.fromkeys(str(place) for place in places.values()):
+        check_relative(place, f"{WEIGHTS}.index.json")
+        held |= read_shapes(folder / place)
+    return held
+
+
+def count_held(part: Part) -> int:
+    """Return how many weights the files of a module may hold, of two bytes or more each."""
+    size = sum(path.stat().st_size for path in part.folder.iterdir() if path.suffix in {".safetensors", ".bin"})
+    held = read_held(part.folder)
+    return min(size // 2, sum(math.prod(shape) for shape in held.values()) if held is not None else size)
+
+
+def find_transformers(parts: list[Part], trust_remote_code: bool = False) -> Iterator[Part]:
+    """Yield the transformers among the modules of a model, and in them."""
+    for part in parts:
+        for each in (part, *inner_parts(part, trust_remote_code)):
+            if each.kind in _TRANSFORMERS:
+                yield each
 
 
 def _numbers(config: Any, name: str = "") -> list[tuple[str, int]]:

@@ -7,15 +7,34 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st_dimreduce.head import CONFIG, MODEL_KEY, RECORD, WEIGHTS, Head, read_dense, record_in_card
-from st_dimreduce.models.folder import REMOTE, check_entries, read_layout
-from st_dimreduce.untrusted import read_json, read_object, stay_inside
+from st_dimreduce.head import CONFIG, MODEL_KEY, PICKLE, RECORD, WEIGHTS, FitRecord, Head, read_dense, record_in_card
+from st_dimreduce.models.folder import (
+    CARD,
+    REMOTE,
+    Part,
+    check_entries,
+    count_held,
+    find_transformers,
+    inner_parts,
+    read_layout,
+    read_parts,
+)
+from st_dimreduce.untrusted import printable, read_json, read_object, read_text, short, stay_inside
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _BEHIND = ("Normalize", "Pooling")  # modules that may stand behind a head
-_CARD = "README.md"
+_MODULES = "modules.json"
+_MODEL_CONFIG = "config_sentence_transformers.json"
+# What a repository on the Hub holds of a model, before its weights: settings and the files of tokenizers.
+_SETTINGS = ["*.json", "*.txt", "*.model", "*.spm", "*.bpe", "*.codes", "*.vocab", "*.tiktoken", "*.jinja", CARD]
+_NEVER = ["onnx/*", "openvino/*", "coreml/*", "checkpoint-*/*", "runs/*", ".*"]
+_WEIGHTLESS = ("Normalize", "Pooling", "Dropout", "BoW", "Router", "Asym")
+_SHARDS = "model-*-of-*.safetensors"
+_PICKLES = "pytorch_model*.bin"
+_MOST_TIMES = 4  # the weights on file that the loader may allocate: some files lack half of the model's
+_MOST_MORE = 2**23
 
 
 def load_model(name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> SentenceTransformer:
@@ -33,16 +52,78 @@ def load_model(name_or_path: str | os.PathLike[str], *, trust_remote_code: bool 
 
     name = os.fspath(name_or_path)
     try:
-        if Path(name).is_dir():
-            read_layout(name, trust_remote_code)
-        else:
-            _check_name(name, trust_remote_code)
-        return SentenceTransformer(name, trust_remote_code=trust_remote_code)
+        is_folder = Path(name).is_dir()
+        repo, folder = (None, Path(name).absolute()) if is_folder else _download(name, trust_remote_code)
+        parts = read_layout(folder, trust_remote_code)
+        _check_kind(folder / _MODEL_CONFIG)
+        for part in find_transformers(parts, trust_remote_code):
+            if not (trust_remote_code and "auto_map" in part.config):
+                _check_size(part)
+        model = SentenceTransformer(
+            str(folder),
+            trust_remote_code=trust_remote_code,
+            local_files_only=not trust_remote_code,  # code that comes with a model may lie in another repository
+            model_kwargs={"weights_only": True},
+        )
+        _keep_record(model, folder / RECORD)
     except Exception as error:  # what the readers raise on a damaged file is not all of one kind
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = printable(" ".join(str(error).split())) or type(error).__name__
         if "trust_remote_code" in reason and REMOTE not in reason:
             reason = REMOTE
         raise ValueError(f"no model could be loaded from {name!r}: {reason:.1000}") from error
+    if repo is not None:
+        _name(model, repo, folder.name)
+    return model
+
+
+def _keep_record(model: SentenceTransformer, path: Path) -> None:
+    """Give a reduced model the record in its folder, which has all that is known of its head."""
+    from st_dimreduce.dim_reduce import head_of, keep_record  # noqa: PLC0415, takes seconds to import
+
+    if not path.exists():
+        return
+    try:
+        dense, _ = head_of(model)
+    except ValueError:  # it has no head
+        return
+    if type(dense).__name__ == "Dense":  # a DimReduce has its own
+        keep_record(model, FitRecord.from_dict(read_object(path)))
+
+
+def _name(model: SentenceTransformer, repo: str, commit: str) -> None:
+    """Give a model its name on the Hub, in place of that of the folder it was loaded from."""
+    model.model_card_data.base_model = repo
+    model.model_card_data.base_model_revision = commit
+    for module in model.modules():
+        if (config := getattr(module, "config", None)) is not None and hasattr(config, "name_or_path"):
+            config.name_or_path = repo
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a model of another kind, of which Sentence Transformers would load other modules than it names."""
+    kind = read_object(path).get("model_type", "SentenceTransformer") if path.exists() else "SentenceTransformer"
+    if kind != "SentenceTransformer":
+        raise ValueError(f"{path} says model_type {short(kind)}: expected SentenceTransformer")
+
+
+def _check_size(part: Part) -> None:
+    """Refuse a config for which transformers would allocate much more than the weights on file fill.
+
+    The model is built without memory for its weights, and counted.
+    """
+    import torch  # noqa: PLC0415, takes seconds to import
+    from transformers import AutoConfig, AutoModel  # noqa: PLC0415
+
+    config = AutoConfig.from_pretrained(part.folder, trust_remote_code=False, local_files_only=True)
+    if type(config) not in AutoModel._model_mapping:
+        return
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, attn_implementation="eager")
+    count = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
+    most = _MOST_TIMES * count_held(part) + _MOST_MORE
+    if count > most:
+        where = part.folder / CONFIG
+        raise ValueError(f"{where} asks for {count:,} weights: expected at most {most:,}, from what its files hold")
 
 
 def load_head(path: str | os.PathLike[str]) -> Head:
@@ -75,19 +156,13 @@ def _local_head(root: Path) -> tuple[Path, str]:
 
 
 def _remote_head(name: str) -> tuple[Path, str]:
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415, needed for names alone
-    from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
-
-    check_hub_name(name)
-    repo = _hub_name(name)
-    modules = Path(hf_hub_download(repo, "modules.json"))
-    relative = _head_entry(modules)
-    for file in (CONFIG, WEIGHTS):
-        hf_hub_download(repo, f"{relative}/{file}")
-    for file in (RECORD, CONFIG, _CARD):  # of the model, where they are
-        with suppress(EntryNotFoundError):
-            hf_hub_download(repo, file)
-    return modules.parent, relative
+    _, root = _snapshot(name, [_MODULES, RECORD, CONFIG, CARD])
+    relative = _head_entry(root / _MODULES)
+    wanted = [f"{relative}/{file}" for file in (CONFIG, WEIGHTS)]
+    _, root = _snapshot(name, wanted, root.name)
+    if not (root / relative / WEIGHTS).exists():
+        _, root = _snapshot(name, [f"{relative}/{PICKLE}"], root.name)
+    return root, relative
 
 
 def _head_entry(modules: Path) -> str:
@@ -111,7 +186,7 @@ def _record(root: Path, dense: dict[str, Any]) -> Any:
         return read_object(root / RECORD)
     if (root / CONFIG).exists():
         return read_object(root / CONFIG).get(MODEL_KEY, {})
-    card = (root / _CARD).read_text(encoding="utf-8") if (root / _CARD).is_file() else None
+    card = read_text(root / CARD) if (root / CARD).exists() else None
     return record_in_card(card).to_dict()
 
 
@@ -133,18 +208,54 @@ def check_hub_name(name: str) -> None:
         raise ValueError("it is no folder, and no name of a model on the Hub such as 'user/model'") from error
 
 
-def _hub_name(name: str) -> str:
-    return name if "/" in name else f"sentence-transformers/{name}"
+def _download(name: str, trust_remote_code: bool) -> tuple[str, Path]:
+    """Download a model from the Hub, its settings first, and the weights once these are known to be harmless.
+
+    Returns:
+        Its full name, and the folder it lies in, as any other model's.
+    """
+    repo, folder = _snapshot(name, [*_SETTINGS, *(["*.py"] if trust_remote_code else [])])
+    parts = read_parts(folder, trust_remote_code)
+    everything = [part for top in parts for part in (top, *inner_parts(top, trust_remote_code))]
+    weighty = [part.folder for part in everything if part.kind not in _WEIGHTLESS]
+    prefixes = {place: "" if place == folder else f"{place.relative_to(folder).as_posix()}/" for place in weighty}
+    patterns = [f"{prefix}{file}" for prefix in prefixes.values() for file in (WEIGHTS, _SHARDS)]
+    _snapshot(repo, patterns, folder.name)
+    lacking = [prefix for place, prefix in prefixes.items() if not any(place.glob("*.safetensors"))]
+    if lacking:
+        _snapshot(repo, [f"{prefix}{_PICKLES}" for prefix in lacking], folder.name)
+    return repo, folder
 
 
-def _check_name(name: str, trust_remote_code: bool) -> None:
-    """Check a name on the Hub, and the modules it stands for before any other file is downloaded."""
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415, needed for names alone
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+def _snapshot(name: str, patterns: list[str], commit: str | None = None) -> tuple[str, Path]:
+    """Download files of a model from the Hub, or find them in the cache.
+
+    Returns:
+        The model's full name, and the folder of the cache that they lie in, named after the commit.
+    """
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError  # noqa: PLC0415
 
     check_hub_name(name)
+    repos = [name] if "/" in name else [f"sentence-transformers/{name}", name]
+    for repo in repos[:-1]:
+        with suppress(LocalEntryNotFoundError, RepositoryNotFoundError):
+            return repo, _find(repo, patterns, commit)
     try:
-        modules = hf_hub_download(_hub_name(name), "modules.json")
-    except (OSError, HfHubHTTPError, ValueError):  # Sentence Transformers looks elsewhere too, and says what is wrong
-        return
-    check_entries(read_json(Path(modules)), trust_remote_code)
+        return repos[-1], _find(repos[-1], patterns, commit)
+    except (LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+        reason = f"{' or '.join(repos)} couldn't be downloaded, and is not in the cache"
+        raise ValueError(f"{reason}: {' '.join(str(error).split())}") from error
+
+
+def _find(repo: str, patterns: list[str], commit: str | None) -> Path:
+    from huggingface_hub import snapshot_download, try_to_load_from_cache  # noqa: PLC0415, needed for names alone
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, ignore_patterns=_NEVER))
+    except LocalEntryNotFoundError:  # also where the cache holds what a model needs, but not all that matches
+        for file in (_MODULES, CONFIG):
+            found = try_to_load_from_cache(repo, file, revision=commit)
+            if isinstance(found, str):
+                return Path(found).parent
+        raise

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from st_dimreduce.enums import Precision
 from st_dimreduce.head import FitRecord, record_comment
+from st_dimreduce.untrusted import printable
 
 MARK = "<!-- Written by st_dimreduce, anew at every publish: take this line out to keep a text of your own. -->"
 PICTURE = "quality.png"
 _ORIGIN = ("base_model", "license", "license_name", "license_link", "language")  # from the base model's card
+_REPO = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# What begins markup is shown as another letter; a pipe would end a cell of a table.
+_HARMLESS = str.maketrans("<>`[]|\\&", "()'()//+")
 _ENOUGH = 0.99  # share of the best value that a recommended precision retains
 _TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "dimensionality-reduction"]
 # Metric, its heading, and the name the Hub knows it by: that of Sentence Transformers' evaluators where there is one.
@@ -57,13 +62,14 @@ def model_card(
     Returns:
         Markdown with a block of metadata that the Hub reads, and the record in a comment that a loaded model keeps.
     """
+    comment, record = record_comment(record), _cleaned(record)
     base = record.base_model
     title = f"{base.split('/')[-1]} in {out_features} dimensions" if base else None
     title = title or f"Sentence embeddings of {out_features} dimensions"
     origin = f" It is [`{base}`](https://huggingface.co/{base}) with one more layer." if base else ""
     parts = [
         f"---\n{_metadata(record, out_features, name or title).to_yaml()}\n---\n",
-        f"{MARK}\n{record_comment(record)}\n",
+        f"{MARK}\n{comment}\n",
         f"# {title}\n",
         f"Maps a text to {out_features} numbers, where its base model gives {in_features}.{origin} "
         f"{_advice(record, in_features, out_features)}\n",
@@ -73,6 +79,28 @@ def model_card(
         _licence(record),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _cleaned(record: FitRecord) -> FitRecord:
+    """Return the record with texts that mean nothing in Markdown and HTML: who wrote it may be anybody."""
+    texts = {
+        each.name: _clean(getattr(record, each.name))
+        for each in fields(record)
+        if each.name not in {"precision", "nested", "license_link"}  # the link stands in the metadata alone
+    }
+    if texts["base_model"] is not None and not _REPO.fullmatch(texts["base_model"]):
+        texts["base_model"] = None  # whatever it is, it is no model on the Hub
+    return replace(record, **texts)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_clean(key): _clean(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_clean(inner) for inner in value)
+    if isinstance(value, str):
+        return printable(" ".join(value.split())).translate(_HARMLESS).replace("://", ": //")
+    return value
 
 
 def reduced_rows(record: FitRecord, out_features: int) -> list[dict[str, Any]]:
@@ -107,7 +135,7 @@ def figures_table(figures: dict[str, Any]) -> str:
     for row in rows:
         size = [str(row["dimensions"]), row["precision"], f"{row['bytes_per_vector']:,}"]
         values = [_percent(row.get(key), (row.get("intervals") or {}).get(key)) for key in metrics]
-        lines.append([row["name"].replace("|", "/"), *size, f"{row['bytes_per_vector'] / 100:.2f}", *values])
+        lines.append([row["name"], *size, f"{row['bytes_per_vector'] / 100:.2f}", *values])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

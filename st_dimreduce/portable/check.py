@@ -27,7 +27,7 @@ from st_dimreduce.portable.layout import (
     reads_sentences,
 )
 from st_dimreduce.portable.transformers4 import missing_settings
-from st_dimreduce.untrusted import read_json, read_object, short
+from st_dimreduce.untrusted import printable, read_json, read_object, short
 
 SERVER = "Text Embeddings Inference"
 OLDER = "Sentence Transformers before 6"
@@ -58,7 +58,8 @@ class Problem:
         return self.remedy == _FIX
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}: {self.reader}; {self.remedy}"
+        """What is wrong in one line, in which nothing that the file says is acted on by a terminal."""
+        return printable(f"{self.where}: {self.what}: {self.reader}; {self.remedy}")
 
 
 def check(path: str | os.PathLike[str]) -> list[Problem]:

@@ -32,9 +32,27 @@ from st_dimreduce.portable.card import MARK, PICTURE, model_card
 from st_dimreduce.portable.check import check
 from st_dimreduce.portable.layout import CARD, MODULES
 from st_dimreduce.portable.save import save_portable, unportable
-from st_dimreduce.untrusted import read_object
+from st_dimreduce.untrusted import printable, read_object, read_text
 
-_CODE = {".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}  # what runs code when it is loaded
+# What a model's folder may hold: data and texts. Whatever else may run code when it is loaded.
+_SENT = {
+    ".json",
+    ".jsonl",
+    ".safetensors",
+    ".onnx",
+    ".onnx_data",
+    ".xml",
+    ".md",
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".yaml",
+    ".yml",
+}
+_SENT |= {".model", ".spm", ".bpe", ".codes", ".vocab", ".tiktoken", ".jinja", ".png", ".jpg", ".jpeg", ".gif", ".webp"}
+_NAMES = {"LICENSE", "LICENCE", "NOTICE", "CITATION", "COPYING"}
+_NETWORK = re.compile(rb"\s*(<\?xml[^>]*\?>\s*)?<net\s[^>]*>")  # how OpenVINO begins a model
+_PICKLED = (b"PK\x03\x04", b"\x80")  # how PyTorch and pickle begin
 _KEPT = {".gitattributes"}  # the Hub's own
 _STATUS = {
     401: "the Hub does not know this token: log in with `hf auth login`, or set HF_TOKEN",
@@ -84,7 +102,8 @@ def publish(
 
     Args:
         model: A reduced model, or the folder of one that :func:`save_portable` or ``st-dimreduce reduce`` wrote. From
-            a folder everything is sent but hidden files. A README.md of your own is sent as it is.
+            a folder everything is sent but hidden files; a file that may run code when it is loaded, or is of no kind
+            that models consist of, is refused. A README.md of your own is sent as it is.
         repo_id: Name to publish under, ``"user/name"``. Made if it is not there.
         figures: What was measured of a model in memory, a :meth:`st_dimreduce.Comparison.to_dict`, for its card.
         private: Whether only you may see it. Defaults to None: as the account's settings say.
@@ -151,17 +170,7 @@ def _check_folder(folder: Path) -> None:
 
 def _contents(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], str]:
     """Return the files to send, by their names in the repository, and the card among them."""
-    files: dict[str, Path | bytes] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{path} leads out of its folder: replace it with what it points to")
-        if path.suffix in _CODE and not path.with_suffix(".xml").exists():  # OpenVINO keeps weights in .bin and .xml
-            raise ValueError(f"{path} may run code when it is loaded: take it out, weights belong in safetensors")
-        if path.is_file():
-            files[name] = path
+    files: dict[str, Path | bytes] = {**_files(folder)}
     picture = b""
     content = read_object(folder / RECORD)
     try:
@@ -171,12 +180,40 @@ def _contents(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], str]
         card = model_card(record, content["in_features"], content["out_features"], repo_id, picture=bool(picture))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / RECORD} is not as st_dimreduce writes it: {error!r}") from error
-    own = (folder / CARD).read_text(encoding="utf-8") if CARD in files else MARK
+    own = read_text(folder / CARD) if CARD in files else MARK
     if MARK not in own:
         return files, own
     if picture:
         files[PICTURE] = picture
     return {**files, CARD: card.encode()}, card
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the files in a folder that may be sent, by their names in the repository."""
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path} leads out of its folder: replace it with what it points to")
+        if path.is_dir():
+            continue
+        if not path.is_file() or not name.isprintable():
+            raise ValueError(f"{printable(str(path))} is no file that can be published: take it out")
+        if path.suffix not in _SENT and path.name not in _NAMES and not _is_openvino(path):
+            raise ValueError(f"{path} may run code when it is loaded: take it out, weights belong in safetensors")
+        files[name] = path
+    return files
+
+
+def _is_openvino(path: Path) -> bool:
+    """Whether a file holds the weights of an OpenVINO model, which lies beside it under the same name."""
+    described = path.with_suffix(".xml")
+    if path.suffix != ".bin" or path.name.startswith("pytorch_model") or not described.is_file():
+        return False
+    with described.open("rb") as text, path.open("rb") as weights:
+        return _NETWORK.match(text.read(4_096)) is not None and not weights.read(4).startswith(_PICKLED)
 
 
 def _picture(figures: dict[str, Any]) -> bytes:

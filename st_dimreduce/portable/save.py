@@ -104,6 +104,8 @@ def unportable(modules: list[nn.Module]) -> list[str]:
 
 def _body_problems(transformer: Transformer, pooling: Pooling) -> list[str]:
     problems = []
+    if any(part.__module__.startswith("transformers_modules") for part in _classes(transformer)):
+        problems.append("its Transformer runs code that comes with it: choose a base model that transformers knows")
     if transformer.backend != "torch":
         problems.append(f"its Transformer runs on {transformer.backend}: load the base model with backend='torch'")
     if "text" not in transformer.modality_config or set(transformer.modality_config) - TEXT:
@@ -114,6 +116,11 @@ def _body_problems(transformer: Transformer, pooling: Pooling) -> list[str]:
             f"its Pooling concatenates {pooling.pooling_mode}, readers do so in the order {order}: use that one"
         )
     return problems
+
+
+def _classes(transformer: Transformer) -> list[type]:
+    """Return the classes of what a Transformer loads; transformers imports code of a model's own under one name."""
+    return [type(part) for part in (transformer.auto_model, transformer.auto_model.config, transformer.processor)]
 
 
 def _head_problems(module: nn.Module) -> list[str]:

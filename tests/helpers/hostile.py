@@ -1,6 +1,8 @@
-"""Values that harm a careless reader of JSON, and putting one at any place of a file's content."""
+"""What harms a careless reader: values of JSON, put at any place of a file's content, and pickles that run code."""
 
 from __future__ import annotations
+
+CANARY = "import pathlib; pathlib.Path({!r}).touch()"
 
 NAMES = ["canary.Boom", "os.system", "torch.hub.load", "torch.nn.Bilinear", "torch.nn.modules.activation.Tanh "]
 NAMES += ["sentence_transformers.util.http_get", "sentence_transformers.models.Transformer", "../canary", "/etc/passwd"]
@@ -40,3 +42,13 @@ def put(content, at, value):
         inner = inner[key]
     inner[at[-1]] = value
     return content
+
+
+class Boom:
+    """An object whose pickle makes a file when it is loaded."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return exec, (CANARY.format(self.canary),)

@@ -18,12 +18,11 @@ from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import DimReduce, Summary, check, fix, load_head, reduce_model, save_head, save_portable
 from st_dimreduce.models.load import load_model
-from tests.helpers.hostile import NAMES, NUMBERS, all_places, put
+from tests.helpers.hostile import CANARY, NAMES, NUMBERS, Boom, all_places, put
 from tests.helpers.tiny import SENTENCES
 
 SECONDS = 5  # of a machine with other things to do; one that is idle takes a fraction of one
 BYTES = 2**30
-CANARY = "import pathlib; pathlib.Path({!r}).touch()"
 FILES = ["modules.json", "config.json", "tokenizer_config.json", "sentence_bert_config.json", "tokenizer.json"]
 FILES += ["config_sentence_transformers.json", "1_Pooling/config.json", "2_Dense/config.json", "st_dimreduce.json"]
 WEIGHTS = ["model.safetensors", "2_Dense/model.safetensors"]
@@ -38,14 +37,6 @@ HEADERS += [len(text).to_bytes(8, "little") + text for text in (
     b'{"linear.weight":{"dtype":"Q9","shape":[],"data_offsets":[1024,0]}}',
     b'{"a":' * 10**5,
 )]  # fmt: skip
-
-
-class Boom:
-    def __init__(self, canary):
-        self.canary = canary
-
-    def __reduce__(self):
-        return exec, (CANARY.format(self.canary),)
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ CASES = {
     "pickle": (lambda f: rename(f, HEAD, "2_Dense/pytorch_model.bin"), "no pickle of weights alone"),
     "small pickle": (small_pickle, "is too small for the 8 x 32 weights"),
     "no tokenizer": (no_tokenizer, "holds no tokenizer: expected tokenizer.json"),
-    "layers": ("config.json", {"n_layers": 10**9}, "says n_layers 1e+09: expected at most 1,000"),
+    "layers": ("config.json", {"n_layers": 10**9}, "says n_layers 1e+09: expected at most 36"),
     "widths": ("config.json", {"hidden_dim": 2**20}, "says hidden_dim 1.04858e+06: expected at most 4,096"),
     "own code": ("config.json", {"model_type": "mine", "auto_map": {"AutoModel": "m.M"}}, "--trust-remote-code"),
     "no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is no JSON in UTF-8"),
