@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from st_dimreduce.head import CONFIG, WEIGHTS, read_dense
-from st_dimreduce.models.settings import check_settings
+from st_dimreduce.models.settings import check_settings, inside
 from st_dimreduce.untrusted import (
     Shapes,
     check_relative,
@@ -34,7 +35,7 @@ _LEAST_LAYERS = 16  # a number of layers up to here is accepted whatever the wei
 _MOST_IN_CONFIG = 2**20  # positions, tokens and the like
 _LEAST_WIDTH = 4_096  # a width up to here is accepted whatever the weights say: it allocates little
 _WIDTH = re.compile(r"(size|dim|d_model|d_ff|d_kv|embd|inner)s?$")
-_LAYERS = re.compile(r"(layers?|blocks|depth|experts?)$")
+_LAYERS = re.compile(r"(layers?|blocks|depths?|experts?)$")
 _TOKENIZERS = re.compile(r"(token|vocab|merges|spiece|sentencepiece|preprocessor_|processor_).*|.*\.(model|spm)")
 # The modules of sentence_transformers.sentence_transformer.modules, without importing it.
 KNOWN_MODULES = (
@@ -256,7 +257,11 @@ def _check_numbers(path: Path, config: dict[str, Any], held: Shapes | None) -> N
     if held is not None:
         deepest = min(_MOST_LAYERS, max(_LEAST_LAYERS, len(held)))  # a layer has a tensor of its own, or shares all
         widest = max([_LEAST_WIDTH, *(size for shape in held.values() for size in shape)])
-    for name, value in _numbers(config):
+    numbers = _numbers(config)
+    for name, times in Counter(name for name, _ in numbers if _LAYERS.search(name)).items():
+        if times > deepest:
+            raise ValueError(f"{path} says {name} {times:,} times: expected at most {deepest:,}")
+    for name, value in numbers:
         most = deepest if _LAYERS.search(name) else widest if _WIDTH.search(name) else _MOST_IN_CONFIG
         if abs(value) > most and "theta" not in name:
             raise ValueError(f"{path} says {name} {short(value)}: expected at most {most:,}")
@@ -307,12 +312,15 @@ def find_transformers(parts: list[Part], trust_remote_code: bool = False) -> Ite
                 yield each
 
 
-def _numbers(config: Any, name: str = "") -> list[tuple[str, int]]:
-    if isinstance(config, dict):
-        return [found for key, value in config.items() for found in _numbers(value, key)]
-    if isinstance(config, list):
-        return [found for value in config for found in _numbers(value, name)]
-    return [(name, config)] if isinstance(config, int) and not isinstance(config, bool) else []
+def _numbers(config: Any) -> list[tuple[str, int]]:
+    """Return each whole number in a config with the key that it belongs to, at every depth."""
+    found, rest = [], [("", config)]
+    while rest:
+        key, each = rest.pop()
+        if isinstance(each, int) and not isinstance(each, bool):
+            found.append((key, each))
+        rest += each.items() if isinstance(each, dict) else [(key, inner) for inner in inside(each)]
+    return found
 
 
 def _pooled_width(part: Part) -> int | None:

@@ -320,22 +320,30 @@ def _is_outside(text: str, home: Path, opened: bool) -> bool:
 
 def _entries(content: Any) -> Iterator[tuple[str, Any]]:
     """Yield each key with its value, at every depth."""
-    for inner in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
-        yield from _entries(inner)
-    if isinstance(content, dict):
-        yield from content.items()
+    rest = [content]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, dict):
+            yield from each.items()
+        rest += [inner for inner in inside(each) if isinstance(inner, (dict, list))]
 
 
-def _strings(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each string with the key that it belongs to, at every depth; a key that holds none, with an empty one."""
-    if isinstance(content, dict):
-        for name, inner in content.items():
-            # What belongs to a key whose values are words are words.
-            below = key if key in _WORDS or _TOKENS.search(key) else name
-            yield name, ""
-            yield from _strings(inner, below)
-    elif isinstance(content, list):
-        for inner in content:
-            yield from _strings(inner, key)
-    elif isinstance(content, str):
-        yield key, content
+def _strings(content: Any) -> Iterator[tuple[str, str]]:
+    """Yield each string with the key that it belongs to, at every depth, and each key with an empty one."""
+    rest = [("", content)]
+    while rest:
+        key, each = rest.pop()
+        if isinstance(each, str):
+            yield key, each
+        elif isinstance(each, dict):
+            for name, inner in each.items():
+                yield name, ""
+                # Below a key whose values are words, or tokens, there are no others.
+                rest.append((key if key in _WORDS or _TOKENS.search(key) else name, inner))
+        else:
+            rest += [(key, inner) for inner in inside(each)]
+
+
+def inside(content: Any) -> list[Any]:
+    """Return what an object or a list of JSON holds; nothing if it is neither."""
+    return list(content.values()) if isinstance(content, dict) else content if isinstance(content, list) else []

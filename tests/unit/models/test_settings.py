@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import check, reduce_model, save_portable
 from st_dimreduce.models.load import load_model
@@ -164,23 +165,55 @@ def test_a_setting_never_trusts_code_for_the_user(folder, tmp_path):
     assert not canary.exists()
 
 
-def test_the_private_file_is_in_no_output(folder, tmp_path):
+def by_tokenizer(folder, private):
+    change(folder / TOKENIZER, vocab=private)
+
+
+def by_argument(folder, private):
+    change(folder / SENTENCE, tokenizer_args={"vocab_file": private})
+
+
+def by_token_map(folder, private):
+    change(folder / MAP, vocab=private)
+
+
+def by_token_map_file(folder, private):
+    change(folder / MAP, vocab_file=private)
+
+
+def by_tokenizer_json(folder, private):
+    content = json.loads((folder / "whole.json").read_text())
+    content["model"]["vocab"] = private
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+ROUTES = [by_tokenizer, by_argument, by_token_map, by_token_map_file, by_tokenizer_json]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_private_file_is_in_no_output(route, folder, tmp_path):
     private = tmp_path / "private.txt"
-    private.write_text("the launch code\nis one two three\n")
-    for path in folder.glob("token*"):
-        path.unlink()
-    change(folder / TOKENIZER, tokenizer_class="BertTokenizer", vocab=str(private), unk_token="the launch code")
-    with pytest.raises(ValueError, match=r"names the file vocab"):
+    private.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe launch code\nis one two three\n")
+    (folder / "tokenizer.json").rename(folder / "whole.json")
+    (folder / TOKENIZER).write_text('{"tokenizer_class": "BertTokenizer", "unk_token": "[UNK]"}')
+    route(folder, str(private))
+    with pytest.raises(ValueError, match=r"vocab|is no token"):
         save_portable(reduce_model(str(folder), SENTENCES, 8), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    # A reader that trusts the settings copies it, so the test is able to fail.
+    SentenceTransformer(str(folder), device="cpu").save_pretrained(str(tmp_path / "trusting"))
+    assert "the launch code" in (tmp_path / "trusting" / "tokenizer.json").read_text()
 
 
-@pytest.mark.parametrize("name", ["modules", "tensors", "experts"])
+@pytest.mark.parametrize("name", ["modules", "tensors", "experts", "list"])
 def test_a_config_may_not_ask_for_much_more_than_the_weights_fill(name, folder):
     """With the layers padded by tensors of nothing, only counting what would be allocated tells."""
     if name == "modules":
         change(folder / "config.json", n_layers=1_000)
         message = "says n_layers 1000: expected at most 36"
+    elif name == "list":
+        change(folder / "config.json", depths=[30] * 1_000)
+        message = "says depths 1,000 times: expected at most 36"
     elif name == "experts":
         change(folder / "config.json", num_local_experts=10_000)
         message = "says num_local_experts 10000"
@@ -252,3 +285,12 @@ def test_real_models_pass(name, request):
 @pytest.fixture
 def mpnet_folder(mpnet):
     return mpnet.model_card_data.model[0].auto_model.config.name_or_path
+
+
+@pytest.mark.parametrize("by", [load_model, check])
+def test_settings_nested_deeply_are_read(by, folder):
+    deep = json.loads("[" * 900 + '"/etc/hostname"' + "]" * 900)
+    change(folder / TOKENIZER, anything=deep)
+    change(folder / "config.json", anything=deep)
+    with pytest.raises(ValueError, match=r"anything '/etc/hostname'"):
+        by(folder)

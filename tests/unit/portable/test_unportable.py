@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize, Pooling, Router, Transformer
 from torch import nn
 
-from st_dimreduce import DimReduce, save_portable
+from st_dimreduce import DimReduce, reduce_model, save_portable
+from st_dimreduce.models.load import load_model
 from st_dimreduce.portable.save import unportable
+from tests.helpers.tiny import SENTENCES
 
 
 def token_head(tiny, tiny_path):
@@ -87,3 +92,22 @@ def test_transformers_that_the_layout_cannot_express(tiny, attribute, value, mes
     assert unportable([*list(tiny)[:2], DimReduce(32, 8)]) == [message]
     tiny[0].backend, tiny[0].modality_config = "torch", {"text": {}, "message": {}}
     assert unportable([*list(tiny)[:2], DimReduce(32, 8), Normalize()]) == []
+
+
+def test_a_transformer_with_code_of_its_own_is_refused(tiny_path, tmp_path):
+    """Other readers would ask for a flag, which the portable form promises never to need."""
+    shutil.copytree(tiny_path, tmp_path / "base")
+    code = "from transformers import DistilBertConfig, DistilBertModel\n"
+    code += "class OwnConfig(DistilBertConfig):\n    model_type = 'own'\n"
+    code += "class OwnModel(DistilBertModel):\n    config_class = OwnConfig\n"
+    (tmp_path / "base" / "modeling_own.py").write_text(code)
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"},
+    }
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    reduced = reduce_model(load_model(tmp_path / "base", trust_remote_code=True), SENTENCES, 8)
+    with pytest.raises(ValueError, match="its Transformer runs code that comes with it"):
+        save_portable(reduced, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
