@@ -87,7 +87,11 @@ def _keep_record(model: SentenceTransformer, path: Path) -> None:
     except ValueError:  # it has no head
         return
     if type(dense).__name__ == "Dense":  # a DimReduce has its own
-        keep_record(model, FitRecord.from_dict(read_object(path)))
+        content = read_object(path)
+        try:
+            keep_record(model, FitRecord.from_dict(content))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not as st_dimreduce writes it: {error}") from error
 
 
 def _name(model: SentenceTransformer, repo: str, commit: str) -> None:
