@@ -14,11 +14,12 @@ from statistics import NormalDist
 
 import numpy as np
 
+from st_dimreduce.codes.rows import refuse_masked, scale_rows
 from st_dimreduce.enums import Precision
 
 INT8_STEPS = 127 / 4.0  # steps of the int8 grid per standard deviation
+_WHOLE = (Precision.FLOAT32, Precision.INT8)  # precisions that are stored as one number per dimension
 _BLOCK = 2048  # rows whose values stay in the cache
-_SURE = 1e-20, 1e20  # squared norms that float32 holds to full precision
 
 
 def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
@@ -37,20 +38,21 @@ def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
         ``numpy.packbits(embeddings > 0)``, as in Sentence Transformers' ``ubinary`` and FAISS's binary indexes.
 
     Raises:
-        ValueError: If the precision is unknown or the shape is not (n, k).
+        ValueError: If the precision is unknown, the shape is not (n, k), or entries are masked.
     """
     precision = Precision(precision)
     if embeddings.ndim != 2:
         raise ValueError(f"embeddings have shape {embeddings.shape}, expected (n, out_features)")
-    embeddings = np.asarray(embeddings, np.float32)
+    refuse_masked(embeddings, "the embeddings")
+    embeddings = np.asarray(embeddings)
     if precision is Precision.BINARY:
         return np.packbits(embeddings > 0, axis=1)
     if precision is Precision.FLOAT32:
-        return _scaled(embeddings, 1)
+        return scale_rows(embeddings)
     codes = np.empty((len(embeddings), precision.bytes_per_vector(embeddings.shape[1])), np.uint8)
     for start in range(0, len(embeddings), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        scaled = _scaled(embeddings[rows], math.sqrt(embeddings.shape[1]))
+        scaled = scale_rows(embeddings[rows], math.sqrt(embeddings.shape[1]))
         if precision is Precision.INT8:
             np.rint(np.multiply(scaled, INT8_STEPS, out=scaled), out=scaled)
             codes[rows] = np.clip(scaled, -127, 127, out=scaled).astype(np.int8).view(np.uint8)
@@ -71,35 +73,34 @@ def dequantize(codes: np.ndarray, precision: Precision | str, out_features: int)
         out_features: Dimensions of the vectors.
 
     Raises:
-        ValueError: If the precision is unknown, or the codes are not as wide as it and ``out_features`` ask for.
+        ValueError: As :func:`check_codes`.
     """
     precision = Precision(precision)
-    whole = precision in (Precision.FLOAT32, Precision.INT8)
-    width = out_features if whole else precision.bytes_per_vector(out_features)
+    check_codes(codes, precision, out_features)
+    if precision in _WHOLE:
+        return scale_rows(codes)
+    levels = np.take(bytes_to_levels(precision), codes, axis=0)  # several times as fast as an index in brackets
+    return scale_rows(levels.reshape(len(codes), codes.shape[1] * 8 // precision.bits)[:, :out_features])
+
+
+def check_codes(codes: np.ndarray, precision: Precision, out_features: int) -> None:
+    """Check that an array can be the codes of vectors of size ``out_features``.
+
+    Raises:
+        ValueError: If the codes are of another type or width than the precision asks for, or entries are masked.
+    """
+    refuse_masked(codes, "the codes")
+    width = out_features if precision in _WHOLE else precision.bytes_per_vector(out_features)
     if codes.ndim != 2 or codes.shape[1] != width:
         raise ValueError(
             f"codes have shape {codes.shape}, expected (n, {width}) for {out_features} dimensions in {precision.value}"
         )
-    if whole:
-        return _unit(codes.astype(np.float32))
-    levels = np.take(bytes_to_levels(precision), codes, axis=0)  # several times as fast as an index in brackets
-    return _unit(levels.reshape(len(codes), width * 8 // precision.bits)[:, :out_features])
-
-
-def _scaled(rows: np.ndarray, norm: float) -> np.ndarray:
-    """Return rows scaled to a norm; rows with values that are not finite, or very large or small, take a slower way."""
-    with np.errstate(all="ignore"):
-        squares = np.einsum("ij,ij->i", rows, rows)
-        scaled = rows * (np.float32(norm) / np.sqrt(squares))[:, None]
-        doubtful = np.flatnonzero(~((squares > _SURE[0]) & (squares < _SURE[1])))
-        if len(doubtful):
-            scaled[doubtful] = _unit(np.nan_to_num(rows[doubtful])) * np.float32(norm)
-    return scaled
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True, initial=0), np.float32(1e-30))
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
+    kind = str(codes.dtype)
+    expected = {Precision.FLOAT32: "floats", Precision.INT8: "int8"}.get(precision, "uint8")
+    if kind != expected and not (precision is Precision.FLOAT32 and "float" in kind):
+        raise ValueError(
+            f"codes are of type {kind}, {precision.value} codes are {expected}: read them in the type that quantize gave"
+        )
 
 
 def _pack(values: np.ndarray, bits: int) -> np.ndarray:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from st_dimreduce.codes.precision import bytes_to_levels, dequantize
+from st_dimreduce.codes.precision import bytes_to_levels, check_codes
+from st_dimreduce.codes.rows import refuse_masked, scale_rows
 from st_dimreduce.enums import Precision
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _GROUP = 16  # scores represented by their maximum until the best groups are known
-_SPARE = 32  # candidates beyond top_k where a faster product is rescored in float32
 _TINY = np.float32(1e-30)
 
 
@@ -34,9 +34,8 @@ def search(
     time.
 
     Args:
-        queries: Float array of shape (q, k), of any norm, encoded by the model whose head gave the codes. For a torch
-            tensor the products are computed by torch: in bfloat16 where the CPU has AMX, which multiplies it several
-            times as fast; the best codes are then rescored in float32.
+        queries: Float array or torch tensor of shape (q, k), of any norm, encoded by the model whose head gave the
+            codes. A query of zeros scores 0 everywhere.
         codes: What :func:`st_dimreduce.quantize` returned for n documents.
         precision: The precision of the codes.
         top_k: How many to find; fewer where there are fewer codes. Defaults to 10.
@@ -46,19 +45,16 @@ def search(
         Cosines, float32, and rows of ``codes``, int64, both of shape (q, min(top_k, n)), the nearest first.
 
     Raises:
-        ValueError: If the codes are not those of vectors as wide as the queries, a query holds NaN or infinity, or
-            ``top_k`` is less than 1.
+        ValueError: If the codes are not of the width of the queries and the type of the precision, a query holds NaN
+            or infinity, entries are masked, or ``top_k`` is less than 1.
     """
     precision = Precision(precision)
-    product, exact, queries = _product(queries, precision)
-    _check(queries, top_k)
-    size = queries.shape[1]
-    dequantize(codes[:0], precision, size)  # checks the width, also where there is no code
-    queries = np.ascontiguousarray(queries, np.float32)
-    unit = queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), _TINY)
-    kept = min(top_k if exact else top_k + _SPARE, len(codes))
-    scores = np.full((len(queries), kept), -np.inf, np.float32)
-    rows = np.zeros((len(queries), kept), np.int64)
+    unit = _unit_queries(queries, top_k)
+    size = unit.shape[1]
+    check_codes(codes, precision, size)
+    kept = min(top_k, len(codes))
+    scores = np.full((len(unit), kept), -np.inf, np.float32)
+    rows = np.zeros((len(unit), kept), np.int64)
     some, many = block_size
     starts = range(0, len(codes), many)
     with ThreadPoolExecutor(1) as thread:  # decodes the next block meanwhile
@@ -67,9 +63,9 @@ def search(
             documents, inverse = decoded.pop().result()
             following = codes[start + many : start + 2 * many]
             decoded.append(thread.submit(_decode, following, precision, size))
-            for first in range(0, len(queries), some):
+            for first in range(0, len(unit), some):
                 block = slice(first, first + some)
-                best, found = _best(product(unit[block], documents) * inverse, kept)
+                best, found = _best(unit[block] @ documents.T * inverse, kept)
                 best, found = (
                     np.concatenate([scores[block], best], axis=1),
                     np.concatenate([rows[block], found + start], axis=1),
@@ -77,29 +73,14 @@ def search(
                 order = np.argsort(-best, axis=1, kind="stable")[:, :kept]
                 scores[block] = np.take_along_axis(best, order, axis=1)
                 rows[block] = np.take_along_axis(found, order, axis=1)
-    if exact:
-        return scores, rows
-    return _rescored(queries, lambda found: dequantize(codes[found], precision, size), rows, top_k)
-
-
-def _product(queries: Any, precision: Precision) -> tuple[Callable[..., np.ndarray], bool, np.ndarray]:
-    """Return how to multiply, whether that is exact to float32, and the queries as an array."""
-    if isinstance(queries, np.ndarray):
-        return lambda one, other: one @ other.T, True, queries
-    import torch  # noqa: PLC0415, the caller has it
-
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
-    kind = torch.bfloat16 if amx and precision is not Precision.FLOAT32 else torch.float32
-
-    def product(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return (torch.from_numpy(one).to(kind) @ torch.from_numpy(other).to(kind).T).float().numpy()
-
-    return product, kind == torch.float32, queries.detach().float().cpu().numpy()
+    return scores, rows
 
 
 def _decode(codes: np.ndarray, precision: Precision, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the decoded codes, (n, size), not scaled to norm 1, and one over their norm, (n,)."""
-    if precision in (Precision.FLOAT32, Precision.INT8):
+    if precision is Precision.FLOAT32:
+        return scale_rows(codes), np.ones(len(codes), np.float32)
+    if precision is Precision.INT8:
         rows = codes.astype(np.float32)
         squares = np.einsum("ij,ij->i", rows, rows)
     else:
@@ -131,46 +112,58 @@ def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rescore(
-    queries: np.ndarray, vectors: np.ndarray, candidates: np.ndarray, top_k: int = 10
+    queries: np.ndarray | Tensor, vectors: np.ndarray, candidates: np.ndarray, top_k: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
     """Order candidates that :func:`search` found by the cosines of stored float vectors.
 
     Args:
-        queries: Float array of shape (q, d).
-        vectors: Float vectors of all n documents, shape (n, d): reduced ones, or the base model's with its queries. A
-            memory-mapped file will do, only candidates are read.
+        queries: Float array or torch tensor of shape (q, d), of any norm.
+        vectors: Float vectors of all n documents, shape (n, d), of any norm: reduced ones, or the base model's with its
+            queries. A memory-mapped file will do, only candidates are read.
         candidates: Rows of ``vectors``, int array of shape (q, c).
         top_k: How many of the candidates to keep. Defaults to 10.
 
     Returns:
-        Cosines and rows, both of shape (q, min(top_k, c)), the nearest first.
+        Cosines, float32, and rows, int64, both of shape (q, min(top_k, c)), the nearest first. A row of zeros scores 0.
 
     Raises:
-        ValueError: If the shapes do not fit, a query holds NaN or infinity, or ``top_k`` is less than 1.
+        ValueError: If the shapes do not fit, a candidate is no row of ``vectors``, a query or a candidate's vector holds
+            NaN or infinity, entries are masked, or ``top_k`` is less than 1.
     """
-    _check(queries, top_k)
-    if vectors.ndim != 2 or vectors.shape[1] != queries.shape[1] or len(candidates) != len(queries):
-        shapes = f"{queries.shape}, {vectors.shape} and {candidates.shape}"
+    unit = _unit_queries(queries, top_k)
+    refuse_masked(vectors, "the vectors")
+    refuse_masked(candidates, "the candidates")
+    fits = vectors.ndim == candidates.ndim == 2 and vectors.shape[1] == unit.shape[1] and len(candidates) == len(unit)
+    if not fits:
+        shapes = f"{unit.shape}, {vectors.shape} and {candidates.shape}"
         raise ValueError(f"queries, vectors and candidates have shapes {shapes}: expected (q, d), (n, d) and (q, c)")
-    return _rescored(queries, lambda found: np.asarray(vectors[found], np.float32), candidates, top_k)
-
-
-def _rescored(
-    queries: np.ndarray, read: Callable[[np.ndarray], np.ndarray], candidates: np.ndarray, top_k: int
-) -> tuple[np.ndarray, np.ndarray]:
+    if candidates.dtype.kind not in "iu":
+        raise ValueError(f"candidates are of type {candidates.dtype}: expected whole numbers, rows of vectors")
+    outside = candidates[(candidates < 0) | (candidates >= len(vectors))]
+    if outside.size:
+        rows = f"rows of vectors, 0 to {len(vectors) - 1}" if len(vectors) else "none, there is no vector"
+        raise ValueError(f"candidates hold {outside[0]}: expected {rows}")
     kept = min(top_k, candidates.shape[1])
-    scores, rows = np.empty((len(queries), kept), np.float32), np.empty((len(queries), kept), np.int64)
-    for number, (query, found) in enumerate(zip(queries, candidates, strict=True)):
-        some = read(found)
-        norms = np.linalg.norm(some, axis=1) * np.linalg.norm(query)
-        cosines = some @ query.astype(np.float32) / np.maximum(norms, np.float32(1e-30))
+    scores, found = np.empty((len(unit), kept), np.float32), np.empty((len(unit), kept), np.int64)
+    for number, (query, some) in enumerate(zip(unit, candidates, strict=True)):
+        read = np.asarray(vectors[some])
+        finite = np.isfinite(read).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"row {some[finite.argmin()]} of vectors holds NaN or infinity: expected finite vectors")
+        cosines = scale_rows(read) @ query
         order = np.argsort(-cosines, kind="stable")[:kept]
-        scores[number], rows[number] = cosines[order], found[order]
-    return scores, rows
+        scores[number], found[number] = cosines[order], some[order]
+    return scores, found
 
 
-def _check(queries: np.ndarray, top_k: int) -> None:
+def _unit_queries(queries: Any, top_k: int) -> np.ndarray:
+    """Return queries, an array or a tensor, scaled to norm 1."""
+    refuse_masked(queries, "the queries")
+    if not isinstance(queries, np.ndarray):
+        tensor = queries.detach().cpu()
+        queries = (tensor if tensor.dtype.itemsize > 2 else tensor.float()).numpy()  # NumPy has no bfloat16
     if queries.ndim != 2 or not np.isfinite(queries).all():
         raise ValueError(f"queries have shape {queries.shape}: expected finite vectors of shape (q, k)")
     if top_k < 1:
         raise ValueError(f"top_k={top_k}: ask for at least 1")
+    return scale_rows(queries)

@@ -33,14 +33,63 @@ def test_equals_a_full_sort(precision, top_k, blocks, kind):
 @pytest.mark.parametrize("amx", [False, True])
 @pytest.mark.parametrize("precision", ["int8", "int4", "int2", "binary"])
 @pytest.mark.parametrize("size", [22, 24])
-def test_finds_the_best_of_many_whatever_the_cpu_multiplies_fastest(amx, precision, size, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    documents = RNG.standard_normal((20_000, size)).astype(np.float32)
+@pytest.mark.parametrize("apart", [1.0, 0.02])
+def test_a_tensor_of_queries_finds_the_best_of_many_also_among_near_duplicates(
+    amx, precision, size, apart, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    documents = 1 + apart * RNG.standard_normal((20_000, size)).astype(np.float32)
     queries, codes = documents[:50] + 0.3, quantize(documents, precision)
     scores, rows = search(torch.from_numpy(queries), codes, precision)
     everything = unit(queries) @ dequantize(codes, precision, size).T
     assert np.allclose(scores, -np.sort(-everything, axis=1)[:, :10], atol=1e-5)
     assert np.allclose(np.take_along_axis(everything, rows, axis=1), scores, atol=1e-5)
+
+
+NORMS = [(np.float64, 1e-300), (np.float64, 1e300), (np.float32, 1e-30), (np.float32, 1e30), (np.float16, 6e3)]
+
+
+@pytest.mark.parametrize(("kind", "norm"), NORMS)
+@pytest.mark.parametrize("precision", ALL)
+def test_scores_are_cosines_whatever_the_norm_and_type_of_a_query(kind, norm, precision):
+    queries = (norm * unit(QUERIES.astype(np.float64))).astype(kind)
+    codes = quantize(DOCUMENTS, precision)
+    exact = unit(queries.astype(np.longdouble)).astype(np.float32) @ dequantize(codes, precision, 24).T
+    for given in (queries, torch.from_numpy(queries)):
+        scores, rows = search(given, codes, precision)
+        assert np.allclose(scores, -np.sort(-exact, axis=1)[:, :10], atol=1e-5)
+        assert np.allclose(np.take_along_axis(exact, rows, axis=1), scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "norm"), NORMS)
+@pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64])
+def test_rescoring_gives_cosines_whatever_the_norms_and_types(kind, norm, stored):
+    vectors = unit(DOCUMENTS.astype(np.float64)) * {np.float16: 6e3, np.float32: 1e30, np.float64: 1e-300}[stored]
+    vectors, queries = vectors.astype(stored), (norm * unit(QUERIES.astype(np.float64))).astype(kind)
+    exact = unit(queries.astype(np.longdouble)) @ unit(vectors.astype(np.longdouble)).T
+    scores, rows = rescore(queries, vectors, np.tile(np.arange(500), (40, 1)))
+    assert np.allclose(scores, -np.sort(-exact, axis=1)[:, :10].astype(float), atol=1e-6)
+    assert np.allclose(np.take_along_axis(exact, rows, axis=1).astype(float), scores, atol=1e-6)
+
+
+def test_stored_floats_of_any_norm_are_scored_by_their_direction():
+    stored = DOCUMENTS * np.float32(10.0) ** np.arange(-25, 25, dtype=np.float32).repeat(10)[:, None]
+    scores, rows = search(QUERIES, stored, "float32")
+    expected = search(QUERIES, quantize(DOCUMENTS, "float32"), "float32")
+    assert np.allclose(scores, expected[0], atol=1e-6)
+    assert np.array_equal(rows, expected[1])
+
+
+def test_a_zero_row_scores_zero_against_everything():
+    queries, documents = QUERIES.copy(), DOCUMENTS.copy()
+    queries[3], documents[5] = 0, 0
+    assert (search(queries, quantize(documents, "int4"), "int4")[0][3] == 0).all()
+    scores, rows = search(queries, quantize(documents, "float32"), "float32", 500)
+    again, same = rescore(queries, documents, np.tile(np.arange(500), (40, 1)), 500)
+    for found, where in ((scores, rows), (again, same)):
+        assert (found[3] == 0).all()
+        assert (found[where == 5] == 0).all()
+    assert np.allclose(scores, again, atol=1e-6)
 
 
 def test_float_queries_find_more_than_codes_against_codes():
@@ -78,6 +127,11 @@ def test_no_documents_and_no_queries():
         (QUERIES, quantize(DOCUMENTS, "int4"), "int4", 0, "top_k=0: ask for at least 1"),
         (QUERIES[0], quantize(DOCUMENTS, "int4"), "int4", 10, r"shape \(24,\): expected finite vectors"),
         (QUERIES * np.nan, quantize(DOCUMENTS, "int4"), "int4", 10, "expected finite vectors"),
+        (QUERIES, quantize(DOCUMENTS, "int8").view(np.uint8), "int8", 10, "codes are of type uint8, int8 codes .* int8"),
+        (QUERIES, quantize(DOCUMENTS, "int4").view(np.int8), "int4", 10, "codes are of type int8, int4 codes .* uint8"),
+        (QUERIES, quantize(DOCUMENTS, "int8"), "float32", 10, "codes are of type int8, float32 codes .* floats"),
+        (np.ma.masked_less(QUERIES, 0), quantize(DOCUMENTS, "int4"), "int4", 10, "the queries are a masked array"),
+        (QUERIES, np.ma.masked_equal(quantize(DOCUMENTS, "int8"), 1), "int8", 10, "the codes are a masked array"),
     ],
 )
 def test_bad_input(queries, codes, precision, top_k, message):
@@ -85,6 +139,29 @@ def test_bad_input(queries, codes, precision, top_k, message):
         search(queries, codes, precision, top_k)
 
 
-def test_bad_rescoring():
-    with pytest.raises(ValueError, match=r"expected \(q, d\), \(n, d\) and \(q, c\)"):
-        rescore(QUERIES, DOCUMENTS[:, :3], np.zeros((40, 2), int))
+def changed(candidate):
+    candidates = np.zeros((40, 2), int)
+    candidates[7, 1] = candidate
+    return candidates
+
+
+@pytest.mark.parametrize(
+    ("queries", "vectors", "candidates", "message"),
+    [
+        (QUERIES, DOCUMENTS[:, :3], changed(0), r"expected \(q, d\), \(n, d\) and \(q, c\)"),
+        (QUERIES, DOCUMENTS, changed(0)[0], r"expected \(q, d\), \(n, d\) and \(q, c\)"),
+        (QUERIES, DOCUMENTS, changed(-1), "candidates hold -1: expected rows of vectors, 0 to 499"),
+        (QUERIES, DOCUMENTS, changed(500), "candidates hold 500: expected rows of vectors, 0 to 499"),
+        (QUERIES, DOCUMENTS[:0], changed(0), "candidates hold 0: .* there is no vector"),
+        (QUERIES, DOCUMENTS, changed(0).astype(float), "candidates are of type float64: expected whole numbers"),
+        (QUERIES * np.inf, DOCUMENTS, changed(0), "expected finite vectors"),
+        (QUERIES, DOCUMENTS * np.inf, changed(0), "row 0 of vectors holds NaN or infinity"),
+        (np.ma.masked_less(QUERIES, 0), DOCUMENTS, changed(0), "the queries are a masked array"),
+        (QUERIES, np.ma.masked_less(DOCUMENTS, 0), changed(0), "the vectors are a masked array"),
+        (QUERIES, DOCUMENTS, np.ma.masked_equal(changed(9), 9), "the candidates are a masked array"),
+    ],
+)
+def test_bad_rescoring(queries, vectors, candidates, message):
+    with pytest.raises(ValueError, match=message) as error:
+        rescore(queries, vectors, candidates)
+    assert "\n" not in str(error.value)

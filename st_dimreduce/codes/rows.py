@@ -1,0 +1,43 @@
+"""Rows as vectors: scaled to one norm, whatever norm they have, and arrays whose mask would be lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+_SURE = 1e-20, 1e20  # squared norms that float32 holds to full precision
+
+
+def scale_rows(rows: np.ndarray, norm: float = 1.0) -> np.ndarray:
+    """Return rows scaled to a norm, from any norm that their type can hold.
+
+    NaN counts as 0, infinity as the largest float; a row of zeros stays as it is.
+
+    Args:
+        rows: Float array of shape (n, d).
+        norm: The norm to give them. Defaults to 1.
+
+    Returns:
+        A new float32 array of shape (n, d).
+    """
+    with np.errstate(all="ignore"):  # of rows that take the slower way
+        single = np.asarray(rows, np.float32)
+        squares = np.einsum("ij,ij->i", single, single)
+        scaled = single * (np.float32(norm) / np.sqrt(squares))[:, None]
+        doubtful = np.flatnonzero(~((squares > _SURE[0]) & (squares < _SURE[1])))
+        if len(doubtful):
+            # float64 for its range: float16 and bfloat16 are held by float32, where infinity is cut to its largest.
+            wide = rows[doubtful] if rows.dtype.itemsize > single.itemsize else single[doubtful]
+            some = np.nan_to_num(wide).astype(np.float64)
+            largest = np.abs(some).max(axis=1, keepdims=True, initial=0)
+            some /= np.where(largest > 0, largest, 1)
+            scaled[doubtful] = some * (norm / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-30))
+    return scaled
+
+
+def refuse_masked(array: Any, name: str) -> None:
+    """Raise ``ValueError`` if a masked array has masked entries, which NumPy's functions read as if they were not."""
+    if np.ma.is_masked(array):
+        count = np.ma.count_masked(array)
+        raise ValueError(f"{name} are a masked array with {count} masked entries: drop those rows, or fill them")
