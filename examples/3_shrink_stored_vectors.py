@@ -24,7 +24,7 @@ for batch in np.array_split(stored, 4):
 
 reduced = reduce_model(base, summary=summary, out_features=stored.shape[1] // 3)
 head = DimReduce.from_model(reduced)
-codes = quantize(head.reduce(stored), "int8")
+codes = quantize(head.reduce_stored(stored), "int8")
 print(f"{stored[0].nbytes:,} -> {codes[0].nbytes:,} bytes per vector")
 
 # The reduced model encodes queries that match the codes.

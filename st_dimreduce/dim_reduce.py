@@ -96,8 +96,12 @@ class DimReduce(Dense):
         return super().get_config_dict() | {"record": self.record.to_dict()}
 
     def reduce(self, embeddings: Array, normalize_embeddings: bool = False, batch_size: int = 8192) -> Array:
-        """Reduce stored embeddings, without dropout and without gradient; see :meth:`st_dimreduce.Head.reduce`."""
+        """Reduce embeddings, without dropout and without gradient; see :meth:`st_dimreduce.Head.reduce`."""
         return self.to_head().reduce(embeddings, normalize_embeddings, batch_size)
+
+    def reduce_stored(self, vectors: Array, normalize_embeddings: bool = False, batch_size: int = 2048) -> Array:
+        """Reduce stored vectors of any norm; see :meth:`st_dimreduce.Head.reduce_stored`."""
+        return self.to_head().reduce_stored(vectors, normalize_embeddings, batch_size)
 
     def to_head(self) -> Head:
         """Return the head as plain arrays in float32, with its record.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 import numpy as np
 from safetensors.numpy import save_file
 
+from st_dimreduce.codes.rows import refuse_masked, scale_rows
 from st_dimreduce.enums import Precision
 from st_dimreduce.files import new_folder, write_json
 from st_dimreduce.untrusted import Shapes, read_object, read_pickle, read_tensors, short, stay_inside
@@ -80,6 +80,8 @@ _TORCH_ACTIVATIONS = frozenset(
 _COMMENT = re.compile(r"<!-- st_dimreduce (\{.*\}) -->")  # the record in the model card of a static embedding
 _LARGEST = 2**20  # in_features and out_features of a file that is read
 _SMALLEST_NORM = np.float32(1e-12)
+_MOST = 1e100  # of any number in a record
+_NORMS = 1e-30, 1e30  # whose inverse float32 holds
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ class FitRecord:
 
     Attributes:
         precision: Precision that the head was fitted for: the one to store its vectors in. Defaults to ``"float32"``.
-        mean_norm: Mean norm of the vectors that the head reduces: 1 for unit vectors, and for a head behind Pooling
-            that of the pooled embeddings.
+        mean_norm: Mean norm of the vectors that the head reduces, 1e-30 to 1e30: 1 for unit vectors, and for a head
+            behind Pooling that of the pooled embeddings. Stored vectors are scaled to it, :meth:`Head.reduce_stored`.
         nested: Sizes at which the outputs may be truncated, ascending.
         method: Method of the fit.
         objective: ``"quality"`` or ``"fidelity"``.
@@ -146,10 +148,15 @@ class FitRecord:
             value, (kinds, expected) = getattr(self, each.name), _KINDS.get(each.name, (str, "a string"))
             if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
                 raise ValueError(f"the fit record says {each.name} {short(value)}: expected {expected}")
+            if isinstance(value, (int, float)) and each.name != "mean_norm" and not abs(value) < _MOST:
+                raise ValueError(f"the fit record says {each.name} {short(value)}: expected a finite number")
         if self.nested is not None and not all(isinstance(size, int) and size > 0 for size in self.nested):
             raise ValueError(f"the fit record says nested {short(self.nested)}: expected sizes of at least 1")
-        if self.mean_norm is not None and not (math.isfinite(self.mean_norm) and self.mean_norm > 0):
-            raise ValueError(f"the fit record says mean_norm {self.mean_norm}: expected a number greater than 0")
+        if self.mean_norm is not None and not _NORMS[0] <= self.mean_norm <= _NORMS[1]:
+            raise ValueError(
+                f"the fit record says mean_norm {short(self.mean_norm)}: expected a number greater than 0, "
+                f"{_NORMS[0]:g} to {_NORMS[1]:g}"
+            )
 
     def to_dict(self, *, large: bool = True) -> dict[str, Any]:
         """Return what is known as JSON can hold it.
@@ -179,7 +186,7 @@ def record_comment(record: FitRecord) -> str:
 def record_in_card(card: str | None) -> FitRecord:
     """Return the record in a model card's comment; an empty one if there is none that can be read."""
     found = _COMMENT.search(card or "")
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         return FitRecord.from_dict(json.loads(found[1])) if found else FitRecord()
     return FitRecord()
 
@@ -256,8 +263,9 @@ class Head:
 
     @property
     def digest(self) -> str:
-        """Hash of everything that the output depends on."""
-        digest = hashlib.sha256(f"{self.activation} {self.weight.shape} {self.bias is not None}".encode())
+        """Hash of everything that a reduced stored vector depends on."""
+        known = (self.activation, self.weight.shape, self.bias is not None, self.record.mean_norm)
+        digest = hashlib.sha256(repr(known).encode())
         digest.update(self.weight.tobytes() + (b"" if self.bias is None else self.bias.tobytes()))
         return digest.hexdigest()
 
@@ -268,7 +276,9 @@ class Head:
     def reduce(self, embeddings: Tensor, normalize_embeddings: bool = ..., batch_size: int = ...) -> Tensor: ...
 
     def reduce(self, embeddings: Any, normalize_embeddings: bool = False, batch_size: int = 8192) -> Any:
-        """Reduce embeddings, in float32.
+        """Reduce embeddings, in float32, as the model computes them where the head stands: below its ``Normalize``.
+
+        For vectors from a file or a database, whose norm may be another, see :meth:`reduce_stored`.
 
         Args:
             embeddings: Array or torch tensor of shape (n, d).
@@ -280,16 +290,49 @@ class Head:
             float32 of shape (n, k): an array for an array; for a tensor a tensor on its device, without gradient.
 
         Raises:
-            ValueError: If the embeddings are not of shape (n, d).
+            ValueError: If the embeddings are not of shape (n, d), or entries are masked.
         """
+        return self._reduce(embeddings, normalize_embeddings, batch_size, None)
+
+    @overload
+    def reduce_stored(self, vectors: np.ndarray, normalize_embeddings: bool = ..., batch_size: int = ...) -> np.ndarray:
+        ...
+
+    @overload
+    def reduce_stored(self, vectors: Tensor, normalize_embeddings: bool = ..., batch_size: int = ...) -> Tensor: ...
+
+    def reduce_stored(self, vectors: Any, normalize_embeddings: bool = False, batch_size: int = 2048) -> Any:
+        """Reduce stored vectors of any norm, in float32.
+
+        The norm of a stored vector carries no meaning for its cosines, but a Tanh is nearly linear only for vectors of
+        the norm that the head was fitted for. So each row is scaled to the mean norm in the head's record first. A
+        head without one, such as one that was trained from random weights, takes the rows as they are, as its model
+        does. :func:`st_dimreduce.reduce_vectors` and an exported head compute this.
+
+        Args:
+            vectors: As ``embeddings`` in :meth:`reduce`.
+            normalize_embeddings: As in :meth:`reduce`. Defaults to False.
+            batch_size: Rows reduced at a time. Defaults to 2,048.
+
+        Returns:
+            As :meth:`reduce`.
+
+        Raises:
+            ValueError: As :meth:`reduce`.
+        """
+        return self._reduce(vectors, normalize_embeddings, batch_size, self.record.mean_norm)
+
+    def _reduce(self, embeddings: Any, normalize_embeddings: bool, batch_size: int, norm: float | None) -> Any:
+        refuse_masked(embeddings, "the embeddings")
         if embeddings.ndim != 2 or embeddings.shape[1] != self.in_features:
             raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected (n, {self.in_features})")
         if not isinstance(embeddings, np.ndarray) and type(embeddings).__module__.partition(".")[0] == "torch":
-            return self._reduce_tensor(embeddings, normalize_embeddings, batch_size)
+            return self._reduce_tensor(embeddings, normalize_embeddings, batch_size, norm)
         out = np.empty((len(embeddings), self.out_features), np.float32)
         for start in range(0, len(embeddings), batch_size):
-            rows = out[start : start + batch_size]
-            np.matmul(np.asarray(embeddings[start : start + batch_size], np.float32), self.weight.T, out=rows)
+            rows, block = out[start : start + batch_size], np.asarray(embeddings[start : start + batch_size])
+            block = np.asarray(block, np.float32) if norm is None else scale_rows(block, norm)
+            np.matmul(block, self.weight.T, out=rows)
             if self.bias is not None:
                 rows += self.bias
             if self.activation == "Tanh":
@@ -298,7 +341,9 @@ class Head:
                 rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _SMALLEST_NORM)
         return out
 
-    def _reduce_tensor(self, embeddings: Tensor, normalize_embeddings: bool, batch_size: int) -> Tensor:
+    def _reduce_tensor(
+        self, embeddings: Tensor, normalize_embeddings: bool, batch_size: int, norm: float | None
+    ) -> Tensor:
         import torch  # noqa: PLC0415, the caller has it
 
         weight = torch.tensor(self.weight, device=embeddings.device)
@@ -306,8 +351,13 @@ class Head:
         out = torch.empty((len(embeddings), self.out_features), dtype=torch.float32, device=embeddings.device)
         with torch.no_grad():
             for start in range(0, len(embeddings), batch_size):
-                rows = embeddings[start : start + batch_size].float()
-                reduced = torch.nn.functional.linear(rows, weight, bias)
+                rows = embeddings[start : start + batch_size]
+                if norm is not None:
+                    rows = rows if rows.dtype.itemsize > 2 else rows.float()  # noqa: PLR2004, bytes of a half
+                    # By the largest entry first: the square of a large norm would overflow.
+                    rows = rows / rows.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+                    rows = torch.nn.functional.normalize(rows, dim=1) * norm
+                reduced = torch.nn.functional.linear(rows.float(), weight, bias)
                 reduced = reduced.tanh() if self.activation == "Tanh" else reduced
                 reduced = torch.nn.functional.normalize(reduced, dim=1) if normalize_embeddings else reduced
                 out[start : start + batch_size] = reduced
@@ -321,15 +371,16 @@ class Head:
         """Return the head for vectors of another mean norm, whose outputs are the same.
 
         Raises:
-            ValueError: If the record has no mean norm.
+            ValueError: If the record has no mean norm, or ``mean_norm`` is not from 1e-30 to 1e30.
         """
         if self.record.mean_norm is None:
             raise ValueError(
                 "the head's record has no mean_norm, the mean norm of the vectors that it reduces: set it, "
                 "head.with_record(mean_norm=1.0) where they have norm 1"
             )
-        scale = np.float32(mean_norm / self.record.mean_norm)
-        return replace(self, weight=self.weight / scale).with_record(mean_norm=mean_norm)
+        changed = self.with_record(mean_norm=mean_norm)
+        # In float64: float32 may hold neither the scale nor its inverse.
+        return replace(changed, weight=self.weight * np.float64(self.record.mean_norm / mean_norm))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the head to a folder: its weights as a ``Dense`` is saved, and ``st_dimreduce.json``.

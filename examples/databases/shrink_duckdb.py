@@ -46,7 +46,7 @@ def main(path: str, folder: str, dimensions: str = "128") -> None:
                 connection.from_arrow(batch).insert_into("documents_reduced")  # one statement: one transaction
                 print(f"reduced {batch.num_rows} documents", flush=True)
         [query] = connection.execute("SELECT embedding FROM documents WHERE embedding IS NOT NULL LIMIT 1").fetchall()
-        print("nearest:", nearest(connection, head.reduce(np.array(query, np.float32))[0]))
+        print("nearest:", nearest(connection, head.reduce_stored(np.array(query, np.float32))[0]))
 
 
 if __name__ == "__main__":

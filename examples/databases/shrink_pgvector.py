@@ -63,7 +63,7 @@ def main(url: str, folder: str, dimensions: str = "128") -> None:
         connection.execute(TABLE.format(first_size, head.out_features))
         last = connection.execute("SELECT coalesce(max(id), %s) FROM documents_reduced", [LOWEST]).fetchone()[0]
         for ids, vectors in stored(connection, last):
-            reduced = head.reduce(vectors)
+            reduced = head.reduce_stored(vectors)
             halves = quantize(reduced[:, :first_size], "float32")
             # Without the transaction the server could commit part of a batch whose client was killed.
             with connection.transaction(), connection.cursor() as cursor, cursor.copy(COPY) as copy:
@@ -73,7 +73,7 @@ def main(url: str, folder: str, dimensions: str = "128") -> None:
             print(f"reduced up to id {ids[-1]}", flush=True)
         connection.execute(INDEX)
         _, vectors = next(stored(connection))
-        print("nearest:", nearest(connection, head.reduce(vectors[:1])[0], first_size))
+        print("nearest:", nearest(connection, head.reduce_stored(vectors[:1])[0], first_size))
 
 
 if __name__ == "__main__":

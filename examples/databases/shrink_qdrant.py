@@ -57,11 +57,11 @@ def main(path: str, folder: str, dimensions: str = "128") -> None:
             done = {point.id for point in client.retrieve("documents_reduced", [point.id for point in page])}
             points = [point for point in page if point.id not in done]
             if points:
-                reduced = quantize(head.reduce(vectors_of(points)), "float32").tolist()
+                reduced = quantize(head.reduce_stored(vectors_of(points)), "float32").tolist()
                 ids, payloads = [point.id for point in points], [point.payload for point in points]
                 client.upsert("documents_reduced", Batch(ids=ids, vectors=reduced, payloads=payloads))
                 print(f"reduced {len(points)} points up to id {ids[-1]}", flush=True)
-        [query] = head.reduce(vectors_of(next(stored(client)))[:1])
+        [query] = head.reduce_stored(vectors_of(next(stored(client)))[:1])
         found = client.query_points("documents_reduced", query.tolist(), limit=10).points
         print("nearest:", [(point.id, point.score) for point in found])
 

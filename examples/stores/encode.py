@@ -30,6 +30,6 @@ def encode(path: str, model: str | None, count: int) -> None:
     }
     reduced = reduce_model(base, documents, OUT_FEATURES, embeddings=vectors["full"], objective="fidelity")
     head = DimReduce.from_model(reduced)
-    vectors |= {name.replace("full", "reduced"): head.reduce(rows) for name, rows in vectors.items()}
+    vectors |= {name.replace("full", "reduced"): head.reduce_stored(rows) for name, rows in vectors.items()}
     with new_file(path) as new, new.open("wb") as file:
         np.savez(file, **{name: quantize(rows, "float32") for name, rows in vectors.items()})

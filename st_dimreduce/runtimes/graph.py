@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OPSET = 20
 IR_VERSION = 10  # which runtimes of 2024 read
+_SMALLEST_ENTRY = 1e-30  # a stored vector of smaller entries has no direction
 _SMALLEST_NORM = 1e-15  # a row of a smaller norm counts as zero and stays zero
 
 
@@ -61,8 +62,9 @@ def head_graph(head: Head, precision: Precision) -> ModelProto:
         precision: Precision of the second output, ``codes``; no such output for float32.
 
     Returns:
-        The graph from ``embedding``, float32 of shape (batch, d), to ``reduced``, rows of norm 1 of shape (batch, k):
-        what :func:`st_dimreduce.reduce_vectors` stores. A row of zeros stays zero where the head has no bias.
+        The graph from ``embedding``, float32 of shape (batch, d) and any norm, to ``reduced``, rows of norm 1 of shape
+        (batch, k): what :func:`st_dimreduce.reduce_vectors` stores. A row of zeros stays zero where the head has no
+        bias.
     """
     return _trace(
         ReduceToUnit(head),
@@ -120,7 +122,7 @@ class MaskedMean(nn.Module):
 
 
 class ReduceToUnit(nn.Module):
-    """Reduces embeddings with a head and scales the rows to norm 1.
+    """Reduces stored vectors, as :meth:`st_dimreduce.Head.reduce_stored` does, and scales the rows to norm 1.
 
     Args:
         head: The head.
@@ -128,9 +130,13 @@ class ReduceToUnit(nn.Module):
 
     def __init__(self, head: Head) -> None:
         super().__init__()
-        self.dense = head.to_dense()
+        self.dense, self.mean_norm = head.to_dense(), head.record.mean_norm
 
     def forward(self, embedding: Tensor) -> Tensor:
+        if self.mean_norm is not None:
+            # By the largest entry first: the square of a large norm would overflow.
+            embedding = embedding / embedding.abs().amax(dim=1, keepdim=True).clamp(min=_SMALLEST_ENTRY)
+            embedding = _unit(embedding) * self.mean_norm
         return _unit(self.dense.activation_function(self.dense.linear(embedding)))
 
 

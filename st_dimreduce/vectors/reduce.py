@@ -89,8 +89,9 @@ def reduce_vectors(
 ) -> Reduced | Generator[Any, None, None]:
     """Reduce vectors and store them as codes, in their order and in bounded memory.
 
-    The result is ``quantize(head.reduce(vectors), precision)``: float32 rows of norm 1, or the codes that
-    :func:`st_dimreduce.search` reads.
+    The result is ``quantize(head.reduce_stored(vectors), precision)``: float32 rows of norm 1, or the codes that
+    :func:`st_dimreduce.search` reads. The norms of the vectors make no difference, unless the head's record has no
+    mean norm.
 
     A run from a file to a file can be killed: called again with the same arguments it continues where it was, and the
     result has the same bytes as one that was not killed. Until the end, its parts are in ``.NAME.parts`` beside the
@@ -98,7 +99,7 @@ def reduce_vectors(
     ``.parquet`` file. A sink that is replaced keeps its permissions.
 
     Args:
-        source: Vectors of size d, in float64, 32, 16 or bfloat16: a NumPy array or torch tensor of shape (n, d); a
+        source: Vectors of size d and any norm, in float64, 32, 16 or bfloat16: a NumPy array or torch tensor of shape (n, d); a
             ``.npy`` file, a ``.parquet`` file, an ``.arrow`` or ``.feather`` file (Arrow IPC), or a folder of one of
             these kinds, read in the order of their names; an Arrow Table, RecordBatch or RecordBatchReader; a
             ``datasets.Dataset``; a flat FAISS index; or any iterable of arrays of shape (n, d).
@@ -173,7 +174,7 @@ def reduce_batch(head: Head, batch: Batch, precision: Precision, on_bad_row: OnB
         raise ValueError(f"the vectors have {width} dimensions, the head takes {head.in_features}: use its own")
     bad = bad_rows(batch, on_bad_row)
     with np.errstate(over="ignore", invalid="ignore"):  # in bad rows, which are replaced
-        reduced = head.reduce(batch.vectors)
+        reduced = head.reduce_stored(batch.vectors)
     reduced[bad] = 0
     return quantize(reduced, precision), len(bad)
 

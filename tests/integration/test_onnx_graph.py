@@ -69,3 +69,20 @@ def test_codes_are_those_of_quantize(precision, size, tmp_path):
     assert codes.dtype == expected.dtype
     assert np.array_equal(codes[rows], expected[rows])
     assert np.abs(reduced - quantize(vectors, "float32")).max() < 1e-6
+
+
+@pytest.mark.parametrize("precision", CODES)
+def test_stored_vectors_of_any_norm_are_those_of_reduce_vectors(precision, tmp_path):
+    rng = np.random.default_rng(1)
+    unit = quantize(rng.standard_normal((500, 24), np.float32), "float32")
+    head = fit_on_vectors(unit, 8)
+    session = onnxruntime.InferenceSession(export(head, tmp_path / "x", precision=precision))
+    expected = np.concatenate(list(reduce_vectors(unit, head)))
+    for norm in (1e-29, 30, 1000, 1e29):
+        vectors = (unit * np.float32(norm)).astype(np.float32)
+        reduced, codes = session.run(None, {"embedding": vectors})
+        assert np.abs(reduced - expected).max() < 1e-5
+        assert np.abs(np.concatenate(list(reduce_vectors(vectors, head))) - expected).max() < 1e-5
+        rows = clear(expected, precision)
+        assert np.array_equal(codes[rows], np.concatenate(list(reduce_vectors(vectors, head, precision=precision)))[rows])
+    assert (session.run(None, {"embedding": np.zeros((2, 24), np.float32)})[0] == 0).all()

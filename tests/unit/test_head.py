@@ -63,9 +63,51 @@ def test_a_tensor_stays_on_its_device():
 
 
 @pytest.mark.parametrize("shape", [(8,), (3, 7), (2, 3, 8)])
-def test_embeddings_of_a_wrong_shape(shape):
+@pytest.mark.parametrize("way", ["reduce", "reduce_stored"])
+def test_embeddings_of_a_wrong_shape(shape, way):
     with pytest.raises(ValueError, match=r"expected \(n, 8\)"):
-        Head(WEIGHT).reduce(np.zeros(shape, np.float32))
+        getattr(Head(WEIGHT), way)(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("way", ["reduce", "reduce_stored"])
+def test_masked_entries_are_not_read_as_if_they_were_none(way):
+    for head in (Head(WEIGHT), DimReduce(8, 3)):
+        with pytest.raises(ValueError, match="the embeddings are a masked array with 1 masked entries: drop those rows"):
+            getattr(head, way)(np.ma.masked_equal(X, X[3, 3]))
+
+
+STORED = [
+    (np.float64, 1e-29),
+    (np.float64, 1e29),
+    (np.float64, 1e300),
+    (np.float32, 1e-29),
+    (np.float32, 1e29),
+    (np.float32, 100),
+    (np.float16, 1000),
+]
+
+
+@pytest.mark.parametrize(("kind", "norm"), STORED)
+@pytest.mark.parametrize("form", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("bias", [None, BIAS])
+def test_stored_vectors_are_reduced_as_those_of_the_norm_that_the_head_is_for(kind, norm, form, bias):
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    stored = (norm * unit.astype(np.float64)).astype(kind)
+    head = Head(WEIGHT, bias, record=RECORD)
+    reduced = head.reduce_stored(form(stored), batch_size=7)
+    atol = 1e-2 if kind == np.float16 else 1e-5
+    assert np.allclose(reduced, head.reduce(RECORD.mean_norm * unit), atol=atol)
+    assert np.allclose(DimReduce.from_head(head).reduce_stored(form(stored)), reduced, atol=1e-6)
+    assert np.allclose(np.linalg.norm(head.reduce_stored(form(stored), True), axis=1), 1, atol=1e-6)
+
+
+def test_zeros_and_rows_for_a_head_whose_norm_is_not_known_are_taken_as_they_are():
+    assert (Head(WEIGHT, record=RECORD).reduce_stored(np.zeros((2, 8), np.float16)) == 0).all()
+    assert (Head(WEIGHT, record=RECORD).reduce_stored(torch.zeros((2, 8))) == 0).all()
+    for scale in (1, 30):
+        assert np.array_equal(Head(WEIGHT, BIAS).reduce_stored(scale * X), Head(WEIGHT, BIAS).reduce(scale * X))
+    head = Head(WEIGHT, record=RECORD)
+    assert not np.allclose(head.reduce(30 * X), head.reduce(X)), "what a model computes depends on the norm"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +143,14 @@ def test_a_record_is_read_as_it_was_written():
         ({"precision": 5}, "unknown precision 5"),
         ({"mean_norm": "long"}, "says mean_norm 'long': expected a number"),
         ({"mean_norm": 0}, "says mean_norm 0: expected a number greater than 0"),
-        ({"mean_norm": float("inf")}, "says mean_norm inf: expected a number greater than 0"),
+        ({"mean_norm": -1.5}, "says mean_norm -1.5: expected a number greater than 0"),
+        ({"mean_norm": float("inf")}, "says mean_norm huge: expected a number greater than 0"),
+        ({"mean_norm": float("nan")}, "says mean_norm huge: expected a number greater than 0"),
+        ({"mean_norm": 1e-40}, "says mean_norm 1e-40: expected a number greater than 0, 1e-30 to 1e\\+30"),
+        ({"mean_norm": 10**400}, "says mean_norm huge: expected a number greater than 0, 1e-30 to 1e\\+30"),
+        ({"mean_norm": [1.0]}, r"says mean_norm \[1.0\]: expected a number"),
+        ({"gain": float("nan")}, "says gain huge: expected a finite number"),
+        ({"whitening": 10**400}, "says whitening huge: expected a finite number"),
         ({"nested": [8, "x"]}, "says nested .*: expected sizes of at least 1"),
         ({"vectors": 1.5}, "says vectors 1.5: expected a whole number"),
         ({"seed": True}, "says seed 1: expected a whole number"),
@@ -110,8 +159,9 @@ def test_a_record_is_read_as_it_was_written():
     ],
 )
 def test_a_record_that_is_wrong(content, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         FitRecord.from_dict(content)
+    assert len(str(error.value)) < 300
 
 
 def test_every_field_of_the_record_is_documented():
@@ -179,6 +229,10 @@ def test_for_another_norm_the_outputs_are_the_same():
     with pytest.raises(ValueError, match=r"the head's record has no mean_norm.*: set it"):
         Head(WEIGHT).for_norm(7.0)
     assert Head(WEIGHT).with_record(mean_norm=1.0).for_norm(2.0).record.mean_norm == 2
+    for norm in (1e-30, 1e30):
+        assert np.allclose(head.for_norm(norm).for_norm(1.0).weight, head.weight)
+    with pytest.raises(ValueError, match="mean_norm 0: expected a number greater than 0"):
+        head.for_norm(0.0)
 
 
 def test_the_digest_tells_heads_apart():
@@ -188,9 +242,11 @@ def test_the_digest_tells_heads_apart():
         Head(WEIGHT, activation="Identity"),
         Head(WEIGHT + np.float32(1e-6)),
         Head(WEIGHT[:2]),
+        Head(WEIGHT, record=RECORD),
+        Head(WEIGHT, record=FitRecord(mean_norm=5.6)),
     ]
     assert len({head.digest for head in heads}) == len(heads)
-    assert Head(WEIGHT, record=RECORD).digest == Head(WEIGHT.copy()).digest
+    assert Head(WEIGHT, record=FitRecord(mean_norm=5.5)).digest == Head(WEIGHT.copy(), record=RECORD).digest
 
 
 def test_a_head_needs_neither_torch_nor_sentence_transformers(tmp_path):
@@ -220,4 +276,6 @@ def test_the_record_in_a_model_card_survives_what_markdown_does():
     card = f"# Title\n\ntext -->\n{record_comment(record)}\n"
     assert record_in_card(card) == record
     assert record_in_card("# Title") == record_in_card(None) == FitRecord()
-    assert record_in_card('<!-- st_dimreduce {"precision": "int7"} -->') == FitRecord()
+    deep = '{"a": ' + 100_000 * "[" + "]" * 100_000 + "}"
+    for content in ('{"precision": "int7"}', '{"mean_norm": 0}', f'{{"mean_norm": {10**400}}}', "{no JSON}", deep):
+        assert record_in_card(f"<!-- st_dimreduce {content} -->") == FitRecord()

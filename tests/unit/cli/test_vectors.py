@@ -47,12 +47,12 @@ def test_from_stored_vectors_to_a_model_that_finds_them(stored, tmp_path):
     assert f"128 vectors of {head.out_features} dimensions in {head.precision.value}" in " ".join(done.output.split())
     reduced = pq.read_table(tmp_path / "codes.parquet")
     assert reduced["text"].to_pylist() == SENTENCES
-    assert np.array_equal(codes_of(reduced["embedding"]), quantize(head.reduce(stored), head.precision))
+    assert np.array_equal(codes_of(reduced["embedding"]), quantize(head.reduce_stored(stored), head.precision))
 
     done = run("attach", tmp_path / "head", tmp_path / "base", "--output", tmp_path / "model")
     assert done.exit_code == 0, done.output
     model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    ours, theirs = model.encode(SENTENCES), quantize(head.reduce(stored), "float32")
+    ours, theirs = model.encode(SENTENCES), quantize(head.reduce_stored(stored), "float32")
     assert (ours * theirs).sum(axis=1).min() >= 0.9999
 
     done = run("apply", tmp_path / "model", tmp_path / "x.parquet", tmp_path / "again", "--precision", "float32")
