@@ -232,6 +232,7 @@ class Head:
 
     def __post_init__(self) -> None:
         for name in ("weight", "bias"):
+            refuse_masked(getattr(self, name), f"the values of {name}")
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
         shape = self.weight.shape
@@ -295,8 +296,9 @@ class Head:
         return self._reduce(embeddings, normalize_embeddings, batch_size, None)
 
     @overload
-    def reduce_stored(self, vectors: np.ndarray, normalize_embeddings: bool = ..., batch_size: int = ...) -> np.ndarray:
-        ...
+    def reduce_stored(
+        self, vectors: np.ndarray, normalize_embeddings: bool = ..., batch_size: int = ...
+    ) -> np.ndarray: ...
 
     @overload
     def reduce_stored(self, vectors: Tensor, normalize_embeddings: bool = ..., batch_size: int = ...) -> Tensor: ...
@@ -353,7 +355,7 @@ class Head:
             for start in range(0, len(embeddings), batch_size):
                 rows = embeddings[start : start + batch_size]
                 if norm is not None:
-                    rows = rows if rows.dtype.itemsize > 2 else rows.float()  # noqa: PLR2004, bytes of a half
+                    rows = rows if rows.dtype.itemsize > 2 else rows.float()
                     # By the largest entry first: the square of a large norm would overflow.
                     rows = rows / rows.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
                     rows = torch.nn.functional.normalize(rows, dim=1) * norm

@@ -15,6 +15,7 @@ from st_dimreduce.evaluation.compare import Comparison, compare
 from st_dimreduce.fitting.budget import Size
 from st_dimreduce.fitting.cloze import cloze_pairs
 from st_dimreduce.fitting.fit import check_objective, fit_head
+from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.models.attach import assemble, split_model, stack_head
 from st_dimreduce.models.encoder import Encoder
@@ -65,15 +66,17 @@ def reduce_model(
         seed: Seed of the sample and of the fit. Defaults to 0.
         trainable: Whether to stack the head as a ``DimReduce``, to be trained, instead of the stock ``Dense``, which
             loads without a flag. Defaults to False.
-        batch_size: Texts the base model encodes at a time. Defaults to 32.
+        batch_size: Texts the base model encodes at a time; the head is the same for every size, but for rounding.
+            Defaults to 32.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         A new model with the base model's prompts, similarity function and maximum length.
 
     Raises:
-        ValueError: If there is nothing to fit on, or both ``embeddings`` and ``summary``, it does not fit the model or
-            is too little for ``out_features``, or the model cannot be loaded or gives no sentence embedding.
+        ValueError: If there is nothing to fit on, all sentences are the same, or both ``embeddings`` and ``summary``
+            are given, it does not fit the model or is too little for ``out_features``, or the model cannot be loaded
+            or gives no sentence embedding.
     """
     size, objective = Size(out_features, bytes_per_vector, keep, nested), Objective(objective)
     check_objective(objective, pairs)
@@ -91,13 +94,17 @@ def reduce_model(
         summary, drawn = body.summarize(() if sentences is None else sentences, seed)
         norm = summary.mean_norm
     else:
-        summary = summary or Summary.of(np.asarray(embeddings), seed=seed)
+        summary = summary or Summary.of(np.asanyarray(embeddings), seed=seed)  # a mask is kept, and refused
         drawn = [] if sentences is None else list(sentences)
         if summary.width != body.width:
             raise ValueError(f"vectors of {summary.width} dimensions were given, expected the model's {body.width}")
         # Stored vectors are usually normalised: only the model tells their norm before that.
         norm = body.probe_norm
-    cloze = body.pairs(cloze_pairs(drawn, seed=seed)) if objective is Objective.QUALITY and labelled is None else None
+    if len(drawn) > 1 and len(set(drawn)) == 1:
+        raise ValueError(
+            f"all {len(drawn):,} sentences are the same: give texts that differ, like those it will encode"
+        )
+    cloze = _cloze(body, drawn, seed) if objective is Objective.QUALITY and labelled is None else None
     head = fit_head(
         summary,
         size,
@@ -153,6 +160,13 @@ def reduce_and_compare(
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
     reduced = reduce_model(base, seen, **size.arguments, objective=objective, seed=seed, **options)
     return reduced, compare(base, reduced, unseen, precision=list(Precision), **options)
+
+
+def _cloze(body: Encoder, sentences: Sequence[str], seed: int) -> Pairs | None:
+    try:
+        return body.pairs(cloze_pairs(sentences, seed=seed))
+    except ValueError as error:
+        raise ValueError(f"the cloze pairs made of the sentences cannot be used: {error}") from error
 
 
 def _check_size(size: Size, width: int, sentences: object) -> None:

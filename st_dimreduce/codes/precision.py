@@ -99,7 +99,7 @@ def check_codes(codes: np.ndarray, precision: Precision, out_features: int) -> N
     expected = {Precision.FLOAT32: "floats", Precision.INT8: "int8"}.get(precision, "uint8")
     if kind != expected and not (precision is Precision.FLOAT32 and "float" in kind):
         raise ValueError(
-            f"codes are of type {kind}, {precision.value} codes are {expected}: read them in the type that quantize gave"
+            f"codes are of type {kind}, {precision.value} codes are {expected}: read them as quantize gave them"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +126,8 @@ def rescore(
         Cosines, float32, and rows, int64, both of shape (q, min(top_k, c)), the nearest first. A row of zeros scores 0.
 
     Raises:
-        ValueError: If the shapes do not fit, a candidate is no row of ``vectors``, a query or a candidate's vector holds
-            NaN or infinity, entries are masked, or ``top_k`` is less than 1.
+        ValueError: If the shapes do not fit, a candidate is no row of ``vectors``, a query or a candidate's vector
+            holds NaN or infinity, entries are masked, or ``top_k`` is less than 1.
     """
     unit = _unit_queries(queries, top_k)
     refuse_masked(vectors, "the vectors")

@@ -20,7 +20,7 @@ def cloze_pairs(texts: Sequence[str], count: int = MOST_PAIRS, seed: int = 0) ->
     """Make cloze pairs of texts drawn at random.
 
     Args:
-        texts: Texts; only those of two sentences or more give a pair.
+        texts: Texts; only those of two sentences or more give a pair, and of equal ones only the first.
         count: Number of pairs to make at most. Defaults to 1,000.
         seed: Seed of the draw. Defaults to 0.
 
@@ -29,10 +29,12 @@ def cloze_pairs(texts: Sequence[str], count: int = MOST_PAIRS, seed: int = 0) ->
     """
     rng = random.Random(seed)  # noqa: S311, no secret
     pairs: list[tuple[str, str]] = []
+    texts = list(dict.fromkeys(texts))
     for row in rng.sample(range(len(texts)), len(texts)):
         sentences = [part.strip() for part in _SENTENCE_END.split(texts[row]) if part.strip()]
         sizes = [len(sentence.encode()) for sentence in sentences]
-        fit = [i for i, size in enumerate(sizes) if size >= _SHORTEST_SENTENCE and sum(sizes) - size >= _SHORTEST_REST]
+        whole = sum(sizes)
+        fit = [i for i, size in enumerate(sizes) if size >= _SHORTEST_SENTENCE and whole - size >= _SHORTEST_REST]
         if not fit:
             continue
         taken = rng.choice(fit)

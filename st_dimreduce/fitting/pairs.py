@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from st_dimreduce.codes.rows import refuse_masked
 from st_dimreduce.fitting.summary import check_rows
 
 
@@ -29,6 +30,8 @@ class Pairs:
     negatives: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        for name in ("queries", "documents", "negatives"):
+            refuse_masked(getattr(self, name), f"the {name} of pairs")
         for name in ("documents", "negatives"):
             shapes = self.queries.shape, np.shape(getattr(self, name))
             if name == "negatives" and self.negatives is None:

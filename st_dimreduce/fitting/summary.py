@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from st_dimreduce.codes.rows import refuse_masked
 from st_dimreduce.files import new_file
 
 _BLOCK = 4096  # rows whose Gram matrix is summed in float32 before it is added in float64
@@ -60,8 +61,8 @@ class Summary:
 
     The sample is a reservoir: each row draws a random key and the rows with the smallest keys stay (bottom-k sampling;
     Cohen and Kaplan, "Summarizing data using bottom-k sketches", PODC 2007), so that two samples merge into a
-    uniform one. The keys depend on the seed and the first row, not on the batches; workers that share a seed draw
-    different keys.
+    uniform one. The keys depend on the seed and the first row, to two digits, not on the batches; workers that share a
+    seed draw different keys.
 
     Args:
         width: Size d of a vector.
@@ -119,8 +120,10 @@ class Summary:
         """Add vectors of shape (n, d) and any float type; returns itself.
 
         Raises:
-            ValueError: If the shape is wrong, or a row holds NaN, infinity or zeros only. Nothing is added then.
+            ValueError: If the shape is wrong, entries are masked, or a row holds NaN, infinity or zeros only. Nothing
+                is added then.
         """
+        refuse_masked(vectors, "the vectors")
         vectors = np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise ValueError(f"vectors have shape {vectors.shape}, expected (n, {self.width})")
@@ -155,7 +158,8 @@ class Summary:
 
     def _draw(self, rows: np.ndarray) -> np.ndarray:
         if self._stream is None:
-            self._stream = zlib.crc32(rows[0].tobytes())
+            # Rounded, since a model's embedding of a text depends in the last digits on the batch it is in.
+            self._stream = zlib.crc32(np.rint(2 * np.sqrt(self.width) * rows[0]).astype(np.int32).tobytes())
         bits = np.random.PCG64(np.random.SeedSequence([self.seed, self._stream]))
         keys = np.random.Generator(bits.advance(self._drawn)).random(len(rows))
         self._drawn += len(rows)
@@ -227,7 +231,10 @@ class Summary:
         except (KeyError, ValueError, OverflowError) as error:
             raise ValueError(f"{path} is damaged: its numbers are missing or none ({error})") from error
         finite = all(np.isfinite(array).all() for array in (summary._norm_sum, *arrays.values()))
-        if not finite or not rows <= min(summary.count, summary.sample_size):
+        # A sum of norms at the very edge may be rounded beyond it.
+        least, most = (0.0, 0.0) if not summary.count else (0.9 * _SMALLEST, 1.1 * _LARGEST)
+        fits = summary.count < 2**63 and least <= summary.mean_norm <= most
+        if not finite or not fits or not rows <= min(summary.count, summary.sample_size):
             raise ValueError(f"{path} is damaged: its numbers are not finite, or do not fit one another")
         summary._sum, summary._gram_sum = arrays["sum"], arrays["gram_sum"]
         summary._rows, summary._keys = arrays["rows"].copy(), arrays["keys"]

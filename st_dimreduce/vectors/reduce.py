@@ -99,7 +99,7 @@ def reduce_vectors(
     ``.parquet`` file. A sink that is replaced keeps its permissions.
 
     Args:
-        source: Vectors of size d and any norm, in float64, 32, 16 or bfloat16: a NumPy array or torch tensor of shape (n, d); a
+        source: Vectors of size d, in float64, 32, 16 or bfloat16: a NumPy array or torch tensor of shape (n, d); a
             ``.npy`` file, a ``.parquet`` file, an ``.arrow`` or ``.feather`` file (Arrow IPC), or a folder of one of
             these kinds, read in the order of their names; an Arrow Table, RecordBatch or RecordBatchReader; a
             ``datasets.Dataset``; a flat FAISS index; or any iterable of arrays of shape (n, d).

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from st_dimreduce.codes.rows import refuse_masked
+
 T = TypeVar("T")
 FileState = tuple[str, int, int, int, int]
 
@@ -175,6 +177,7 @@ class ArraySource(Source):
     """A NumPy array or a torch tensor."""
 
     def __init__(self, array: Any) -> None:
+        refuse_masked(array, "the vectors")
         check_array(array, f"the {type(array).__name__}")
         self._array, self.rows = array, len(array)
 
@@ -228,6 +231,7 @@ class IterableSource(Source):
             name = f"item {number} of the {type(self._items).__name__}"
             if not hasattr(item, "__array__"):
                 raise ValueError(f"{name} is a {type(item).__name__}: expected arrays of shape (n, d)")
+            refuse_masked(item, f"the vectors in {name}")
             array = as_array(item)
             check_array(array, name)
             yield array, None

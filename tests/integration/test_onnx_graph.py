@@ -84,5 +84,7 @@ def test_stored_vectors_of_any_norm_are_those_of_reduce_vectors(precision, tmp_p
         assert np.abs(reduced - expected).max() < 1e-5
         assert np.abs(np.concatenate(list(reduce_vectors(vectors, head))) - expected).max() < 1e-5
         rows = clear(expected, precision)
-        assert np.array_equal(codes[rows], np.concatenate(list(reduce_vectors(vectors, head, precision=precision)))[rows])
+        assert np.array_equal(
+            codes[rows], np.concatenate(list(reduce_vectors(vectors, head, precision=precision)))[rows]
+        )
     assert (session.run(None, {"embedding": np.zeros((2, 24), np.float32)})[0] == 0).all()

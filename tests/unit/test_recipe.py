@@ -219,3 +219,28 @@ def test_reduce_model_with_labelled_pairs(tiny):
 def test_reduce_model_with_bad_budgets_and_pairs(tiny, arguments, message):
     with pytest.raises(ValueError, match=message):
         reduce_model(tiny, SENTENCES, **arguments)
+
+
+def test_masked_embeddings_are_refused(tiny):
+    vectors = tiny.encode(SENTENCES)
+    with pytest.raises(ValueError, match="the vectors are a masked array with"):
+        reduce_model(tiny, embeddings=np.ma.masked_less(vectors, -0.2), out_features=8)
+
+
+@pytest.mark.parametrize("objective", ["quality", "fidelity"])
+def test_equal_sentences_are_named(tiny, objective):
+    same = ["a large red cat runs over the old dog. the small blue bird sings near the green fish."] * 1000
+    with pytest.raises(ValueError, match=r"^all 1,000 sentences are the same: give texts that differ"):
+        reduce_model(tiny, same, 8, objective=objective)
+    with pytest.raises(ValueError, match=r"^all 1,000 sentences are the same: give texts that differ"):
+        reduce_model(tiny, same, 8, objective=objective, embeddings=tiny.encode(same))
+
+
+def test_cloze_pairs_that_the_model_cannot_tell_apart_are_named(tiny):
+    # Of words that the model does not know, all it sees is that they are unknown.
+    texts = [
+        f"firstly{i} one hundred two hundred three hundred. secondly{i} four hundred five hundred six hundred."
+        for i in range(300)
+    ]
+    with pytest.raises(ValueError, match=r"^the cloze pairs made of the sentences cannot be used: all \d+ pairs are"):
+        reduce_model(tiny, texts, 1, batch_size=1)  # in a batch of its own: no rounding tells two apart

@@ -98,6 +98,21 @@ def test_same_seed_same_head():
     assert not np.array_equal(weights[0], weights[2])
 
 
+@pytest.mark.parametrize("objective", ["quality", "fidelity"])
+@pytest.mark.parametrize("rotation", ["itq", "random", None])
+def test_rounding_in_the_vectors_stays_rounding_in_the_head(objective, rotation):
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((9000, 96)) * np.geomspace(1, 0.1, 96) + 0.05).astype(np.float32)
+    rounded = x * (1 + 1e-6 * rng.standard_normal(x.shape)).astype(np.float32)
+    reduced = []
+    for rows in (x, rounded):
+        head = fit_head(Summary.of(rows), 64, objective=objective, rotation=rotation)
+        reduced.append(head.reduce_stored(x[:500], normalize_embeddings=True))
+    assert (reduced[0] * reduced[1]).sum(axis=1).min() > 0.9999
+    codes = [quantize(rows, "binary") for rows in reduced]
+    assert np.unpackbits(codes[0] ^ codes[1]).mean() < 0.002
+
+
 def test_merged_summaries_fit_the_same_subspace():
     merged = Summary.of(X[:700]).merge(Summary.of(X[700:]))
     one, two = (fit_head(s, 8, rotation=None, gain=0.1).reduce(X[:50]) for s in (SUMMARY, merged))

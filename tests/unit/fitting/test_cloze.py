@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from st_dimreduce.fitting.cloze import cloze_pairs
 
 TEXTS = [
@@ -34,3 +38,19 @@ def test_languages_without_spaces_and_line_breaks():
 def test_short_texts_give_no_pair():
     assert cloze_pairs(["cat", "One sentence that is quite long but stays alone.", "Short. Too. Tiny.", ""]) == []
     assert cloze_pairs([]) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["This is one of many short sentences. " * 40_000, "word " * 300_000, ". " * 700_000, "\n" * 10**6 + "a" * 10**6],
+    ids=["sentences", "one sentence", "stops", "lines"],
+)
+def test_a_long_text_takes_time_in_proportion_to_its_length(text):
+    start = time.process_time()
+    cloze_pairs([text])
+    assert time.process_time() - start < 1
+
+
+def test_equal_texts_give_one_pair():
+    assert len(cloze_pairs([*TEXTS[:3] * 300])) == 3
+    assert cloze_pairs(TEXTS, seed=3) == cloze_pairs([*TEXTS, *TEXTS], seed=3)

@@ -130,10 +130,26 @@ def test_the_sample_holds_the_rows_with_the_smallest_keys(batch):
     summary = Summary(5, 40, seed=3)
     for start in range(0, len(x), batch):
         summary.update(x[start : start + batch])
-    stream = zlib.crc32((x[0] * np.float32(1 / np.linalg.norm(x[0].astype(np.float64)))).tobytes())
+    stream = zlib.crc32(np.rint(2 * np.sqrt(5) * unit[0]).astype(np.int32).tobytes())
     keys = np.random.Generator(np.random.PCG64(np.random.SeedSequence([3, stream]))).random(6000)
     assert np.allclose(summary.sample, unit[np.argsort(keys)[:40]], atol=1e-6)
     assert (Summary(5).sample_size, Summary(5).seed) == (50_000, 0)
+
+
+def test_rounding_in_the_vectors_changes_no_row_of_the_sample():
+    x = np.random.default_rng(0).standard_normal((300, 384)).astype(np.float32)
+    rounded = x * (1 + 1e-6 * np.random.default_rng(1).standard_normal(x.shape)).astype(np.float32)
+    one, other = (Summary.of(rows, 40).sample for rows in (x, rounded))
+    assert not np.array_equal(one, other)
+    assert np.allclose(one, other, atol=1e-6)
+
+
+def test_masked_entries_are_refused():
+    x = vectors(10)
+    for masked in (np.ma.masked_equal(x, x[3, 3]), np.ma.masked_array(x, mask=True)):
+        with pytest.raises(ValueError, match=r"the vectors are a masked array with .* masked entries: drop those rows"):
+            Summary.of(masked)
+    assert Summary.of(np.ma.masked_array(x)).count == 10, "no entry is masked"
 
 
 def test_a_bad_row_is_counted_over_batches_and_blocks():
@@ -226,6 +242,10 @@ UNFIT = "its numbers are not finite, or do not fit one another"
         ({"rows": np.zeros((10, 5))}, {}, f"is damaged: {TYPES}"),
         ({"gram_sum": np.full((5, 5), np.nan)}, {}, f"is damaged: {UNFIT}"),
         ({}, {"norm_sum": "inf"}, f"is damaged: {UNFIT}"),
+        ({}, {"norm_sum": "0x0p0"}, f"is damaged: {UNFIT}"),
+        ({}, {"norm_sum": "-0x1p3"}, f"is damaged: {UNFIT}"),
+        ({}, {"norm_sum": "0x1p300"}, f"is damaged: {UNFIT}"),
+        ({}, {"count": str(10**400)}, f"is damaged: {UNFIT}"),
         ({}, {"count": "9"}, f"is damaged: {UNFIT}"),
         ({}, {"sample_size": "9"}, f"is damaged: {UNFIT}"),
         ({}, {"count": "ten"}, rf"is damaged: {MISSING} \(invalid literal"),

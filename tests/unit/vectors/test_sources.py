@@ -66,6 +66,11 @@ BAD = {
     "a number": (lambda f: 5, "int holds no vectors: give an array"),
     "one vector": (lambda f: X[0], r"the ndarray has shape \(8,\): expected vectors as rows, \(n, d\)"),
     "integers": (lambda f: X.astype(int), "the ndarray holds int64: expected floats, convert it first"),
+    "masked entries": (lambda f: np.ma.masked_less(X, -2), r"the vectors are a masked array with \d+ masked entries"),
+    "masked items": (
+        lambda f: [X, np.ma.masked_less(X, -2)],
+        "the vectors in item 1 of the list are a masked array",
+    ),
     "no columns at all": (lambda f: X[:, :0], "the vectors from row 0 on have 0 dimensions, expected 1 or more"),
     "an integer tensor": (lambda f: torch.ones(3, WIDTH).int(), "the Tensor holds int32: expected floats"),
     "nothing": (lambda f: X[:0], "there is no vector in the source: give"),
