@@ -62,7 +62,7 @@ def begin(source, sink, monkeypatch, head=HEAD, precision="int8", **options):
 
 
 def reduced_rows(monkeypatch):
-    """A list to which every later call of ``Head.reduce`` adds its number of rows."""
-    counted, reduce = [], Head.reduce
-    monkeypatch.setattr(Head, "reduce", lambda self, rows: counted.append(len(rows)) or reduce(self, rows))
+    """A list to which every later call of ``Head.reduce_stored`` adds its number of rows."""
+    counted, reduce = [], Head.reduce_stored
+    monkeypatch.setattr(Head, "reduce_stored", lambda self, rows: counted.append(len(rows)) or reduce(self, rows))
     return counted

@@ -25,7 +25,7 @@ DIES = """
 import os, runpy, signal, sys
 from st_dimreduce import Head
 
-reduce, calls = Head.reduce, []
+reduce, calls = Head.reduce_stored, []
 
 def reduce_two_batches(self, rows, *options, **named):
     calls.append(rows)
@@ -33,7 +33,7 @@ def reduce_two_batches(self, rows, *options, **named):
         os.kill(os.getpid(), signal.SIGKILL)
     return reduce(self, rows, *options, **named)
 
-Head.reduce = reduce_two_batches
+Head.reduce_stored = reduce_two_batches
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -128,7 +128,7 @@ def test_pgvector(postgres, tmp_path, capsys):
         rows = connection.execute("SELECT id, reduced, bits::text FROM documents_reduced ORDER BY id").fetchall()
         found_ids, halves, bits = zip(*rows, strict=True)
         assert list(found_ids) == ids
-        reduced = load_head(tmp_path / "head").reduce(vectors)
+        reduced = load_head(tmp_path / "head").reduce_stored(vectors)
         halves = np.stack([half.to_numpy() for half in halves])
         np.testing.assert_allclose(halves, quantize(reduced[:, :SIZE], "float32"), atol=1e-3)
         packed = np.array([list(int(row, 2).to_bytes(2 * SIZE // 8, "big")) for row in bits])
@@ -173,7 +173,7 @@ def test_qdrant(tmp_path, capsys):
     assert [line.split()[1] for line in progress] == ["1", "1", "32"]
     with closing(qdrant.QdrantClient(path=example.database)) as client:
         np.testing.assert_allclose(points(client, "documents"), vectors, atol=1e-6)
-        reduced = load_head(tmp_path / "head").reduce(vectors)
+        reduced = load_head(tmp_path / "head").reduce_stored(vectors)
         np.testing.assert_allclose(points(client, "documents_reduced"), quantize(reduced, "float32"), atol=1e-6)
         found = [client.query_points("documents_reduced", query.tolist()).points for query in reduced[:50]]
         found = [[point.id for point in near] for near in found]
@@ -205,7 +205,7 @@ def test_duckdb(tmp_path, capsys):
     with duckdb.connect(example.database) as connection:
         codes = dict(connection.execute("FROM documents_reduced").fetchall())
         assert codes.keys() == set(ids.tolist())
-        reduced = load_head(tmp_path / "head").reduce(vectors)
+        reduced = load_head(tmp_path / "head").reduce_stored(vectors)
         packed = np.frombuffer(b"".join(codes[id_] for id_ in ids.tolist()), np.uint8).reshape(len(ids), -1)
         assert_same_codes(packed, quantize(reduced, "int4"))
         kept = connection.sql("FROM documents WHERE embedding IS NOT NULL ORDER BY id").to_arrow_table()

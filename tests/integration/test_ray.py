@@ -85,14 +85,14 @@ def test_few_rows_are_all_in_the_sample():
 def test_codes_are_the_local_ones_and_ids_stay_with_them(precision):
     out = whole(reduce_vectors(dataset(), HEAD, precision))
     assert np.array_equal(out["id"], np.arange(len(X)))
-    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.reduce(X), precision))
+    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.reduce_stored(X), precision))
 
 
 def test_rays_own_tensors_are_read_as_well():
     few = ray.data.from_numpy(X[:5000])
     same_summary(summarize(few), st_dimreduce.summarize(X[:5000]))
     out = pa.concat_tables(ray.get(reduce_vectors(few, HEAD, "int8").to_arrow_refs()))
-    assert np.array_equal(codes_of(out["data"]), quantize(HEAD.reduce(X[:5000]), "int8"))
+    assert np.array_equal(codes_of(out["data"]), quantize(HEAD.reduce_stored(X[:5000]), "int8"))
 
 
 def test_through_parquet(tmp_path):
@@ -101,7 +101,7 @@ def test_through_parquet(tmp_path):
     local = st_dimreduce.summarize(tmp_path / "full", column="embedding")
     same_summary(summarize(ray.data.read_parquet(str(tmp_path / "full"))), local)
     out = whole(ray.data.read_parquet(str(tmp_path / "small")))
-    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.reduce(X[:20_000]), "int4"))
+    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.reduce_stored(X[:20_000]), "int4"))
 
 
 def test_a_killed_worker_changes_nothing(tmp_path):
@@ -122,7 +122,7 @@ def test_a_killed_worker_changes_nothing(tmp_path):
     out = whole(reduce_vectors(dying("vectors"), HEAD, "int8"))
     assert (tmp_path / "summary").exists(), "nobody was killed"
     assert (tmp_path / "vectors").exists(), "nobody was killed"
-    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.reduce(X), "int8"))
+    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.reduce_stored(X), "int8"))
 
 
 def test_encode_and_reduce(tiny, tmp_path):

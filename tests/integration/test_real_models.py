@@ -13,14 +13,18 @@ from st_dimreduce import (
     DimReduce,
     attach_head,
     check,
+    fit_head,
     fit_on_vectors,
     load_head,
     quantize,
     reduce_model,
+    reduce_vectors,
     save_portable,
     search,
+    summarize,
 )
 from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.evaluation.metrics import overlaps
 from st_dimreduce.models.attach import origin
 from tests.helpers.tei import assert_served_as_encoded
 from tests.helpers.tiny import SENTENCES
@@ -47,6 +51,30 @@ def test_fitted_from_stored_vectors_it_agrees_as_well(minilm, texts):
     stored = minilm.encode(texts)
     reduced = reduce_model(minilm, embeddings=stored, out_features=64)
     assert cosines(DimReduce.from_model(reduced).reduce(stored), reduced.encode(texts)).min() >= 0.9999
+
+
+def test_vectors_of_any_norm_are_reduced_alike_and_agree_with_fresh_encodings(minilm, texts):
+    stored = minilm.encode(texts)
+    truth = search(stored, stored, "float32")[1]
+    kept = []
+    for norm in (1, 30, 100, 1000):
+        head = fit_head(summarize(norm * stored), 64, objective="fidelity", train=False)
+        reduced = np.concatenate(list(reduce_vectors(norm * stored, head)))
+        fresh = attach_head(minilm, head).encode(texts)
+        assert cosines(reduced, fresh).min() >= 0.9999
+        kept.append(overlaps(truth, search(reduced, reduced, "float32")[1]).mean())
+    assert kept == pytest.approx([kept[0]] * 4, abs=0.002)
+
+
+def test_the_same_head_whatever_the_batch_size(minilm, texts):
+    models = [reduce_model(minilm, texts, 256, batch_size=size) for size in (16, 64)]
+    heads = [DimReduce.from_model(model) for model in models]
+    assert not heads[0].linear.weight.equal(heads[1].linear.weight), "rounding differs"
+    vectors = minilm.encode(texts)
+    reduced = [head.reduce_stored(vectors, normalize_embeddings=True) for head in heads]
+    assert cosines(*reduced).min() > 0.9999
+    found = [search(rows, quantize(rows, "binary"), "binary")[1] for rows in reduced]
+    assert overlaps(*found).mean() > 0.99
 
 
 def test_keeps_the_neighbours_of_the_real_model(minilm, texts):
