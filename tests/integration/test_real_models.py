@@ -53,7 +53,9 @@ def test_fitted_from_stored_vectors_it_agrees_as_well(minilm, texts):
     assert cosines(DimReduce.from_model(reduced).reduce(stored), reduced.encode(texts)).min() >= 0.9999
 
 
+@pytest.mark.slow
 def test_vectors_of_any_norm_are_reduced_alike_and_agree_with_fresh_encodings(minilm, texts):
+    texts = texts[::4]
     stored = minilm.encode(texts)
     truth = search(stored, stored, "float32")[1]
     kept = []
@@ -63,11 +65,13 @@ def test_vectors_of_any_norm_are_reduced_alike_and_agree_with_fresh_encodings(mi
         fresh = attach_head(minilm, head).encode(texts)
         assert cosines(reduced, fresh).min() >= 0.9999
         kept.append(overlaps(truth, search(reduced, reduced, "float32")[1]).mean())
-    assert kept == pytest.approx([kept[0]] * 4, abs=0.002)
+    assert kept == pytest.approx([kept[0]] * 4, abs=0.005)
 
 
+@pytest.mark.slow
 def test_the_same_head_whatever_the_batch_size(minilm, texts):
-    models = [reduce_model(minilm, texts, 256, batch_size=size) for size in (16, 64)]
+    texts = texts[:300]
+    models = [reduce_model(minilm, texts, 128, batch_size=size) for size in (16, 64)]
     heads = [DimReduce.from_model(model) for model in models]
     assert not heads[0].linear.weight.equal(heads[1].linear.weight), "rounding differs"
     vectors = minilm.encode(texts)
