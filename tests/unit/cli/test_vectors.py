@@ -101,7 +101,7 @@ def test_a_run_goes_on_when_it_is_called_again(tmp_path, monkeypatch):
     os.utime(tmp_path / "x.npy", ns=(1, 1))
     done = run(*apply, "--on-bad-row", "zero")
     assert done.exit_code == 2
-    assert "with another source (x.npy differs): call again with the same arguments, or start anew" in done.stderr
+    assert "/x.npy differs): call again with the same arguments, or start anew" in done.stderr
     assert run(*apply, "--on-bad-row", "zero", "--force").exit_code == 0
 
 
