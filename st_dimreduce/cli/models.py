@@ -128,6 +128,7 @@ def export(
 def check(
     folder: Annotated[str, typer.Argument(help="Folder of a model.")],
     fix: Annotated[bool, typer.Option("--fix", help="Rewrite the model's settings as every reader expects.")] = False,
+    trust_remote_code: Trust = False,
 ) -> None:
     """List what Text Embeddings Inference or an older Sentence Transformers would misread in a model's folder.
 
@@ -138,7 +139,8 @@ def check(
     if fix:
         from st_dimreduce.portable.fix import fix as fix_folder
 
-        fix_folder(folder)
+        hide_loading_bars()
+        fix_folder(folder, trust_remote_code=trust_remote_code)
     problems = check_folder(folder)
     show(*map(str, problems))
     if problems:

@@ -37,13 +37,16 @@ _MOST_TIMES = 4  # the weights on file that the loader may allocate: some files 
 _MOST_MORE = 2**23
 
 
-def load_model(name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> SentenceTransformer:
+def load_model(
+    name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False, device: str | None = None
+) -> SentenceTransformer:
     """Load a model by name or path, its files having been checked.
 
     Args:
         name_or_path: Name of a model on the Hub, or a folder.
         trust_remote_code: Whether code that comes with the model may run. Defaults to False; say True only of a model
             whose code you have read.
+        device: Where to load it, such as ``"cpu"``. Defaults to None: the best there is.
 
     Raises:
         ValueError: If it cannot be loaded; says why in one line.
@@ -61,6 +64,7 @@ def load_model(name_or_path: str | os.PathLike[str], *, trust_remote_code: bool 
                 _check_size(part)
         model = SentenceTransformer(
             str(folder),
+            device=device,
             trust_remote_code=trust_remote_code,
             local_files_only=not trust_remote_code,  # code that comes with a model may lie in another repository
             model_kwargs={"weights_only": True},

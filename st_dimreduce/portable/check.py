@@ -15,6 +15,7 @@ from typing import Any
 from st_dimreduce.head import ACTIVATIONS, CONFIG, PICKLE, WEIGHTS
 from st_dimreduce.models.folder import Part, needs_own_code, pooling_modes, read_layout
 from st_dimreduce.portable.layout import (
+    BEFORE_6,
     DENSE_KEYS,
     MODEL_CONFIG,
     MODULES,
@@ -23,6 +24,9 @@ from st_dimreduce.portable.layout import (
     SENTENCE_CONFIG,
     TOKENIZER_CONFIG,
     TRANSFORMER_KEYS,
+    beyond_layout,
+    is_head,
+    misread_before,
     module_path,
     reads_sentences,
 )
@@ -30,7 +34,7 @@ from st_dimreduce.portable.transformers4 import missing_settings
 from st_dimreduce.untrusted import printable, read_json, read_object, short
 
 SERVER = "Text Embeddings Inference"
-OLDER = "Sentence Transformers before 6"
+OLDER = BEFORE_6
 _SERVED = {POOLING_KEYS[mode] for mode in ("cls", "mean", "lasttoken")}
 _FIX = "rewrite the folder with st-dimreduce check --fix"
 _REDUCE = "reduce the base model again, with the head directly behind Pooling"
@@ -84,7 +88,7 @@ def check(path: str | os.PathLike[str]) -> list[Problem]:
     for part in parts:
         if part.kind in rules:
             problems += rules[part.kind](part)
-    return [*problems, *_model(root)]
+    return [*problems, *_misread(parts), *_model(root)]
 
 
 def _modules(root: Path, parts: list[Part]) -> Iterator[Problem]:
@@ -115,7 +119,7 @@ def _type(part: Part) -> Iterator[Problem]:
         yield Problem(MODULES, "it starts with a StaticEmbedding", hurt, "serve it with Sentence Transformers")
     elif part.type in OLD_NAMES.values():
         return
-    elif part.kind == "DimReduce":
+    elif is_head(part):
         hurt = f"every reader needs trust_remote_code and the package, {SERVER} serves unreduced embeddings"
         yield Problem(MODULES, f"it names {short(part.type)}", hurt, _FIX)
     elif part.kind in OLD_NAMES and part.type.startswith("sentence_transformers."):
@@ -160,9 +164,15 @@ def _sentence_config(part: Part, where: str) -> Iterator[Problem]:
     if not (part.folder / SENTENCE_CONFIG).exists():
         return
     config = read_object(part.folder / SENTENCE_CONFIG)
-    if unknown := sorted(set(config) - set(TRANSFORMER_KEYS)):
+    beyond = beyond_layout(config)
+    for name in beyond:
+        hurt = f"{OLDER} does not load it, {SERVER} gives different vectors"
+        yield Problem(
+            where, f"it sets {name} to {short(config[name])}", hurt, "save the model with the default of that"
+        )
+    if (unknown := sorted(set(config) - set(TRANSFORMER_KEYS))) and not beyond:
         yield Problem(where, f"it has the new keys {', '.join(unknown)}", f"{OLDER} does not load it", _FIX)
-    if not isinstance(config.get("max_seq_length"), int):
+    if not isinstance(config.get("max_seq_length"), int) and not beyond:
         yield Problem(where, "it has no max_seq_length", f"{SERVER} does not start in some versions", _FIX)
     if config.get("do_lower_case") is True:
         what, hurt = "do_lower_case is true", f"{SERVER} does not lowercase"
@@ -191,6 +201,19 @@ def _pooling(part: Part) -> Iterator[Problem]:
     if config.get("include_prompt") is False:
         hurt = f"{SERVER} pools the prompt too"
         yield Problem(where, "include_prompt is false", hurt, "use it without prompts there")
+
+
+def _misread(parts: list[Part]) -> Iterator[Problem]:
+    pooling = next((part for part in parts if part.kind == "Pooling"), None)
+    body = next((part for part in parts if part.kind == "Transformer"), None)
+    if pooling is None or body is None:
+        return
+    tokenizer = body.folder / TOKENIZER_CONFIG
+    side = read_object(tokenizer).get("padding_side", "right") if tokenizer.exists() else "right"
+    found = misread_before(side, pooling_modes(pooling.config), pooling.config.get("include_prompt") is not False)
+    if found:
+        remedy = "pad on the right and pool the prompt, if the model gives good vectors so"
+        yield Problem(f"{pooling.path}/{CONFIG}", found[0], f"{found[1]} gives different vectors", remedy)
 
 
 def _dense(part: Part) -> Iterator[Problem]:

@@ -6,32 +6,42 @@ import os
 import shutil
 from pathlib import Path
 
-from st_dimreduce.files import new_folder
+from st_dimreduce.files import new_folder, write_json
 from st_dimreduce.models.folder import read_layout
-from st_dimreduce.portable.layout import MODULES, rewrite
-from st_dimreduce.untrusted import stay_inside
+from st_dimreduce.models.load import load_model
+from st_dimreduce.portable.layout import MODULES, OLD_NAMES, is_head, rewrite
+from st_dimreduce.portable.verify import check_vectors
+from st_dimreduce.untrusted import read_json
 
 
-def fix(path: str | os.PathLike[str]) -> None:
+def fix(path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> None:
     """Rewrite a model's folder in place, in the layout that every reader knows, as far as that can express the model.
 
-    The model is not loaded and gives the same vectors as before. Files that belong to no module stay as they are, and
-    so does what the layout cannot express: :func:`st_dimreduce.check` says afterwards what that is. The new folder
-    replaces the old one when it is complete.
+    Files that belong to no module stay as they are, and so does what the layout cannot express:
+    :func:`st_dimreduce.check` says afterwards what that is. The new folder replaces the old one when it is complete,
+    and has been loaded and found to give the same vectors.
 
     Args:
         path: The folder of a model.
+        trust_remote_code: Whether code that comes with the model may run, to compare its vectors. Defaults to False.
 
     Raises:
-        ValueError: If the folder is no model or is damaged.
+        ValueError: If the folder is no model, is damaged or cannot be loaded, or would give other vectors. Nothing is
+            changed.
         OSError: If the folder cannot be written.
     """
     root = Path(path).absolute()
     parts = read_layout(root, trust_remote_code=True)
     if not (root / MODULES).exists():
         raise ValueError(f"{root} has no {MODULES}: save the model with save_portable")
-    for place, _, _ in os.walk(root):
-        stay_inside(root, Path(place))
     with new_folder(root, overwrite=True) as folder:
         shutil.copytree(root, folder, dirs_exist_ok=True)
+        original = root
+        if any(is_head(part) for part in parts):  # as the Dense that it is at inference, it loads without trust
+            entries, original = read_json(folder / MODULES), folder
+            for entry, part in zip(entries, parts, strict=True):
+                entry["type"] = OLD_NAMES["Dense"] if is_head(part) else entry["type"]
+            write_json(folder / MODULES, entries)
+        before = load_model(original, trust_remote_code=trust_remote_code)
         rewrite(folder, parts)
+        check_vectors(before, folder, trust_remote_code=trust_remote_code)

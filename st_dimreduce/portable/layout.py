@@ -31,6 +31,18 @@ OLD_NAMES = {
     for kind in ("Transformer", "Pooling", "Dense", "Normalize", "StaticEmbedding")
 }
 TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case", "model_args", "tokenizer_args", "config_args")
+_OLD_KEYS = {"model_kwargs": "model_args", "processor_kwargs": "tokenizer_args", "config_kwargs": "config_args"}
+# What the settings of a Transformer may say beyond these: what a reader assumes that does not find them.
+_ASSUMED: dict[str, tuple[Any, ...]] = {
+    "transformer_task": ("feature-extraction",),
+    "module_output_name": ("token_embeddings",),
+    "processing_kwargs": (None, {}),
+    "unpad_inputs": (None,),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+}
+_TEXT_MODE = {"method": "forward", "method_output_name": "last_hidden_state"}
 POOLING_KEYS = {  # by mode, in the order in which readers concatenate several
     "cls": "pooling_mode_cls_token",
     "max": "pooling_mode_max_tokens",
@@ -39,6 +51,8 @@ POOLING_KEYS = {  # by mode, in the order in which readers concatenate several
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
+_MODES = {key: mode for mode, key in POOLING_KEYS.items()}
+BEFORE_6 = "Sentence Transformers before 6"
 DENSE_KEYS = ("in_features", "out_features", "bias", "activation_function")
 TEXT = frozenset({"text", "message"})  # what the layout's Transformer may read
 _STATIC_FILES = (WEIGHTS, PICKLE, "tokenizer.json")
@@ -56,9 +70,41 @@ def in_order(modes: str | Sequence[str]) -> bool:
     return isinstance(modes, str) or list(modes) == [mode for mode in POOLING_KEYS if mode in modes]
 
 
+def is_head(part: Part) -> bool:
+    """Whether a module of a folder is a ``DimReduce``."""
+    return part.kind == "DimReduce" and part.type.partition(".")[0] == "st_dimreduce"
+
+
 def reads_sentences(config: dict[str, Any]) -> bool:
     """Whether a module with these settings reads and writes the sentence embedding."""
     return {config.get(f"module_{end}_name", "sentence_embedding") for end in ("input", "output")} == _SENTENCE
+
+
+def beyond_layout(config: dict[str, Any]) -> list[str]:
+    """Name the settings of a Transformer that change its vectors, and that the layout has no place for."""
+    names = [name for name, assumed in _ASSUMED.items() if name in config and config[name] not in assumed]
+    modes = config.get("modality_config") or {"text": _TEXT_MODE}
+    plain = isinstance(modes, dict) and not set(modes) - TEXT and (modes.get("text") or _TEXT_MODE) == _TEXT_MODE
+    return names + ([] if plain else ["modality_config"])
+
+
+def misread_before(padding_side: str, modes: Sequence[str], include_prompt: bool) -> tuple[str, str] | None:
+    """Say what an older Sentence Transformers pools elsewhere than this one does, and which; None if nothing.
+
+    Args:
+        padding_side: ``"left"`` or ``"right"``, that of the tokenizer.
+        modes: Modes of the Pooling.
+        include_prompt: Whether it pools the prompt too.
+    """
+    left, kinds = padding_side == "left", {_MODES.get(mode, mode) for mode in modes}
+    if left and "weightedmean" in kinds:
+        return "padding on the left with weightedmean pooling", "Sentence Transformers before 6.1"
+    if left and "cls" in kinds:
+        return "padding on the left with cls pooling", BEFORE_6
+    if not include_prompt and ("cls" in kinds or (left and kinds != {"lasttoken"})):
+        where = "cls pooling" if "cls" in kinds else "padding on the left"
+        return f"include_prompt=False with {where}", BEFORE_6
+    return None
 
 
 def rewrite(folder: Path, parts: list[Part]) -> None:
@@ -73,9 +119,10 @@ def rewrite(folder: Path, parts: list[Part]) -> None:
     entries = read_json(folder / MODULES)
     for number, (entry, part) in enumerate(zip(entries, parts, strict=True)):
         entry["idx"] = number
-        kind = "Dense" if part.kind == "DimReduce" else part.kind
-        if part.type.startswith("sentence_transformers.") or part.kind == "DimReduce":
-            entry["type"] = OLD_NAMES.get(kind, part.type)
+        kind = "Dense" if is_head(part) else part.kind
+        if not (is_head(part) or part.type.startswith("sentence_transformers.")):
+            continue  # a class of another package, whatever its name
+        entry["type"] = OLD_NAMES.get(kind, part.type)
         if kind in _SETTINGS:
             entry["path"] = _move(folder, part.path, module_path(number, kind))
             _SETTINGS[kind](folder / entry["path"], part)
@@ -137,8 +184,11 @@ def _rewrite_transformer(folder: Path, part: Part) -> None:
     add_old_settings(folder)
     path = folder / SENTENCE_CONFIG
     config = read_object(path) if path.exists() else {}
-    if set(config.get("modality_config", {})) - TEXT:
+    if beyond_layout(config):
         return
+    for new, old in _OLD_KEYS.items():
+        if config.get(new):
+            config[old] = config[new]
     length = config.get("max_seq_length")
     if not isinstance(length, int):
         tokenizer = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).exists() else {}
@@ -186,7 +236,7 @@ def _rewrite_model(path: Path) -> None:
 def _keep_record(folder: Path, parts: list[Part]) -> None:
     """Keep the record of a ``DimReduce``, whose own config has lost it: a ``Dense`` has no place for it."""
     for part in parts:
-        if part.kind == "DimReduce" and isinstance(part.config.get("record"), dict):
+        if is_head(part) and isinstance(part.config.get("record"), dict):
             record = FitRecord.from_dict(part.config["record"])
             write_record(folder, record, part.config["in_features"], part.config["out_features"])
             card = folder / CARD

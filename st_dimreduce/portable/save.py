@@ -31,10 +31,14 @@ from st_dimreduce.portable.layout import (
     POOLING_KEYS,
     SENTENCE_CONFIG,
     TEXT,
+    TOKENIZER_CONFIG,
+    beyond_layout,
     in_order,
+    misread_before,
     rewrite,
     write_record,
 )
+from st_dimreduce.portable.verify import check_vectors
 
 _KINDS = (Transformer, Pooling, Dense, StaticEmbedding, Normalize)
 
@@ -50,7 +54,7 @@ def save_portable(
 
     Modules keep their order; a ``DimReduce`` is written as the stock ``Dense`` that it is at inference. Weights go to
     safetensors. Prompts, similarity function and maximum length are kept. ``st_dimreduce.json`` says how the head was
-    fitted. The folder appears when it is complete.
+    fitted. The folder appears when it is complete, and has been loaded and found to give the model's vectors.
 
     Args:
         model: Transformer, Pooling, one or more heads, then Normalize or nothing; or StaticEmbedding in place of
@@ -61,11 +65,12 @@ def save_portable(
         overwrite: Replace a model folder that is already there. Defaults to False.
 
     Raises:
-        ValueError: If the layout cannot express something in the model; says what it is. Nothing is written.
+        ValueError: If the layout cannot express something in the model, an older Sentence Transformers would give
+            other vectors, or what was written does; says what it is. Nothing is left behind.
         FileExistsError: If ``path`` exists and ``overwrite`` is False, or is no model folder.
     """
     modules = list(model)
-    problems = unportable(modules)
+    problems = [*unportable(modules), *_misread(modules)]
     if problems:
         raise ValueError(f"the portable form cannot express this model: {'; '.join(problems)}")
     head, record = head_of(model)
@@ -80,11 +85,12 @@ def save_portable(
     with new_folder(path, overwrite) as folder:
         stock.save_pretrained(str(folder), create_model_card=False)
         if isinstance(modules[0], Transformer):
-            _add_sentence_settings(modules[0], folder / SENTENCE_CONFIG)
+            _add_settings(modules[0], folder)
         rewrite(folder, _saved_parts(modules, folder))
         write_record(folder, record, head.in_features, head.out_features)
         card = model_card(record, head.in_features, head.out_features)
         (folder / CARD).write_text(card, encoding="utf-8")
+        check_vectors(model, folder)
 
 
 def unportable(modules: list[nn.Module]) -> list[str]:
@@ -96,10 +102,32 @@ def unportable(modules: list[nn.Module]) -> list[str]:
     else:
         names = [type(module).__name__ for module in modules[:2]]
         return [f"it starts with {names}, expected Transformer then Pooling: keep the head behind Pooling"]
-    heads = rest[:-1] if rest and isinstance(rest[-1], Normalize) else rest
+    last = rest[-1] if rest and isinstance(rest[-1], Normalize) else None
+    heads = rest if last is None else rest[:-1]
     if not heads:
         problems.append("there is no head (DimReduce or Dense) behind Pooling: fit one with reduce_model")
-    return problems + [problem for head in heads for problem in _head_problems(head)]
+    problems += [problem for head in heads for problem in _head_problems(head)]
+    problems += [] if last is None else _feature_problems(last)
+    return problems + [problem for module in modules for problem in _kind_problems(module)]
+
+
+def _kind_problems(module: nn.Module) -> list[str]:
+    """Refuse a derived class, which readers would load as the stock class."""
+    stock = next((kind for kind in _KINDS if isinstance(module, kind)), None)
+    if stock is None or type(module) in (stock, DimReduce):
+        return []
+    name = type(module).__name__
+    return [f"{name} is a {stock.__name__} of its own kind, which readers load as a stock {stock.__name__}: use that"]
+
+
+def _misread(modules: list[nn.Module]) -> list[str]:
+    if not isinstance(modules[0], Transformer) or not isinstance(modules[1], Pooling):
+        return []
+    tokenizer, pooling = modules[0].tokenizer, modules[1]
+    modes = [pooling.pooling_mode] if isinstance(pooling.pooling_mode, str) else pooling.pooling_mode
+    found = misread_before(getattr(tokenizer, "padding_side", "right"), modes, pooling.include_prompt)
+    how = "set its tokenizer's padding_side to 'right' and include_prompt to True, or use save_pretrained"
+    return [f"{found[1]} gives different vectors for {found[0]}: {how}"] if found else []
 
 
 def _body_problems(transformer: Transformer, pooling: Pooling) -> list[str]:
@@ -110,6 +138,11 @@ def _body_problems(transformer: Transformer, pooling: Pooling) -> list[str]:
         problems.append(f"its Transformer runs on {transformer.backend}: load the base model with backend='torch'")
     if "text" not in transformer.modality_config or set(transformer.modality_config) - TEXT:
         problems.append("its Transformer reads more than text: use save_pretrained")
+    problems += [
+        f"its Transformer sets {name}, which older readers do not know: set it to its default, or use save_pretrained"
+        for name in beyond_layout(transformer.get_config_dict())
+        if name != "modality_config" or not problems  # which has been named
+    ]
     if not in_order(pooling.pooling_mode):
         order = ", ".join(POOLING_KEYS)
         problems.append(
@@ -127,10 +160,7 @@ def _head_problems(module: nn.Module) -> list[str]:
     name = type(module).__name__
     if not isinstance(module, Dense):
         return [f"{name} is behind Pooling, where only Dense, DimReduce and a last Normalize may be: leave it out"]
-    problems = []
-    if {module.module_input_name, module.module_output_name} != {"sentence_embedding"}:
-        features = f"reads {module.module_input_name!r} and writes {module.module_output_name!r}"
-        problems.append(f"{name} {features}, expected 'sentence_embedding' for both: put it behind Pooling")
+    problems = _feature_problems(module)
     activation = type(module.activation_function)
     if f"{activation.__module__}.{activation.__qualname__}" not in ACTIVATIONS.values():
         problems.append(f"{name} ends in {activation.__name__}, expected Tanh or Identity: train it with one of these")
@@ -139,14 +169,27 @@ def _head_problems(module: nn.Module) -> list[str]:
     return problems
 
 
-def _add_sentence_settings(transformer: Transformer, path: Path) -> None:
-    """Add the settings that older readers look for here, and that Sentence Transformers 6 no longer saves."""
-    settings = {"max_seq_length": transformer.max_seq_length, "do_lower_case": transformer.do_lower_case}
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | settings)
+def _feature_problems(module: Dense | Normalize) -> list[str]:
+    if {module.module_input_name, module.module_output_name} == {"sentence_embedding"}:
+        return []
+    features = f"reads {module.module_input_name!r} and writes {module.module_output_name!r}"
+    return [f"{type(module).__name__} {features}, expected 'sentence_embedding' for both: put it behind Pooling"]
+
+
+def _add_settings(transformer: Transformer, folder: Path) -> None:
+    """Add what older readers look for in these files, and what was set since the tokenizer was loaded."""
+    sides = ("padding_side", "truncation_side")
+    settings = {
+        SENTENCE_CONFIG: {"max_seq_length": transformer.max_seq_length, "do_lower_case": transformer.do_lower_case},
+        TOKENIZER_CONFIG: {side: value for side in sides if (value := getattr(transformer.tokenizer, side, None))},
+    }
+    for name, more in settings.items():
+        content = json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).exists() else {}
+        write_json(folder / name, content | more)
 
 
 def _saved_parts(modules: list[nn.Module], folder: Path) -> list[Part]:
-    """Return what was saved of the modules, those of a derived class as the stock module."""
+    """Return what was saved of the modules, a ``DimReduce`` as the stock ``Dense``."""
     parts = []
     for entry, module in zip(json.loads((folder / MODULES).read_text(encoding="utf-8")), modules, strict=True):
         kind = next(kind.__name__ for kind in _KINDS if isinstance(module, kind))

@@ -15,7 +15,8 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, S
 from transformers import AutoTokenizer
 
 from st_dimreduce import DimReduce, check, fix
-from st_dimreduce.portable.layout import POOLING_KEYS
+from st_dimreduce.models.folder import read_layout
+from st_dimreduce.portable.layout import POOLING_KEYS, rewrite
 from st_dimreduce.portable.transformers4 import add_old_settings, missing_settings
 from tests.helpers.folders import BERT, CONFIG, DENSE, FIX, MODEL, POOL, TEI, TOKENIZER, change, encode, module, tiny_of
 from tests.helpers.tiny import SENTENCES
@@ -103,8 +104,8 @@ POOLED = {"word_embedding_dimension": 32, **dict.fromkeys(POOLING_KEYS.values(),
 
 
 def rewritten(copy, file):
-    """Fix a folder and return what one of its files says then; None if it is not there."""
-    fix(copy)
+    """Rewrite a folder and return what one of its files says then; None if it is not there."""
+    rewrite(copy, read_layout(copy, trust_remote_code=True))
     return json.loads((copy / file).read_text()) if (copy / file).exists() else None
 
 
