@@ -35,7 +35,7 @@ _LEAST_LAYERS = 16  # a number of layers up to here is accepted whatever the wei
 _MOST_IN_CONFIG = 2**20  # positions, tokens and the like
 _LEAST_WIDTH = 4_096  # a width up to here is accepted whatever the weights say: it allocates little
 _WIDTH = re.compile(r"(size|dim|d_model|d_ff|d_kv|embd|inner)s?$")
-_LAYERS = re.compile(r"(layers?|blocks|depths?|experts?)$")
+_LAYERS = re.compile(r"(?<!window_)(layers?|blocks|depths?|experts?)$")  # max_window_layers is the place of one
 _TOKENIZERS = re.compile(r"(token|vocab|merges|spiece|sentencepiece|preprocessor_|processor_).*|.*\.(model|spm)")
 # The modules of sentence_transformers.sentence_transformer.modules, without importing it.
 KNOWN_MODULES = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from sentence_transformers import SentenceTransformer
 
 from st_dimreduce.models.load import load_model
 
+KEPT = "nothing was changed; please report it with the model's name"
 _ALIKE, _NORM = 0.9999, 0.01  # cosine and share of the norm to which two vectors of one text agree
 # In one batch, so that all but the longest are padded, and up to beyond the length at which most models cut.
-_TEXTS = [
+TEXTS = [
     "a",
     "Weather",
     "How do I reset my password?",
@@ -55,7 +55,7 @@ def compare_vectors(expected: np.ndarray, found: np.ndarray, said: str) -> None:
         ValueError: If their shapes differ, or a vector by more than rounding.
     """
     if expected.shape != found.shape:
-        raise ValueError(f"what was written gives {found.shape[1]} dimensions, the model {expected.shape[1]}: {_KEPT}")
+        raise ValueError(f"what was written gives {found.shape[1]} dimensions, the model {expected.shape[1]}: {KEPT}")
     one, other = (vectors.astype(np.float64) for vectors in (expected, found))
     norms = np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1)
     cosines = (one * other).sum(axis=1) / np.maximum(norms[0] * norms[1], 1e-30)
@@ -63,39 +63,33 @@ def compare_vectors(expected: np.ndarray, found: np.ndarray, said: str) -> None:
     same |= (one == other).all(axis=1)  # zeros too
     if not same.all():
         worst = float(np.where(same, 2, cosines).min())
-        raise ValueError(f"what was written gives other vectors than the model {said}, cosine {worst:.4f}: {_KEPT}")
-
-
-_KEPT = "nothing was changed; please report it with the model's name"
+        raise ValueError(f"what was written gives other vectors than the model {said}, cosine {worst:.4f}: {KEPT}")
 
 
 def _ways(model: SentenceTransformer) -> Iterator[tuple[str, Callable[[SentenceTransformer], np.ndarray]]]:
     """Yield ways to encode texts, and what to say of each: with every prompt, as query and document, padded and not."""
 
     def way(texts: list[str], method: str = "encode", **options: Any) -> Callable[[SentenceTransformer], np.ndarray]:
-        def encode(each: SentenceTransformer) -> np.ndarray:
-            with _as_it_was(each):
-                return np.asarray(getattr(each, method)(texts, show_progress_bar=False, **options), np.float32)
+        return lambda each: encode_as_it_was(each, texts, method, **options)
 
-        return encode
-
-    yield "for texts in a batch", way(_TEXTS)
-    yield "for texts one at a time", way(_TEXTS[:4], batch_size=1)
+    yield "for texts in a batch", way(TEXTS)
+    yield "for texts one at a time", way(TEXTS[:4], batch_size=1)
     yield "for a text longer than it reads", way(_FAR)
-    yield "as queries", way(_TEXTS[:4], "encode_query")
-    yield "as documents", way(_TEXTS, "encode_document")
-    yield "without a prompt", way(_TEXTS[:4], prompt="")
+    yield "as queries", way(TEXTS[:4], "encode_query")
+    yield "as documents", way(TEXTS, "encode_document")
+    yield "without a prompt", way(TEXTS[:4], prompt="")
     for name, prompt in model.prompts.items():
         if prompt:
-            yield f"with the prompt {name!r}", way(_TEXTS[:4], prompt_name=name)
+            yield f"with the prompt {name!r}", way(TEXTS[:4], prompt_name=name)
 
 
-@contextmanager
-def _as_it_was(model: SentenceTransformer) -> Iterator[None]:
-    """Put modules that are in training back there: encoding takes them out."""
+def encode_as_it_was(
+    model: SentenceTransformer, texts: list[str], method: str = "encode", **options: Any
+) -> np.ndarray:
+    """Encode texts, float32 of shape (n, k), and put modules that are in training back there: encoding ends it."""
     training = [module for module in model.modules() if module.training]
     try:
-        yield
+        return np.asarray(getattr(model, method)(texts, show_progress_bar=False, **options), np.float32)
     finally:
         for module in training:
             module.training = True

@@ -5,28 +5,35 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from tokenizers import Tokenizer
 from torch import nn
 
+from st_dimreduce.codes.precision import quantize
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.enums import Format, Precision
 from st_dimreduce.files import check_target, new_folder, write_json
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.models.load import load_head, load_model
 from st_dimreduce.portable.save import unportable
+from st_dimreduce.portable.verify import KEPT, TEXTS, compare_vectors, encode_as_it_was
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.runtimes.graph import head_graph, model_graph
 
 SETTINGS = "export.json"
 MOST_WEIGHTS = 500_000_000  # 2 GB of float32: what one ONNX file holds
 _NO_LIMIT = 10**9  # tokenizers without a maximum length report a huge one
-_NEEDED = {Format.ONNX: ("onnx", "onnxscript"), Format.OPENVINO: ("onnx", "onnxscript", "openvino")}
+_SUFFIXES = {Format.ONNX: "onnx", Format.OPENVINO: "xml"}
+_MOST_CODES = 0.01  # share of the codes whose entries may lie on the edge between two
+_NEEDED = {Format.ONNX: ("onnx", "onnxruntime", "onnxscript"), Format.OPENVINO: ("onnx", "onnxscript", "openvino")}
 
 
 def export(
@@ -46,7 +53,8 @@ def export(
     alone makes the inputs from it, truncated and padded. A head becomes ``head.onnx`` (``head.xml``, ``head.bin``),
     from ``embedding``, float32 of shape (batch, d), to ``reduced``: the rows of norm 1 that
     :func:`st_dimreduce.reduce_vectors` stores. Batch and length are dynamic. ``export.json`` holds the sizes, and a
-    model's prompts and maximum length.
+    model's prompts and maximum length. Before the folder gets its name the graph is run, and what it gives is compared
+    with the model or head.
 
     With a precision there is a second output, ``codes``: what :func:`st_dimreduce.quantize` makes of the first, except
     for entries on the very edge between two codes.
@@ -109,8 +117,48 @@ def export(
             if tokenizer:
                 tokenizer.save(str(folder / "tokenizer.json"))
             write_json(folder / SETTINGS, settings)
+            _check_graph(folder / f"{name}.{_SUFFIXES[format]}", opened, tokenizer, precision)
         bar.update()
-    return target / f"{name}.{'xml' if format is Format.OPENVINO else 'onnx'}"
+    return target / f"{name}.{_SUFFIXES[format]}"
+
+
+def _check_graph(
+    path: Path, source: SentenceTransformer | Head, tokenizer: Tokenizer | None, precision: Precision
+) -> None:
+    """Run the graph that was written and compare what it gives with what it was made of.
+
+    Raises:
+        ValueError: If a vector differs by more than rounding, or more than a few codes do.
+    """
+    if isinstance(source, Head):
+        rows = np.random.default_rng(0).standard_normal((64, source.in_features), np.float32)
+        expected = source.reduce_stored(rows, normalize_embeddings=True)
+        outputs = _run(path, {"embedding": rows})
+    else:
+        expected = encode_as_it_was(source, TEXTS)
+        prompt = source.prompts.get(source.default_prompt_name or "") or ""
+        read = cast("Tokenizer", tokenizer).encode_batch([prompt + text for text in TEXTS])
+        fields = {"input_ids": [row.ids for row in read], "attention_mask": [row.attention_mask for row in read]}
+        outputs = _run(path, {name: np.array(rows, np.int64) for name, rows in fields.items()})
+    compare_vectors(expected, outputs[0], "in a runtime")
+    for codes in outputs[1:]:
+        wanted = quantize(outputs[0], precision)
+        differing = np.mean(wanted != codes)
+        if codes.dtype != wanted.dtype or differing > _MOST_CODES:
+            raise ValueError(f"{differing:.1%} of the codes that the graph gives are not those of quantize: {KEPT}")
+
+
+def _run(path: Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Return the outputs of a graph, in their order, from the runtime that it is for."""
+    if path.suffix == ".onnx":
+        import onnxruntime  # noqa: PLC0415, optional
+
+        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
+    with _without_telemetry():
+        import openvino  # noqa: PLC0415, optional
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled(feeds)
+    return [found[output] for output in compiled.outputs]
 
 
 def _open(source: SentenceTransformer | HeadLike | str | os.PathLike[str]) -> SentenceTransformer | Head:
@@ -135,14 +183,8 @@ def unexportable(model: SentenceTransformer, most_weights: int = MOST_WEIGHTS) -
 
 def _to_openvino(path: Path, target: Path) -> None:
     """Replace an ONNX file by OpenVINO's two."""
-    known = "openvino_telemetry" in sys.modules
-    # OpenVINO's import reports to its makers where this package is found: nothing is sent that nobody asked for.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
+    with _without_telemetry():
         import openvino  # noqa: PLC0415, optional
-    finally:
-        if not known:
-            del sys.modules["openvino_telemetry"]
     graph = openvino.Core().read_model(path)
     try:
         openvino.save_model(graph, path.with_suffix(".xml"), compress_to_fp16=False)
@@ -150,6 +192,18 @@ def _to_openvino(path: Path, target: Path) -> None:
         reason = " ".join(str(error).split())
         raise OSError(f"OpenVINO could not write {target} ({reason}): free some space there and call again") from error
     path.unlink()
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Import OpenVINO without the package by which it reports to its makers: nothing is sent that nobody asked for."""
+    known = "openvino_telemetry" in sys.modules
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        if not known:
+            del sys.modules["openvino_telemetry"]
 
 
 def _tokenizer(module: nn.Module) -> Tokenizer:

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from st_dimreduce import DimReduce, FitRecord, attach_head, export, quantize, reduce_model, save_head, save_portable
 from st_dimreduce.dim_reduce import keep_record
 from st_dimreduce.runtimes.export import unexportable
+from st_dimreduce.runtimes.graph import EmbedTokens, ReduceToUnit
 from tests.helpers.environments import packages, run_python
 from tests.helpers.tiny import SENTENCES, WORDS
 from tests.helpers.without_torch import ENGLISH, KOREAN, without_torch
@@ -174,7 +175,7 @@ def test_openvino_gives_the_same_and_tells_nobody(reduced, tmp_path, monkeypatch
         assert np.array_equal(found["codes"], quantize(found["sentence_embedding"], "int8"))
     vectors = np.random.default_rng(0).standard_normal((50, 32), np.float32)
     found = core.compile_model(tmp_path / "ov" / "head" / "head.xml", "CPU", exact)(vectors)
-    expected = quantize(DimReduce.from_model(reduced).reduce(vectors), "float32")
+    expected = quantize(DimReduce.from_model(reduced).to_head().reduce_stored(vectors), "float32")
     assert np.abs(found["reduced"] - expected).max() < 1e-5
     assert np.array_equal(found["codes"], quantize(found["reduced"], "int8"))
 
@@ -240,6 +241,27 @@ def another_tokenizer(tiny):
 def test_what_cannot_be_exported_is_said_and_nothing_is_written(tiny, tmp_path, source, options, message):
     with pytest.raises(ValueError, match=message):
         export(source(tiny), tmp_path / "x", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format_", ["onnx", pytest.param("openvino", marks=pytest.mark.component("OpenVINO"))])
+@pytest.mark.parametrize("source", ["model", "head"])
+@pytest.mark.parametrize("spoilt", ["vectors", "codes"])
+def test_a_graph_that_gives_something_else_is_not_written(format_, source, spoilt, reduced, tmp_path, monkeypatch):
+    given = reduced if source == "model" else DimReduce.from_model(reduced).to_head()
+    if spoilt == "vectors":
+        call = EmbedTokens.forward if source == "model" else ReduceToUnit.forward
+        kind = EmbedTokens if source == "model" else ReduceToUnit
+        monkeypatch.setattr(kind, "forward", lambda self, *inputs: call(self, *inputs).flip(1))
+    else:
+        monkeypatch.setattr("st_dimreduce.runtimes.graph.INT8_STEPS", 20.0)
+    said = (
+        "what was written gives other vectors than"
+        if spoilt == "vectors"
+        else "of the codes that the graph gives are not"
+    )
+    with pytest.raises(ValueError, match=said):
+        export(given, tmp_path / "x", format_, precision="int8")
     assert list(tmp_path.iterdir()) == []
 
 

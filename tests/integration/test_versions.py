@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel, Qwen3
 
 from st_dimreduce import DimReduce, load_head, reduce_model, save_portable
 from st_dimreduce.dim_reduce import keep_record
+from st_dimreduce.portable.layout import misread_before
 from tests.helpers.environments import WITHOUT_US, packages, run_python
 from tests.helpers.tiny import SENTENCES
 
@@ -130,6 +131,43 @@ def test_the_record_is_kept_where_a_version_saves_the_model_again(found, portabl
     assert record.mean_norm > 0
     for head in (load_head(again), DimReduce.from_model(SentenceTransformer(str(again), device="cpu"))):
         assert (head.precision, head.record) == ("int4", record)
+
+
+SIDES = [
+    (side, mode, prompt)
+    for side in ("left", "right")
+    for mode in ("cls", "mean", "max", "weightedmean", "lasttoken")
+    for prompt in (True, False)
+]
+
+
+@pytest.fixture(scope="module")
+def poolings(tiny_path, tmp_path_factory):
+    """Every side, mode and treatment of a prompt in the portable form, refused or not, and the models' vectors."""
+    folder, folders, vectors = tmp_path_factory.mktemp("poolings"), {}, {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("st_dimreduce.portable.save._misread", lambda _: [])
+        for side, mode, prompt in SIDES:
+            transformer, key = Transformer(tiny_path), f"{side} {mode} {prompt}"
+            transformer.tokenizer.padding_side = side
+            pooling = Pooling(32, mode, include_prompt=prompt)
+            model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+            model.prompts, model.default_prompt_name = {"p": "small dog "}, "p"
+            reduced = reduce_model(model, SENTENCES, 8)
+            save_portable(reduced, folder / key)
+            folders[key], vectors[key] = folder / key, reduced.encode(TEXTS)
+    return folders, vectors
+
+
+@pytest.mark.parametrize("name", ["3.4.1", "5.1.0", "6.0.0"])
+def test_what_is_refused_for_older_versions_is_what_they_pool_elsewhere(name, poolings, tmp_path):
+    found = encode_with(name, poolings[0], TEXTS, tmp_path / "vectors.npz")
+    elsewhere = {key for key in found if np.abs(found[key] - poolings[1][key]).max() > 1e-4}
+    named = {f"{side} {mode} {prompt}": misread_before(side, [mode], prompt) for side, mode, prompt in SIDES}
+    refused = {key for key, said in named.items() if said}
+    for_this = {key for key in refused if name != "6.0.0" or named[key][1].endswith("6.1")}
+    assert elsewhere <= refused, "something that differs is written"
+    assert for_this <= elsewhere, "something is refused for nothing"
 
 
 IN_DENSE = """
