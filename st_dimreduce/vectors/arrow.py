@@ -20,12 +20,15 @@ from st_dimreduce.vectors.sources import Files, Source, library
 
 try:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("Arrow and Parquet need pyarrow: pip install 'st_dimreduce[parquet]'") from error
 
 _READ_ROWS = 2048  # of a Parquet file at a time: what is decoded beside the vectors stays small
-_READ_BUFFER = 1 << 20  # bytes; without it a whole column of a row group is held at once
+_READ_BYTES = 1 << 25  # likewise; about as many as the rows hold on average
+_PROBED_ROWS = 8
+_READING = {"pre_buffer": False, "buffer_size": 1 << 20}  # without it a whole column of a row group is held at once
 _DATASET_ROWS = 8192
 
 
@@ -45,10 +48,15 @@ class TableSource(Source):
         self.schema, self.rows = schema, rows
         self.column = _vector_column(schema, column)
         self._others = [field.name for field in schema if field.name != self.column]
+        if len(set(self._others)) < len(self._others):
+            raise ValueError(f"two columns have one name: rename one of {_listed(schema)}")
+        for field in schema:
+            if field.type not in _VIEWS and _holds_views(field.type):
+                raise ValueError(f"column {field.name!r} holds {field.type}: cast its views to plain strings or lists")
 
     @abstractmethod
     def record_batches(self, start: int) -> Iterator[pa.RecordBatch]:
-        """Yield the rows from ``start`` on."""
+        """Yield the rows from ``start`` on, after :func:`_valid`."""
 
     def chunks(self, start: int, batch_bytes: int) -> Iterator[tuple[np.ndarray, pa.Table | None]]:
         for batch in self.record_batches(start):
@@ -58,6 +66,9 @@ class TableSource(Source):
                 others = pa.table(arrays, self._others) if arrays else None
                 yield _vectors_of(batch.column(self.column), start), others
             start += batch.num_rows
+
+    def row_bytes(self, others: pa.Table) -> np.ndarray:
+        return np.sum([_row_bytes(column.chunk(0)) for column in others.columns], axis=0)
 
     def join_others(self, tables: Sequence[pa.Table]) -> pa.Table | None:
         return pa.concat_tables(tables) if tables else None
@@ -72,8 +83,11 @@ class ParquetSource(TableSource):
 
     def __init__(self, files: Files, column: str | None = None) -> None:
         self.files, self._paths = files, files.paths
-        self._metadata = [_parquet_metadata(path) for path in files.paths]
-        schemas = [metadata.schema.to_arrow_schema() for metadata in self._metadata]
+        self._metadata, schemas = [], []
+        for path in files.paths:
+            with _refusing(path, "Parquet"):
+                self._metadata.append(pq.read_metadata(path))
+                schemas.append(_readable(self._metadata[-1].schema.to_arrow_schema()))
         super().__init__(schemas[0], sum(metadata.num_rows for metadata in self._metadata), column)
         _check_schemas(files.paths, schemas, self.column)
 
@@ -83,16 +97,15 @@ class ParquetSource(TableSource):
 
     def record_batches(self, start: int) -> Iterator[pa.RecordBatch]:
         for path, metadata in zip(self._paths, self._metadata, strict=True):
-            first = 0  # row group to begin with
-            while first < metadata.num_row_groups and start >= metadata.row_group(first).num_rows:
-                start -= metadata.row_group(first).num_rows
-                first += 1
-            if first < metadata.num_row_groups:
-                # Not pyarrow.dataset: for a row group of 300 MB it takes 1,100 to 1,450 MB, this way 70 MB.
-                with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BUFFER) as file:
-                    groups = range(first, metadata.num_row_groups)
-                    yield from _rows_from(start, file.iter_batches(_READ_ROWS, row_groups=groups))
-                start = 0
+            with _refusing(path, "Parquet"):
+                for number in range(metadata.num_row_groups):
+                    group = metadata.row_group(number)
+                    if start < group.num_rows:
+                        # Not pyarrow.dataset: for a row group of 300 MB it takes 1,100 to 1,450 MB, this way 70 MB.
+                        with pq.ParquetFile(path, metadata=metadata, **_READING) as file:
+                            batches = file.iter_batches(_rows_at_a_time(file, group, number), row_groups=[number])
+                            yield from _rows_from(start, _valid(batches))
+                    start = max(start - group.num_rows, 0)
 
 
 class IpcSource(TableSource):
@@ -109,7 +122,7 @@ class IpcSource(TableSource):
         schemas, counts = [], []
         for path in files.paths:
             with _open_ipc(path) as reader:
-                schemas.append(reader.schema)
+                schemas.append(_readable(reader.schema))
                 counts.append(reader.count_rows() if isinstance(reader, pa.RecordBatchFileReader) else None)
         known = [count for count in counts if count is not None]
         super().__init__(schemas[0], sum(known) if len(known) == len(counts) else None, column)
@@ -125,10 +138,7 @@ class IpcSource(TableSource):
     def _all_batches(self) -> Iterator[pa.RecordBatch]:
         for path in self._paths:
             with _open_ipc(path) as reader:
-                if isinstance(reader, pa.RecordBatchFileReader):
-                    yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
-                else:
-                    yield from reader
+                yield from _valid(_batches_of(reader))
 
 
 class MemorySource(TableSource):
@@ -143,9 +153,12 @@ class MemorySource(TableSource):
         return isinstance(given, (pa.Table, pa.RecordBatch, pa.RecordBatchReader))
 
     def record_batches(self, start: int) -> Iterator[pa.RecordBatch]:
-        if isinstance(self._table, pa.RecordBatch):
-            return iter([self._table])
-        return iter(self._table.to_batches() if isinstance(self._table, pa.Table) else self._table)
+        table, name = self._table, type(self._table).__name__
+        with _refusing(f"the {name}", name):
+            if isinstance(table, pa.Table):
+                table.validate()  # or the next line may end the process
+                table = table.to_batches()
+            yield from _valid([table] if isinstance(table, pa.RecordBatch) else table)
 
 
 class DatasetSource(TableSource):
@@ -160,9 +173,15 @@ class DatasetSource(TableSource):
         return library(given) == "datasets" and type(given).__name__ == "Dataset"
 
     def record_batches(self, start: int) -> Iterator[pa.RecordBatch]:
-        for table in self._dataset.iter(_DATASET_ROWS):
-            yield from table.to_batches()
+        average = max(self._dataset.data.nbytes // max(self._dataset.data.num_rows, 1), 1)
+        rows = min(max(_READ_BYTES // average, 1), _DATASET_ROWS)
+        with _refusing("the Dataset", "Dataset"):
+            for table in self._dataset.iter(rows):
+                yield from _valid(table.to_batches())
 
+
+_OFFSET = 4  # bytes
+_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 TABLES = (ParquetSource, IpcSource, MemorySource, DatasetSource)
 
@@ -183,7 +202,8 @@ class IpcFile(CodesFile):
 
     def append(self, part: Path) -> None:
         with _open_ipc(part) as reader:
-            self.write(reader.read_all().combine_chunks())
+            for batch in _batches_of(reader):
+                self.write(batch)
 
     def close(self) -> None:
         if self._writer is not None:
@@ -194,9 +214,13 @@ class IpcFile(CodesFile):
 
 
 class ParquetFile(IpcFile):
-    """A Parquet file, with a row group for each write; joined of Arrow IPC files."""
+    """A Parquet file, with a row group for each write; joined of Arrow IPC files, each of which becomes one."""
 
     suffix = ".parquet"
+
+    def append(self, part: Path) -> None:
+        with _open_ipc(part) as reader:
+            self.write(reader.read_all())  # mapped, not read; its batches stay apart: one array could not hold them
 
     def _open(self, schema: pa.Schema) -> Any:
         return pq.ParquetWriter(
@@ -207,7 +231,8 @@ class ParquetFile(IpcFile):
 def code_schema(schema: pa.Schema | None, column: str, precision: Precision, out_features: int) -> pa.Schema:
     """Return the schema of reduced vectors: that of the source (None: one column), with codes in the vectors' column.
 
-    Dictionaries become what they encode, since those of two files may differ. The metadata of the schema as a whole is
+    Dictionaries become what they encode, since those of two files may differ; so do views, since a batch of them is
+    written with all the text that they are views of. The metadata of the schema as a whole is
     left out: other libraries describe the columns there, and one of these has changed.
     """
     kind = {Precision.FLOAT32: pa.float32(), Precision.INT8: pa.int8()}.get(precision)
@@ -278,12 +303,107 @@ def _is_codes(field: pa.Field) -> bool:
 
 
 def _decoded(field: pa.Field) -> pa.Field:
-    return field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return field.with_type(_VIEWS.get(kind, kind))
 
 
 def _column(others: pa.Table, field: pa.Field) -> pa.Array:
-    column = others[field.name].cast(field.type)
-    return pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
+    column = others[field.name]
+    if column.type in _VIEWS:
+        column = pa.chunked_array([_without_null_views(chunk) for chunk in column.chunks], column.type)
+    try:
+        if column.type != field.type:
+            column = column.cast(field.type)
+        return pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
+    except pa.ArrowException as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"column {field.name!r} holds {column.type}, which cannot be copied: {said}") from error
+
+
+def _row_bytes(array: pa.Array) -> np.ndarray:
+    """Return the bytes of each value, shape (n,), int64: by what it holds, wherever in which buffers that is."""
+    kind, types = array.type, pa.types
+    if (fixed := _fixed_bytes(kind)) is not None:
+        sizes = np.full(len(array), fixed)
+    elif isinstance(kind, pa.BaseExtensionType):
+        sizes = _row_bytes(array.storage)
+    elif types.is_dictionary(kind):
+        places = array.indices.cast(pa.int64()).fill_null(-1).to_numpy()
+        sizes = np.append(_row_bytes(array.dictionary), 0)[places]
+    elif types.is_list(kind) or types.is_large_list(kind) or types.is_map(kind):
+        offsets, fixed = array.offsets.to_numpy().astype(np.int64), _fixed_bytes(array.values.type)
+        up_to = None if fixed is not None else np.append(0, np.cumsum(_row_bytes(array.values)))
+        sizes = _OFFSET + (np.diff(offsets) * fixed if up_to is None else np.diff(up_to[offsets]))
+    elif types.is_fixed_size_list(kind):
+        values = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
+        sizes = _row_bytes(values).reshape(len(array), kind.list_size).sum(axis=1)
+    elif types.is_struct(kind):
+        fields = (_row_bytes(array.field(place)) for place in range(kind.num_fields))
+        sizes = sum(fields, start=np.zeros(len(array), np.int64))
+    elif kind in _VIEWS:
+        sizes = _OFFSET + _views(_without_null_views(array))[:, 0]
+    elif types.is_binary(kind) or types.is_string(kind) or types.is_large_binary(kind) or types.is_large_string(kind):
+        sizes = _OFFSET + pc.binary_length(array).fill_null(0).to_numpy()
+    else:  # unions, runs
+        sizes = np.array([len(repr(value)) for value in array.to_pylist()])
+    return sizes.astype(np.int64, copy=False)
+
+
+def _holds_views(kind: pa.DataType) -> bool:
+    """Whether a type holds views at any depth; written to a file, a few of them bring all that they are views of."""
+    if pa.types.is_dictionary(kind):
+        return _holds_views(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return _holds_views(kind.storage_type)
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind) or kind in _VIEWS:
+        return True
+    return any(_holds_views(kind.field(place).type) for place in range(kind.num_fields))
+
+
+def _views(array: pa.Array) -> np.ndarray:
+    """Return the views of an array, shape (n, 4), int32; the first number of each is the length of its text."""
+    views = np.frombuffer(array.buffers()[1], np.int32).reshape(-1, 4)
+    return views[array.offset : array.offset + len(array)]
+
+
+def _without_null_views(array: pa.Array) -> pa.Array:
+    """Return an array of views with empty ones for null: pyarrow checks none of these, and some functions follow them.
+
+    They do in pyarrow 26.
+    """
+    if not array.null_count:
+        return array
+    views = _views(array).copy()
+    views[array.is_null().to_numpy(zero_copy_only=False)] = 0
+    data = [pc.is_valid(array).buffers()[1], pa.py_buffer(views), *array.buffers()[2:]]
+    return pa.Array.from_buffers(array.type, len(array), data)
+
+
+def _fixed_bytes(kind: pa.DataType) -> int | None:
+    """Return the bytes of every value of a type; None if they differ."""
+    if pa.types.is_null(kind):
+        return 0
+    if pa.types.is_fixed_size_list(kind):
+        inner = _fixed_bytes(kind.value_type)
+        return None if inner is None else inner * kind.list_size
+    if pa.types.is_dictionary(kind) or pa.types.is_nested(kind):
+        return None
+    try:
+        return -(-kind.bit_width // 8)
+    except ValueError:
+        return None
+
+
+def _rows_at_a_time(file: pq.ParquetFile, group: pq.RowGroupMetaData, number: int) -> int:
+    """Return how many rows of a row group to read at a time.
+
+    What the file says of its size is that of the encoded values, of which one may stand for many rows: so the first
+    rows are read.
+    """
+    first = next(_valid(file.iter_batches(_PROBED_ROWS, row_groups=[number])), None)
+    probed = 0 if first is None else first.nbytes // max(first.num_rows, 1)
+    average = max(probed, group.total_byte_size // max(group.num_rows, 1), 1)
+    return min(max(_READ_BYTES // average, 1), _READ_ROWS)
 
 
 def _vectors_of(column: pa.Array, first_row: int) -> np.ndarray:
@@ -320,20 +440,45 @@ def _check_schemas(paths: Sequence[Path], schemas: Sequence[pa.Schema], column: 
             raise ValueError(f"{path} has the columns {_listed(schema)}: {expected}")
 
 
-def _parquet_metadata(path: Path) -> pq.FileMetaData:
-    try:
-        return pq.read_metadata(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a complete Parquet file: {error}") from error
+def _valid(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Check each batch before anything reads it: in what is damaged, an offset may lead out of its buffer.
+
+    Raises:
+        pyarrow.ArrowInvalid: If one is damaged; :func:`_refusing` says so in a line.
+    """
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
+
+
+def _batches_of(reader: pa.RecordBatchFileReader | pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    if isinstance(reader, pa.RecordBatchFileReader):
+        return (reader.get_batch(number) for number in range(reader.num_record_batches))
+    return iter(reader)
+
+
+def _readable(schema: pa.Schema) -> pa.Schema:
+    """Return a schema after reading the names in it, which need not be UTF-8."""
+    _listed(schema)
+    return schema
 
 
 @contextmanager
 def _open_ipc(path: Path) -> Iterator[Any]:
     """Open a reader of record batches; the batches remain valid when it is closed."""
+    with _refusing(path, "Arrow IPC"), pa.memory_map(str(path)) as file:
+        magic = file.read(6)
+        file.seek(0)
+        yield pa.ipc.open_file(file) if magic == b"ARROW1" else pa.ipc.open_stream(file)
+
+
+@contextmanager
+def _refusing(source: Path | str, kind: str) -> Iterator[None]:
+    """Turn what pyarrow raises where a source is damaged, of whatever type, into one ``ValueError`` of one line."""
     try:
-        with pa.memory_map(str(path)) as file:
-            magic = file.read(6)
-            file.seek(0)
-            yield pa.ipc.open_file(file) if magic == b"ARROW1" else pa.ipc.open_stream(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a complete Arrow IPC file: {error}") from error
+        yield
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # the system's, not pyarrow's
+            raise
+        what = f"{kind} file" if isinstance(source, Path) else kind
+        raise ValueError(f"{source} is not a complete {what}: {' '.join(str(error).split())}") from error

@@ -1,8 +1,8 @@
 """Where vectors come from: the base class of all sources, and the sources that need NumPy only.
 
-A source yields its vectors in chunks of whatever size it reads them in. The base class makes batches of a fixed number
-of rows of them, so that results do not depend on the source. The sources of tables are in ``arrow.py``; ``kinds.py``
-picks the class.
+A source yields its vectors in chunks of whatever size it reads them in. The base class makes batches of them that
+depend on the rows alone, so that results do not depend on how the source is read. The sources of tables are in
+``arrow.py``; ``kinds.py`` picks the class.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ EXPECTED = (
     "dataset, a flat FAISS index or an iterable of arrays"
 )
 _MOST_ROWS = 1 << 14  # in a batch
+_MOST_CARRIED = 1 << 25  # bytes of other columns in a batch, unless one row has more
 _BFLOAT16_ON_DISK = np.dtype("V2")  # .npy has no name for it: NumPy writes its two bytes
 
 
@@ -81,6 +82,35 @@ def _state(path: Path) -> FileState:
     return str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
+class _Coming:
+    """The next batch, as far as its rows have come."""
+
+    def __init__(self, first_row: int) -> None:
+        self.first_row, self.rows, self.vectors = first_row, 0, np.empty((0, 0), np.float32)
+        self.tables: list[Any] = []
+        self._carried = 0  # bytes of other columns
+
+    def next_rows(self, carried_to: np.ndarray, used: int, size: int) -> int:
+        """Return how many rows of a chunk the batch takes from the row ``used`` on; 0 if it ends before that row."""
+        most = carried_to[used] + _MOST_CARRIED - self._carried
+        end = min(used + size - self.rows, int(np.searchsorted(carried_to, most, side="right")) - 1)
+        if end <= used:
+            end = used if self.rows else used + 1  # one row is a batch however much it carries
+        self._carried += int(carried_to[end] - carried_to[used])
+        return end - used
+
+    def add(self, vectors: np.ndarray, size: int) -> None:
+        """Add rows to a batch of ``size`` rows at most; a whole batch is not copied."""
+        if len(vectors) == size and vectors.dtype == np.float32 and vectors.flags.c_contiguous:
+            self.vectors = vectors
+        else:
+            if not self.rows:
+                self.vectors = np.empty((size, vectors.shape[1]), np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported as a bad row
+                self.vectors[self.rows : self.rows + len(vectors)] = vectors
+        self.rows += len(vectors)
+
+
 class Source(ABC):
     """Vectors of one size, to be read in order.
 
@@ -110,12 +140,20 @@ class Source(ABC):
             batch_bytes: Bytes of vectors to read at a time, where the source reads as much as it is asked for.
         """
 
+    def row_bytes(self, others: Any) -> np.ndarray:
+        """Return the bytes of each row's other columns, shape (n,), by its values alone; arrays have none."""
+        raise NotImplementedError
+
     def join_others(self, tables: Sequence[Any]) -> Any:
         """Join the other columns of successive rows; arrays have none."""
         return None
 
     def batches(self, start: int = 0, batch_bytes: int = DEFAULT_BATCH_BYTES) -> Generator[Batch, None, None]:
         """Yield all rows from ``start`` on in batches of :func:`batch_rows`, the last one shorter.
+
+        Where the other columns of so many rows have more than 32 MiB, a batch ends before the row that exceeds them.
+        Which row that is depends on the rows from the batch's first on and on nothing else: a run that is resumed
+        behind any batch goes on with the same batches.
 
         The next batch of a file is read in a thread while the caller works on the one before. A batch may be a view of
         the source: do not change it.
@@ -129,29 +167,24 @@ class Source(ABC):
         yield from _read_ahead(batches) if self.files else batches
 
     def _batches(self, start: int, batch_bytes: int) -> Iterator[Batch]:
-        first_row, filled = start, 0
-        buffer, tables = np.empty((0, 0), np.float32), list[Any]()
+        coming = _Coming(start)
         for vectors, others in self._checked_chunks(start, batch_bytes):
             size, used = batch_rows(vectors.shape[1], batch_bytes), 0
+            carried_to = np.zeros(len(vectors) + 1, np.int64)  # bytes of other columns up to each row
+            if others is not None:
+                np.cumsum(self.row_bytes(others), out=carried_to[1:])
             while used < len(vectors):
-                rows = slice(used, min(used + size - filled, len(vectors)))
-                count, used = rows.stop - rows.start, rows.stop
-                if others is not None:
-                    tables.append(others.slice(rows.start, count))
-                if count == size and vectors.dtype == np.float32 and vectors.flags.c_contiguous:
-                    batch = vectors[rows]
-                else:
-                    if not filled:
-                        buffer = np.empty((size, vectors.shape[1]), np.float32)
-                    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported as a bad row
-                        buffer[filled : filled + count] = vectors[rows]
-                    batch = buffer
-                filled += count
-                if filled == size:
-                    yield Batch(first_row, batch, self.join_others(tables))
-                    first_row, filled, tables = first_row + size, 0, []
-        if filled:
-            yield Batch(first_row, buffer[:filled], self.join_others(tables))
+                rows = coming.next_rows(carried_to, used, size)
+                if rows:
+                    coming.add(vectors[used : used + rows], size)
+                    if others is not None:
+                        coming.tables.append(others.slice(used, rows))
+                    used += rows
+                if coming.rows == size or not rows:
+                    yield Batch(coming.first_row, coming.vectors[: coming.rows], self.join_others(coming.tables))
+                    coming = _Coming(coming.first_row + coming.rows)
+        if coming.rows:
+            yield Batch(coming.first_row, coming.vectors[: coming.rows], self.join_others(coming.tables))
         if self.files:
             self.files.check_unchanged()
 
@@ -317,8 +350,11 @@ def _mapped(path: Path) -> np.memmap:
     """Map a .npy file into memory, without reading its vectors; a pickled one is refused."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not a complete .npy file of numbers: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # NumPy promises no particular one: a header may end in a TokenError
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a complete .npy file of numbers: {said}") from error
     if not isinstance(array, np.memmap):
         raise ValueError(f"{path} is an archive: save each array in a .npy file")
     if array.dtype != _BFLOAT16_ON_DISK or array.ndim != 2:
@@ -327,14 +363,15 @@ def _mapped(path: Path) -> np.memmap:
 
 
 def _read_rows(path: Path, header: np.memmap, rows: slice) -> np.ndarray:
-    count, width = rows.stop - rows.start, header.shape[1]
-    if header.flags.c_contiguous:  # read, not mapped: mapped pages would stay in memory
-        offset = header.offset + rows.start * width * header.itemsize
-        values = np.fromfile(path, header.dtype, count * width, offset=offset)
-    else:
-        values = np.array(_mapped(path)[rows], order="C").reshape(-1)
-    if values.size < count * width:
-        raise ValueError(f"{path.name} ends before row {rows.stop}: it was cut while it was read")
+    """Read rows of a .npy file: mapped ones would stay in memory, all of them if they are stored by columns."""
+    count, (length, width), by_columns = rows.stop - rows.start, header.shape, not header.flags.c_contiguous
+    values = np.empty((width, count) if by_columns else (count, width), header.dtype)
+    with path.open("rb") as file:
+        for number, run in enumerate(values if by_columns else [values]):
+            first = number * length + rows.start if by_columns else rows.start * width
+            file.seek(header.offset + first * header.itemsize)
+            if file.readinto(run.view(np.uint8)) < run.nbytes:
+                raise ValueError(f"{path.name} ends before row {rows.stop}: it was cut while it was read")
     if header.dtype == _BFLOAT16_ON_DISK:  # the upper half of a float32
         values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return values.reshape(count, width)
+    return values.T if by_columns else values
