@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _DEFAULT_COLUMN = "text"
 _SCORED_PAIR_COLUMNS = "sentence1", "sentence2", "score"
@@ -25,8 +26,8 @@ def read_texts(source: str, column: str | None = None, *, numbered: bool = False
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8, has no text or lacks the column, a line is not what its kind of file has, or a
-            text is blank where they are numbered.
+        ValueError: If it is not UTF-8, has no text or lacks the column, a line is not what its kind of file has, a
+            text holds half of a surrogate pair, or is blank where they are numbered.
     """
     suffix = Path(source).suffix.lower()
     if column is not None and suffix not in (".jsonl", ".csv"):
@@ -142,16 +143,14 @@ def read_scored_pairs(source: str) -> list[tuple[str, str, float]]:
         ValueError: If it lacks these columns, or a score is not a number.
     """
     stream = _open(source, _SCORED_PAIRS)
-    if Path(source).suffix.lower() == ".tsv":
-        # Tables separated by tabs are usually not quoted: a quotation mark in one is part of its text.
-        reader = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(stream)
-    rows = [(number, row) for number, row in enumerate(reader, 1) if row]
+    # Tables separated by tabs are usually not quoted: a quotation mark in one is part of its text.
+    tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    given = _csv_rows(stream, source, **tabs if Path(source).suffix.lower() == ".tsv" else {})
+    rows = [(number, row) for number, row in enumerate(given, 1) if row]
     places = [0, 1, 2]
     header = [name.strip().lower() for name in rows[0][1]] if rows else []
     if all(name in header for name in _SCORED_PAIR_COLUMNS):
-        places = [header.index(name) for name in _SCORED_PAIR_COLUMNS]
+        places = [_place(name, header, source) for name in _SCORED_PAIR_COLUMNS]
         rows = rows[1:]
     if not rows:
         raise ValueError(f"{source} holds no {_SCORED_PAIRS}")
@@ -182,21 +181,42 @@ def _read_jsonl(stream: io.StringIO, source: str, column: str) -> Iterator[str]:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError alone for a number of 5,000 digits
             raise ValueError(f"{source}, line {number}, is not JSON: expected one object per line") from error
         if not isinstance(row, dict) or not isinstance(row.get(column), str):
             there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
             raise ValueError(f"{source}, line {number}, has no text in {column!r}: it holds {there}; name one of these")
+        try:
+            row[column].encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{source}, line {number}, holds half of a surrogate pair, which is no text: expected Unicode"
+            ) from error
         yield row[column]
 
 
 def _read_csv(stream: io.StringIO, source: str, column: str) -> Iterator[str]:
-    reader = csv.DictReader(stream)
+    rows = _csv_rows(stream, source)
+    header = next((row for row in rows if row), [])
+    place = _place(column, header, source)
+    for row in rows:
+        if row:
+            yield row[place] if place < len(row) else ""
+
+
+def _place(column: str, header: list[str], source: str) -> int:
+    if header.count(column) != 1:
+        how_many = f"{header.count(column)} columns" if column in header else "no column"
+        raise ValueError(f"{source} has {how_many} {column!r}: its columns are {', '.join(header)}; name one of these")
+    return header.index(column)
+
+
+def _csv_rows(stream: io.StringIO, source: str, **options: Any) -> Iterator[list[str]]:
+    reader = csv.reader(stream, **options)
     try:
-        if column not in (reader.fieldnames or []):
-            there = ", ".join(reader.fieldnames or [])
-            raise ValueError(f"{source} has no column {column!r}: its columns are {there}; name one of these")
-        for row in reader:
-            yield row[column] or ""
+        yield from reader
     except csv.Error as error:
-        raise ValueError(f"{source}, line {reader.line_num}, is not CSV: {error}") from error
+        remedy = (
+            f"; a text of more than {csv.field_size_limit():,} characters needs .jsonl" if "limit" in str(error) else ""
+        )
+        raise ValueError(f"{source}, line {reader.line_num}, is not CSV: {error}{remedy}") from error

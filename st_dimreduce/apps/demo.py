@@ -34,7 +34,7 @@ def run_demo(
     """Reduce all-MiniLM-L6-v2 on docstrings, print how it compares, and search with the saved model.
 
     Args:
-        console: Console to print to.
+        console: Console to print to, without markup.
         pairs: Number of docstrings to search. Defaults to 2,500.
         output: Folder to save the reduced model to; not kept if None (the default).
         overwrite: Replace a model folder at ``output``. Defaults to False.
@@ -97,8 +97,8 @@ def _reduce(full: Embedded, head: Head) -> Embedded:
 
 def _search(console: Console, model: SentenceTransformer, stored: np.ndarray, documents: list[str]) -> None:
     """Search the reduced stored vectors with a query that the saved model encodes."""
-    console.print(f"The saved model, loaded by SentenceTransformer, searches for: [bold]{_QUERY}[/bold]")
+    console.print(f"The saved model, loaded by SentenceTransformer, searches for: {_QUERY}")
     scores = model.similarity(model.encode_query(_QUERY), stored)[0].numpy()
     for row in np.argsort(-scores)[:3]:
         text = documents[row][:110] + "..." * (len(documents[row]) > 110)
-        console.print(f"  {scores[row]:.2f}  {text}", markup=False, highlight=False)
+        console.print(f"  {scores[row]:.2f}  {text}")

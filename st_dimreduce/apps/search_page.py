@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
@@ -26,18 +27,22 @@ from st_dimreduce.models.load import load_head, load_model
 
 try:
     import uvicorn
+    import uvicorn.protocols.http.auto
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
     from starlette.responses import HTMLResponse, JSONResponse
     from starlette.routing import Route
+    from starlette.types import ASGIApp, Receive, Scope, Send
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("the search page needs a web server: pip install 'st_dimreduce[serve]'") from error
 
 LOOPBACK = "127.0.0.1"
 MOST_ANSWERS, LONGEST_QUERY = 100, 2000
 _LONGEST_TEXT = 2000  # characters of an answer that are sent
+_MOST_WAITING = 8  # searches, one of which runs: a long one takes a tenth of a second of a small model
+_MOST_CONNECTIONS = 200
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
 Result = TypeVar("Result")
@@ -179,35 +184,47 @@ def _ranks(found: dict[str, Any]) -> dict[int, int]:
     return {answer["document"]: answer["rank"] for answer in found["answers"]}
 
 
-def make_app(corpus: Corpus, allowed_hosts: Sequence[str] = (LOOPBACK, "localhost")) -> Starlette:
+def make_app(
+    corpus: Corpus, allowed_hosts: Sequence[str] = (LOOPBACK, "localhost"), frame_ancestors: str = "'none'"
+) -> Starlette:
     """Return the page as an ASGI app: ``/``, and its data, ``/about`` and ``/search?q=...&k=10&precision=int4``.
 
-    What ``/search`` refuses is answered by ``{"error": "..."}`` with status 400.
+    What ``/search`` refuses is answered by ``{"error": "..."}`` with status 400; with status 503 while eight searches
+    are under way, so that nobody waits for those of many others.
 
     Args:
         corpus: The texts and models to search.
         allowed_hosts: Host names that a request may address; others get status 400, so that a web site whose name is
             made to point at 127.0.0.1 reads nothing. Defaults to those of this machine; ``["*"]`` for a public page.
+        frame_ancestors: Which sites may show the page in a frame, in the words of a content security policy. Defaults
+            to ``"'none'"``.
     """
     page = resources.files("st_dimreduce.apps").joinpath("search_page.html").read_text(encoding="utf-8")
-    headers = _HEADERS | {"Content-Security-Policy": _policy(page)}
+    common = dict(_HEADERS) | ({"X-Frame-Options": "DENY"} if frame_ancestors == "'none'" else {})
+    headers = common | {"Content-Security-Policy": f"{_policy(page)}; frame-ancestors {frame_ancestors}"}
+    places = threading.BoundedSemaphore(_MOST_WAITING)
 
     def index(_: Request) -> HTMLResponse:
         return HTMLResponse(page, headers=headers)
 
     def about(_: Request) -> JSONResponse:
-        return JSONResponse(corpus.about, headers=_HEADERS)
+        return JSONResponse(corpus.about, headers=common)
 
     def find(request: Request) -> JSONResponse:
         parameters = request.query_params
+        if not places.acquire(blocking=False):
+            busy = {"error": f"{_MOST_WAITING} searches are under way: try again in a moment"}
+            return JSONResponse(busy, status_code=503, headers=common | {"Retry-After": "1"})
         try:
             k = parameters.get("k", "10")
             if not re.fullmatch(r"[0-9]{1,9}", k):
                 raise ValueError(f"k={k[:20]!r}: choose 1 to {MOST_ANSWERS}")
             found = corpus.search(parameters.get("q", ""), int(k), parameters.get("precision"))
         except ValueError as error:
-            return JSONResponse({"error": str(error)}, status_code=400, headers=_HEADERS)
-        return JSONResponse(found, headers=_HEADERS)
+            return JSONResponse({"error": str(error)}, status_code=400, headers=common)
+        finally:
+            places.release()
+        return JSONResponse(found, headers=common)
 
     routes = [Route("/", index), Route("/about", about), Route("/search", find)]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
@@ -240,9 +257,78 @@ def address(bound: socket.socket) -> str:
     return f"http://{LOOPBACK}:{bound.getsockname()[1]}"
 
 
+class Connections:
+    """The open connections of a server, each of which ends if it does not send its request or take its answer in time.
+
+    Uvicorn alone would keep one that sends nothing for ever.
+
+    Args:
+        app: The app to serve.
+        request_seconds: Seconds from the connection to a complete request, and from an answer, which must be taken
+            within them, to the next. Defaults to 10.
+        answer_seconds: Seconds from a request to its answer. Defaults to 60.
+    """
+
+    def __init__(self, app: ASGIApp, request_seconds: float = 10, answer_seconds: float = 60) -> None:
+        self._app, self._seconds = app, (request_seconds, answer_seconds)
+        self._open: dict[Any, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}  # by the client's address
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        client = scope.get("client")
+        self._expect(client, self._seconds[1])
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._expect(client, self._seconds[0])
+
+    def opened(self, transport: asyncio.Transport) -> None:
+        """Take note of a connection; one too many is closed."""
+        if len(self._open) >= _MOST_CONNECTIONS:
+            transport.abort()
+            return
+        self._open[transport.get_extra_info("peername")] = transport, self._timer(transport, self._seconds[0])
+
+    def closed(self, transport: asyncio.Transport) -> None:
+        """Forget a connection."""
+        client = transport.get_extra_info("peername")
+        if client in self._open and self._open[client][0] is transport:
+            self._open.pop(client)[1].cancel()
+
+    def _expect(self, client: Any, seconds: float) -> None:
+        if client in self._open:
+            transport, timer = self._open[client]
+            timer.cancel()
+            self._open[client] = transport, self._timer(transport, seconds)
+
+    def _timer(self, transport: asyncio.Transport, seconds: float) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(seconds, transport.abort)
+
+
+def make_server(connections: Connections) -> uvicorn.Server:
+    """Return a server of these connections."""
+
+    class Protocol(uvicorn.protocols.http.auto.AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._connection = transport
+            connections.opened(transport)
+
+        def connection_lost(self, error: Exception | None) -> None:
+            connections.closed(self._connection)
+            super().connection_lost(error)
+
+    # Without the headers of a proxy: they would change the address that a connection is known by.
+    options: dict[str, Any] = {"ws": "none", "proxy_headers": False, "log_level": "warning", "access_log": False}
+    return uvicorn.Server(uvicorn.Config(connections, http=Protocol, timeout_graceful_shutdown=2, **options))
+
+
 def run(app: Starlette, bound: socket.socket) -> None:
     """Serve on a bound socket until Ctrl-C."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2))
+    server = make_server(Connections(app))
     try:
         server.run(sockets=[bound])
     except KeyboardInterrupt:  # the way to end it: the server raises it again once all connections are closed

@@ -69,6 +69,9 @@ def compare(
     from st_dimreduce.evaluation.report import comparison_table, write_figures, write_html, write_plots
     from st_dimreduce.models.load import load_model
 
+    if report or plots:
+        from st_dimreduce.evaluation import plots as _  # noqa: F401, what is missing is said before it is measured
+
     hide_loading_bars(quiet)
     models = {Path(name).name: load_model(name) for name in reduced}
     if len(models) < len(reduced):
@@ -85,14 +88,15 @@ def compare(
         batch_size=batch_size,
         show_progress_bar=False if quiet else None,
     )
-    title = f"{comparison.documents:,} documents, {comparison.queries:,} queries (percent)"
-    show(comparison_table(comparison, title, vectors, price), quiet=quiet)
+    # The files first, plots last: what fails of the rest must not cost what was measured.
     if json_:
         write_figures(comparison, json_)
-    if plots:
-        write_plots(comparison, plots)
     if report:
         write_html(comparison, report, question, vectors=vectors, price=price)
+    title = f"{comparison.documents:,} documents, {comparison.queries:,} queries (percent)"
+    show(comparison_table(comparison, title, vectors, price), quiet=quiet)
+    if plots:
+        write_plots(comparison, plots)
     if outputs:
         show(f"Wrote {', '.join(outputs)}.", quiet=quiet)
 

@@ -102,16 +102,18 @@ def hide_loading_bars(quiet: bool = False) -> None:
 
 
 def console() -> Console:
-    """Return a console on standard output that is wide enough for every table."""
+    """Return a console on standard output that is wide enough for every table and shows [b] as it is."""
     from rich.console import Console
 
-    return Console(width=max(_TABLE_WIDTH, Console().width))
+    return Console(width=max(_TABLE_WIDTH, Console().width), markup=False, emoji=False, highlight=False)
 
 
 def show(*items: str | Table, quiet: bool = False) -> None:
-    """Print lines and tables on standard output, unless ``quiet``."""
+    """Print lines and tables on standard output, unless ``quiet``; of what others have named no character acts."""
+    from st_dimreduce.untrusted import printable
+
     for item in () if quiet else items:
         if isinstance(item, str):
-            typer.echo(item)
+            typer.echo("\n".join(map(printable, item.split("\n"))))
         else:
             console().print(item)

@@ -88,7 +88,6 @@ def publish(
     """Publish a reduced model and its model card on the Hugging Face Hub, in one commit."""
     from st_dimreduce.evaluation.report import publication_table
     from st_dimreduce.portable.hub import publish as publish_model
-    from st_dimreduce.untrusted import printable
 
     # From a file: arguments of a process can be seen by other users of the machine.
     token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else None
@@ -97,8 +96,7 @@ def publish(
         folder, repo_id, private=private or None, token=token, revision=revision, dry_run=dry_run
     )
     if dry_run:
-        card = map(printable, publication.card.splitlines())  # which may be of anybody's making
-        show(publication_table(publication.files), *card, quiet=quiet)
+        show(publication_table(publication.files), publication.card, quiet=quiet)
     done = "Nothing was sent. Without --dry-run it would be at" if dry_run else "Published:"
     show(f"{done} {publication.url}", quiet=quiet)
 

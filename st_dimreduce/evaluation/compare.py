@@ -26,6 +26,7 @@ from st_dimreduce.evaluation.metrics import (
 )
 from st_dimreduce.evaluation.peers import peers
 from st_dimreduce.progress import progress_bar
+from st_dimreduce.untrusted import printable
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -275,7 +276,7 @@ def _row(result: _Result, base: _Result, metric: Metric) -> Row:
     intervals["retention"] = interval(estimates[metric], reference)
     stored, dimensions = result.stored, result.stored.embedded.documents.shape[1]
     return Row(
-        name=stored.name,
+        name=printable(stored.name),
         dimensions=dimensions,
         precision=stored.precision.value if isinstance(stored.precision, Precision) else stored.precision,
         bytes_per_vector=stored.bytes_per_vector or Precision(stored.precision).bytes_per_vector(dimensions),

@@ -13,6 +13,7 @@ from st_dimreduce.evaluation.metrics import METRIC_NAMES
 from st_dimreduce.files import new_file
 
 try:
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("matplotlib is not installed: pip install 'st_dimreduce[report]'") from error
@@ -23,7 +24,10 @@ _MARKERS = "os^Dv"
 _MOST_POINTS = 2000  # more hide one another
 _PRECISIONS = [precision.value for precision in Precision]
 
+_plain_text = rc_context({"text.parse_math": False})  # the name of a model may hold dollar signs
 
+
+@_plain_text
 def plot_quality(figures: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Plot the main metric of each row, with its 95 % interval, against its bytes per vector.
 
@@ -59,6 +63,7 @@ def plot_quality(figures: dict[str, Any], path: str | os.PathLike[str]) -> None:
     _save(figure, path)
 
 
+@_plain_text
 def plot_retention(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     """Plot the retention of each row against its dimensions, one line per precision, as a PNG."""
     name = METRIC_NAMES[comparison.metric]
@@ -73,6 +78,7 @@ def plot_retention(comparison: Comparison, path: str | os.PathLike[str]) -> None
     _save(figure, path)
 
 
+@_plain_text
 def plot_cosines(comparison: Comparison, row: int, path: str | os.PathLike[str]) -> None:
     """Plot the cosines of one row against the base model's of the same pairs, and both histograms, as a PNG."""
     figure = Figure(figsize=(9, 4), layout="constrained")

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,8 @@ def write_html(
 ) -> None:
     """Write a comparison as one HTML file that opens offline: metrics, plots, and the queries that lost most.
 
+    Where a plot cannot be drawn, the page says why in its place.
+
     The file contains the texts of those queries and of the documents found: share it only with those who may read them.
 
     Args:
@@ -173,7 +176,7 @@ def write_html(
                 if worst and row.seconds is not None  # a model that was encoded with, no peer
             ],
         )
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair in a text
 
 
 def write_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> dict[str, Path]:
@@ -185,26 +188,42 @@ def write_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> dict[
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
     """
-    from st_dimreduce.evaluation import plots  # noqa: PLC0415, needs an optional dependency
-
-    quality, retention = Path(folder, "quality.png"), Path(folder, "retention.png")
-    plots.plot_quality(comparison.to_dict(), quality)
-    plots.plot_retention(comparison, retention)
-    paths = {"Quality by bytes per vector": quality, "Retention by dimensions": retention}
-    for number, row in enumerate(comparison.rows):
-        if number == 0 or row.seconds is None:  # the base model, or a peer, of which the metrics are enough
-            continue
-        caption = f"Cosines: {row.name}, {row.precision}"
-        paths[caption] = Path(folder, f"cosines-{number}.png")
-        plots.plot_cosines(comparison, number, paths[caption])
+    paths = {}
+    for caption, name, draw in _drawings(comparison):
+        paths[caption] = Path(folder, name)
+        draw(paths[caption])
     return paths
 
 
-def _plots(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return the caption of each plot, and its PNG in base64."""
+def _drawings(comparison: Comparison) -> list[tuple[str, str, Callable[[Path], None]]]:
+    """Return the caption of each plot, the name of its file, and what draws it to a path."""
+    from st_dimreduce.evaluation import plots  # noqa: PLC0415, needs an optional dependency
+
+    figures = comparison.to_dict()
+    drawings: list[tuple[str, str, Callable[[Path], None]]] = [
+        ("Quality by bytes per vector", "quality.png", partial(plots.plot_quality, figures)),
+        ("Retention by dimensions", "retention.png", partial(plots.plot_retention, comparison)),
+    ]
+    for number, row in enumerate(comparison.rows):
+        if number == 0 or row.seconds is None:  # the base model, or a peer, of which the metrics are enough
+            continue
+        draw = partial(plots.plot_cosines, comparison, number)
+        drawings.append((f"Cosines: {row.name}, {row.precision}", f"cosines-{number}.png", draw))
+    return drawings
+
+
+def _plots(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """Return the caption of each plot, its PNG in base64, and, where that is empty, why it could not be drawn."""
+    drawn = []
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_plots(comparison, folder)
-        return [(caption, base64.b64encode(path.read_bytes()).decode()) for caption, path in paths.items()]
+        for caption, name, draw in _drawings(comparison):
+            path = Path(folder, name)
+            try:
+                draw(path)
+                drawn.append((caption, base64.b64encode(path.read_bytes()).decode(), ""))
+            except Exception as error:  # whatever it is, it must not cost what was measured
+                drawn.append((caption, "", f"{type(error).__name__}: {error}"))
+    return drawn
 
 
 def _loss(hurt: Hurt, question: Question) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from st_dimreduce.enums import Precision
+from st_dimreduce.untrusted import printable
 from st_dimreduce.vectors.sinks import CodesFile
 from st_dimreduce.vectors.sources import Files, Source, library
 
@@ -46,13 +47,13 @@ class TableSource(Source):
 
     def __init__(self, schema: pa.Schema, rows: int | None, column: str | None) -> None:
         self.schema, self.rows = schema, rows
-        self.column = _vector_column(schema, column)
+        self.column = vector_column(schema, column)
         self._others = [field.name for field in schema if field.name != self.column]
         if len(set(self._others)) < len(self._others):
-            raise ValueError(f"two columns have one name: rename one of {_listed(schema)}")
+            raise ValueError(f"several columns have one name: rename all but one of {_listed(schema)}")
         for field in schema:
             if field.type not in _VIEWS and _holds_views(field.type):
-                raise ValueError(f"column {field.name!r} holds {field.type}: cast its views to plain strings or lists")
+                raise ValueError(f"{_listed([field])} holds views: cast the column to plain strings or lists")
 
     @abstractmethod
     def record_batches(self, start: int) -> Iterator[pa.RecordBatch]:
@@ -274,7 +275,12 @@ def _rows_from(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
         start = max(start - batch.num_rows, 0)
 
 
-def _vector_column(schema: pa.Schema, column: str | None) -> str:
+def vector_column(schema: pa.Schema, column: str | None) -> str:
+    """Return the name of the column of vectors: the one named, or the only one.
+
+    Raises:
+        ValueError: As :class:`TableSource`.
+    """
     columns = _listed(schema) or "none"
     fitting = [field.name for field in schema if _is_vectors(field.type)]
     if column is None:
@@ -285,12 +291,13 @@ def _vector_column(schema: pa.Schema, column: str | None) -> str:
     if schema.names.count(column) != 1:
         raise ValueError(f"{schema.names.count(column)} columns are named {column!r}: name one of {columns}")
     if column not in fitting:
-        raise ValueError(f"column {column!r} holds {schema.field(column).type}, expected lists of floats, of {columns}")
+        kind = printable(str(schema.field(column).type))
+        raise ValueError(f"column {column!r} holds {kind}, expected lists of floats, of {columns}")
     return column
 
 
-def _listed(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} ({field.type})" for field in schema)
+def _listed(schema: Iterable[pa.Field]) -> str:
+    return printable(", ".join(f"{field.name} ({field.type})" for field in schema))
 
 
 def _is_vectors(kind: pa.DataType) -> bool:
@@ -314,10 +321,11 @@ def _column(others: pa.Table, field: pa.Field) -> pa.Array:
     try:
         if column.type != field.type:
             column = column.cast(field.type)
-        return pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
+        # A copy even of one array: how much of the buffers of a slice is written depends on what lies beside it.
+        return pa.concat_arrays([*column.chunks, pa.nulls(0, field.type)])
     except pa.ArrowException as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"column {field.name!r} holds {column.type}, which cannot be copied: {said}") from error
+        said = printable(" ".join(str(error).split()))
+        raise ValueError(f"{_listed([field])} cannot be copied: {said}") from error
 
 
 def _row_bytes(array: pa.Array) -> np.ndarray:
@@ -481,4 +489,4 @@ def _refusing(source: Path | str, kind: str) -> Iterator[None]:
         if getattr(error, "errno", None) is not None:  # the system's, not pyarrow's
             raise
         what = f"{kind} file" if isinstance(source, Path) else kind
-        raise ValueError(f"{source} is not a complete {what}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{source} is not a complete {what}: {printable(' '.join(str(error).split()))}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,9 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("Ray Data is missing: pip install 'st_dimreduce[ray]'") from error
 
-from st_dimreduce.vectors.arrow import code_batch, code_schema
+from st_dimreduce.vectors.arrow import code_batch, code_schema, vector_column
 
 SUMMARISED_ROWS = 1 << 16  # at a time: of 200 MB of 768 dimensions, a Gram matrix of 4.7 MB is sent
-_REDUCED_ROWS = 1 << 14
 _MERGED = 16  # summaries at a time
 _VALUE_ERROR = "ValueError: "
 
@@ -66,7 +66,9 @@ def summarize(
     share = min(1.5 * sample_size / rows, 1.0)
     summarise = partial(_summarize, share=share, **settings)
     merge = partial(_merge, sample_size=sample_size, seed=seed)
-    parts = dataset.map_batches(summarise, batch_size=SUMMARISED_ROWS, batch_format="pyarrow")
+    # What the other columns hold would be gathered with so many rows.
+    vectors = dataset.map_batches(partial(_vectors, column=column), batch_size=None, batch_format="pyarrow")
+    parts = vectors.map_batches(summarise, batch_size=SUMMARISED_ROWS, batch_format="pyarrow")
     for _ in range(math.ceil(math.log(math.ceil(rows / SUMMARISED_ROWS), _MERGED))):
         parts = parts.map_batches(merge, batch_size=_MERGED, batch_format="numpy")
     try:
@@ -109,7 +111,8 @@ def reduce_vectors(
     """
     settings: dict[str, Any] = {"precision": Precision(precision), "column": column, "on_bad_row": OnBadRow(on_bad_row)}
     reduce = partial(_reduce, head=head.to_head(), **settings)
-    return dataset.map_batches(reduce, batch_size=_REDUCED_ROWS, batch_format="pyarrow")
+    # Blocks as they are, which Ray bounds by their bytes: a number of rows may be of any size.
+    return dataset.map_batches(reduce, batch_size=None, batch_format="pyarrow")
 
 
 def encode_and_reduce(
@@ -172,8 +175,14 @@ def _merge(batch: dict[str, Any], sample_size: int, seed: int) -> dict[str, Any]
     return {"summary": np.array([merged], object)}
 
 
-def _reduce(table: pa.Table, head: Head, precision: Precision, **settings: Any) -> pa.Table:
-    return pa.Table.from_batches(local.reduce_vectors(_plain(table), head, None, precision, **settings))
+def _vectors(table: pa.Table, column: str | None) -> pa.Table:
+    plain = _plain(table)
+    return plain.select([vector_column(plain.schema, column)])
+
+
+def _reduce(table: pa.Table, head: Head, precision: Precision, **settings: Any) -> Iterator[pa.Table]:
+    for batch in local.reduce_vectors(_plain(table), head, None, precision, **settings):
+        yield pa.Table.from_batches([batch])
 
 
 class _Encoder:

@@ -10,10 +10,8 @@ import urllib.request
 from contextlib import contextmanager
 from dataclasses import replace
 
-import uvicorn
-
 from st_dimreduce import reduce_model, save_portable
-from st_dimreduce.apps.search_page import address, bind, make_app
+from st_dimreduce.apps.search_page import Connections, address, bind, make_app, make_server
 from st_dimreduce.dim_reduce import head_of, keep_record
 from tests.helpers.tiny import SENTENCES, make_tiny
 
@@ -39,14 +37,14 @@ def make_folder(base, path):
 
 
 @contextmanager
-def served(corpus):
-    """The page's address, served by uvicorn in a thread."""
-    bound = bind(0)
-    server = uvicorn.Server(uvicorn.Config(make_app(corpus), log_level="warning"))
+def served(corpus, **seconds):
+    """The page's address and its connections, served as the command does, but in a thread."""
+    bound, connections = bind(0), Connections(make_app(corpus), **seconds)
+    server = make_server(connections)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
-        yield address(bound)
+        yield address(bound), connections
     finally:
         server.should_exit = True
         thread.join(30)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.component("Chromium")
 @pytest.fixture(scope="module")
 def site(tiny_path, tmp_path_factory):
     folder = make_folder(make_base(tiny_path), tmp_path_factory.mktemp("page") / "small")
-    with served(Corpus(folder, TEXTS)) as where:
+    with served(Corpus(folder, TEXTS)) as (where, _):
         yield where
 
 

@@ -1,4 +1,4 @@
-"""Reading a folder that is harmed a little at a time, towards what has not been tried."""
+"""Reading folders and vectors that are harmed a little at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.fuzz_vectors import FORMATS, failures
 
 RUNS = int(os.environ.get("ST_DIMREDUCE_FUZZ", "5000"))  # 200000 for a thorough look
 
@@ -28,3 +30,14 @@ def test_whatever_a_folder_holds_it_is_read_or_refused(folders):
         assert int(last) > int(first), "the search was not guided"
         assert f"Done {RUNS} runs" in done.stderr
         assert not list(Path(place, "fuzz").glob("crash-*"))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_damaged_vectors_are_read_or_refused_in_one_line(kind, tmp_path):
+    assert failures(tmp_path, kind, 200) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
+def test_many_damaged_vectors_are_read_or_refused_in_one_line(kind, tmp_path):
+    assert failures(tmp_path, kind, 2 * RUNS) == {}

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from st_dimreduce import Summary, quantize, search
@@ -41,3 +47,66 @@ def test_ten_million_rows_in_float32_are_those_in_float64():
     assert summary.count == 10 * block
     assert np.allclose(summary.gram, gram / summary.count, rtol=0, atol=1e-7)
     assert np.allclose(summary.mean, mean / summary.count, rtol=0, atol=1e-7)
+
+
+PEAK = """
+import resource, sys
+import numpy as np
+from st_dimreduce import Head, reduce_vectors
+source, sink = sys.argv[1:]
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+reduce_vectors(np.eye(8), Head(np.eye(4, 8)), sink + "-.parquet")  # what is imported on the way is imported now
+before = peak()
+done = reduce_vectors(source, Head(np.eye(4, 8)), sink, "int8", overwrite=True)
+print(done.rows, peak() - before)
+"""
+
+
+def write_heavy(path, count, length, kind, alike=False):
+    """A table of vectors, each with a text of so many bytes: all the same, or all different and hard to compress."""
+    whole = np.random.default_rng(0).integers(97, 123, length + count, np.uint8).tobytes().decode()
+    schema = pa.schema({"id": pa.int64(), "text": kind, "v": pa.list_(pa.float32(), 8)})
+    new = pq.ParquetWriter if path.suffix == ".parquet" else pa.ipc.new_file
+    with new(str(path), schema) as writer:
+        for first in range(0, count, 512):
+            places = range(first, min(first + 512, count))
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows(len(places), 8, first).ravel()), 8)
+            texts = pa.array([whole[(0 if alike else row) :][:length] for row in places], kind)
+            writer.write(pa.record_batch([pa.array(places), texts, vectors], schema=schema))
+    return path
+
+
+def peak_of_reducing(source, sink):
+    """Rows reduced, and megabytes that it took beyond those of an idle process."""
+    done = subprocess.run([sys.executable, "-c", PEAK, source, sink], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return map(int, done.stdout.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "length", "kind", "alike", "source", "sink", "most"),
+    [
+        (16_384, 140_000, pa.string(), False, "x.parquet", "y.parquet", 450),
+        (16_384, 140_000, pa.string(), True, "x.parquet", "y.arrow", 450),
+        (16_384, 140_000, pa.large_string(), False, "x.parquet", "y", 450),
+        (20_000, 17_000, pa.string(), False, "x.parquet", "y.parquet", 300),
+    ],
+)
+def test_heavy_columns_take_no_memory_in_proportion(count, length, kind, alike, source, sink, most, tmp_path):
+    write_heavy(tmp_path / source, count, length, kind, alike)
+    reduced, megabytes = peak_of_reducing(tmp_path / source, tmp_path / sink)
+    assert reduced == count
+    assert megabytes < most, f"{megabytes} MB"
+    (tmp_path / source).unlink()
+    files = sorted((tmp_path / sink).iterdir()) if sink == "y" else [tmp_path / sink]
+    seen = 0
+    for file in files:
+        reader = pa.ipc.open_file(pa.memory_map(str(file))) if file.suffix == ".arrow" else pq.ParquetFile(file)
+        numbers = range(reader.num_record_batches) if file.suffix == ".arrow" else ()
+        for batch in map(reader.get_batch, numbers) if numbers else reader.iter_batches(64):
+            assert batch["id"].to_pylist() == list(range(seen, seen + len(batch)))
+            assert set(pc.utf8_length(batch["text"]).to_pylist()) == {length}
+            seen += len(batch)
+    assert seen == count

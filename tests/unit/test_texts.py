@@ -47,12 +47,26 @@ def test_standard_input(monkeypatch):
         ("a.jsonl", b'{"title": "one", "body": 3}\n', "body", "has no text in 'body': it holds title, body; name one"),
         ("a.csv", b"id,title\n1,one\n", None, "has no column 'text': its columns are id, title; name one"),
         ("a.csv", b"", None, "has no column 'text'"),
+        ("a.csv", b"text,text\na,b\n", None, "has 2 columns 'text': its columns are text, text; name one"),
+        (
+            "a.csv",
+            b"text\n" + b"a" * 131_073,
+            None,
+            "line 2, is not CSV: .* of more than 131,072 characters needs .jsonl",
+        ),
+        ("a.jsonl", b'{"text": "a\\ud800b"}\n', None, "line 1, holds half of a surrogate pair, which is no text"),
+        ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", None, "line 1, is not JSON"),
     ],
 )
 def test_bad_files(tmp_path, name, content, column, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_texts(str(tmp_path / name), column)
+
+
+def test_whole_characters_beyond_the_basic_plane_are_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d\\ude00"}\n')
+    assert read_texts(str(tmp_path / "a.jsonl")) == ["\U0001f600"]
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -110,6 +124,8 @@ def test_a_quotation_mark_between_tabs_is_text(tmp_path):
         ("sentence1,sentence2,score\n", "holds no scored pairs"),
         ("a,b,1\n\nc,d,high\n", r"row 3, is \['c', 'd', 'high'\]: expected scored pairs"),
         ("a,b\n", r"row 1, is \['a', 'b'\]: expected scored pairs"),
+        ("a,b,1\n" + "c" * 131_073 + ",d,2\n", "line 2, is not CSV: field larger than field limit"),
+        ("score,sentence1,sentence2,score\n1,a,b,2\n", "has 2 columns 'score'"),
     ],
 )
 def test_bad_scored_pairs(tmp_path, content, message):

@@ -6,6 +6,8 @@ import re
 import socket
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,7 @@ def corpus(folder):
 
 @pytest.fixture(scope="module")
 def site(corpus):
-    with served(corpus) as where:
+    with served(corpus) as (where, _):
         yield where
 
 
@@ -136,6 +138,10 @@ def test_only_this_machine_by_its_own_name_is_answered(site, corpus):
     status, headers, page = fetch(site + "/")
     assert "script-src 'sha256-" in headers["Content-Security-Policy"]
     assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert {fetch(site + path)[1]["X-Frame-Options"] for path in ("/", "/about", "/search?q=cat", "/search")} == {
+        "DENY"
+    }
     assert set(re.findall(r"(?:src|href)=\S+", page)) == {'href="data:,">'}, "the page is whole in itself"
     assert fetch(site + "/../pyproject.toml")[0] == 404
 
@@ -168,6 +174,98 @@ def test_many_ask_at_once(site):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+class Held:
+    """A corpus whose searches end when they are let go."""
+
+    def __init__(self, answer=""):
+        self.about, self.begun, self.let_go, self.answer = {}, threading.Semaphore(0), threading.Event(), answer
+
+    def search(self, query, top_k, precision):
+        self.begun.release()
+        assert self.let_go.wait(60)
+        return {"query": query, "answer": self.answer}
+
+
+def test_many_searches_delay_nobody_elses():
+    corpus = Held()
+    with served(corpus) as (site, _), ThreadPoolExecutor(8) as threads:
+        first = [threads.submit(ask, site, q=f"long {number}") for number in range(8)]
+        for _ in first:
+            assert corpus.begun.acquire(timeout=60)
+        for number in range(60):
+            status, said = ask(site, q=f"more {number}")
+            assert (status, said["error"]) == (503, "8 searches are under way: try again in a moment")
+        assert fetch(f"{site}/search?q=more")[1]["Retry-After"] == "1"
+        assert fetch(f"{site}/")[0] == fetch(f"{site}/about")[0] == 200, "the page is there all the while"
+        corpus.let_go.set()
+        assert [done.result()[0] for done in first] == [200] * 8
+        assert ask(site, q="honest") == (200, {"query": "honest", "answer": ""})
+    assert corpus.begun.acquire(blocking=False), "that of the honest one"
+    assert not corpus.begun.acquire(blocking=False), "what was refused was not searched for"
+
+
+def half_open(site, *sent):
+    client = socket.create_connection(("127.0.0.1", int(site.rpartition(":")[2])), timeout=60)
+    for each in sent:
+        client.sendall(each)
+    return client
+
+
+def is_dropped(client):
+    try:
+        while client.recv(1 << 16):
+            pass
+    except ConnectionError:
+        pass
+    return True  # a timeout would have been raised
+
+
+def none_left(connections):
+    deadline = time.monotonic() + 60
+    while len(connections) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not len(connections)
+
+
+def test_connections_that_send_no_request_are_dropped():
+    corpus, request = Held(), b"GET /about HTTP/1.1\r\nHost: localhost\r\n"
+    with served(corpus, request_seconds=0.5) as (site, connections):
+        before = threading.active_count()
+        silent = half_open(site), half_open(site, request), half_open(site, request + b"\r\n", request)
+        slow = half_open(site, request)
+        with pytest.raises(OSError, match=r"(?i)reset|broken pipe|aborted"):
+            while True:  # which ends as soon as it is dropped
+                slow.sendall(b"X: y\r\n")
+                time.sleep(0.02)
+        assert all(map(is_dropped, silent))
+        assert none_left(connections)
+        assert threading.active_count() <= before + 1, "the one that answers"
+        assert fetch(f"{site}/about")[0] == 200
+
+
+def test_a_client_that_takes_no_answer_is_dropped():
+    corpus = Held("x" * 30_000_000)
+    corpus.let_go.set()
+    with served(corpus, request_seconds=0.5) as (site, connections):
+        client = half_open(site, b"GET /search?q=a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert corpus.begun.acquire(timeout=60)
+        assert none_left(connections)
+        assert is_dropped(client)
+
+
+def test_connections_beyond_the_most_are_closed_at_once():
+    with served(Held()) as (site, connections):
+        clients = [half_open(site) for _ in range(200)]
+        deadline = time.monotonic() + 60
+        while len(connections) < 200 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert is_dropped(half_open(site))
+        for client in clients:
+            client.close()
+        assert none_left(connections)
+        assert fetch(f"{site}/about")[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from st_dimreduce.cli import app
-from st_dimreduce.cli.main import hide_loading_bars
+from st_dimreduce.cli.main import hide_loading_bars, show
+from st_dimreduce.evaluation.report import publication_table
 from tests.helpers.command import run
 
 COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))
@@ -92,6 +93,21 @@ def test_what_the_user_can_correct_is_one_line_and_status_2(code, message, debug
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
+
+
+def test_what_a_name_holds_is_shown_and_does_nothing(check_does, capsys):
+    check_does("return ['[/x] :smile: \\x1b[2Jevery reader gives\\ttwo\\nlines', folder]")
+    done = run("check", "a[/x]")
+    assert (done.exit_code, done.stdout) == (1, "[/x] :smile: \\x1b[2Jevery reader gives\\ttwo\nlines\na[/x]\n")
+    check_does("raise ValueError('\\x1b[2J[/x]\\udcff')")
+    done = run("check", "folder")
+    assert (done.exit_code, done.stderr) == (2, "error: \\x1b[2J[/x]\\udcff\n")
+    table = publication_table({"[/x] :smile:": 1})
+    table.title = "[/y]"
+    show(table)
+    shown = capsys.readouterr().out
+    assert "[/x] :smile:" in shown
+    assert "[/y]" in shown
 
 
 @pytest.mark.parametrize(

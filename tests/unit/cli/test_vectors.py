@@ -141,3 +141,11 @@ def test_bad_input_is_one_line_and_status_2(tiny, tmp_path, arguments, message):
     assert len(lines) == 1, done.stderr
     assert message in lines[0]
     assert sorted(tmp_path.rglob("*")) == before, "something was written"
+
+
+def test_a_path_is_no_markup(stored, tmp_path):
+    done = run("fit", tmp_path / "x.parquet", "--output", tmp_path / "[" / "x]", "--bytes", 8)
+    assert done.exit_code == 0, done.output
+    done = run("apply", tmp_path / "[" / "x]", tmp_path / "x.parquet", tmp_path / "[" / "x].npy")
+    assert done.exit_code == 0, done.output
+    assert "/[/x].npy: 128 vectors" in done.output

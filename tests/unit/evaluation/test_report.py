@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from st_dimreduce.evaluation import plots
 from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
 from st_dimreduce.evaluation.peers import peers
@@ -150,3 +151,38 @@ def test_plots_are_drawn(comparison, tmp_path):
         with Image.open(path) as image:
             assert image.width >= 900
             assert len(image.convert("RGB").getcolors(2**24)) > 10, "nothing was drawn"
+
+
+NAME = "$\\frac$ [/x] \udcff"
+
+
+def named(name):
+    documents = RNG.standard_normal((60, 16)).astype(np.float32)
+    base = Embedded(None, documents, seconds=1.0)
+    return compare_embeddings(base, [Stored(name, Embedded(None, documents[:, :8], seconds=1.0), "int8")])
+
+
+def test_a_name_is_no_formula_and_no_markup(tmp_path):
+    comparison = named(NAME)
+    texts = Question(documents=[f"document {row} \ud800" for row in range(60)])
+    write_html(comparison, tmp_path / "report.html", texts)
+    write_figures(comparison, tmp_path / "figures.json")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<img ") == 3
+    assert "Not drawn" not in page
+    assert r"$\frac$ [/x] \udcff" in page
+    assert comparison.rows[1].name == r"$\frac$ [/x] \udcff"
+    assert len(write_plots(comparison, tmp_path)) == 3
+
+
+def test_a_plot_that_fails_does_not_cost_the_report(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no <ink>")
+
+    monkeypatch.setattr(plots, "plot_retention", fail)
+    comparison = named("small")
+    write_html(comparison, tmp_path / "report.html", Question(documents=["a"] * 60))
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<img ") == 2
+    assert "<p>Not drawn: RuntimeError: no &lt;ink&gt;</p>" in page
+    assert "Largest losses: small, int8" in page

@@ -18,7 +18,9 @@ from pyarrow import feather
 
 import st_dimreduce
 from st_dimreduce import DimReduce, Head, Summary, quantize, search
+from st_dimreduce.vectors import sources
 from st_dimreduce.vectors.arrow import codes_of
+from st_dimreduce.vectors.kinds import open_source
 
 ROWS, WIDTH = 1000, 8
 RNG = np.random.default_rng(0)
@@ -274,10 +276,12 @@ def test_a_module_reduces_as_its_head_does(tmp_path):
     assert np.array_equal(codes, expected("int8", head=module.to_head()))
 
 
-@pytest.mark.parametrize(("suffix", "batch_bytes"), [(".npy", 1 << 25), (".parquet", 1 << 20)])
-def test_memory_stays_bounded(suffix, batch_bytes, tmp_path):
-    """Of a .npy file, and of a Parquet file of one row group."""
-    rows = np.ones((80_000, 768), np.float32)
+@pytest.mark.parametrize(
+    ("suffix", "order", "batch_bytes"), [(".npy", "C", 1 << 25), (".npy", "F", 1 << 25), (".parquet", "C", 1 << 20)]
+)
+def test_memory_stays_bounded(suffix, order, batch_bytes, tmp_path):
+    """Of a .npy file by rows and by columns, and of a Parquet file of one row group."""
+    rows = np.ones((80_000, 768), np.float32, order)
     if suffix == ".npy":
         npy(tmp_path, rows=rows)
     else:
@@ -308,6 +312,85 @@ def test_batches_are_powers_of_two(batch_bytes):
     sizes = [len(codes) for codes in st_dimreduce.reduce_vectors(X, HEAD, batch_bytes=batch_bytes)]
     size = {1: 1, 4 * WIDTH: 1, 1000 * WIDTH: 128, 1 << 40: ROWS}[batch_bytes]
     assert sizes == [size] * (ROWS // size) + [ROWS % size] * (ROWS % size > 0)
+
+
+HEAVY = {
+    "string": pa.string(),
+    "large string": pa.large_string(),
+    "binary": pa.binary(),
+    "large binary": pa.large_binary(),
+    "view": pa.string_view(),
+    "dictionary": pa.dictionary(pa.int32(), pa.string()),
+    "lists": pa.list_(pa.string()),
+    "large lists": pa.large_list(pa.string()),
+    "fixed-size lists": pa.list_(pa.string(), 1),
+    "struct": pa.struct({"s": pa.string()}),
+    "map": pa.map_(pa.string(), pa.string()),
+}
+
+
+def heavy(kind):
+    """Values of up to 250 bytes, some of them null."""
+    texts = [None if row % 7 == 5 else "x" * int(size) for row, size in enumerate(RNG.integers(0, 250, ROWS))]
+    if kind == HEAVY["struct"]:
+        return pa.array([{"s": text} for text in texts], kind)
+    if kind == HEAVY["map"]:
+        return pa.array([[(text or "", text)] for text in texts], kind)
+    if "list" in str(kind):
+        return pa.array([[text] for text in texts], kind)
+    if kind == HEAVY["dictionary"]:
+        return pa.array(texts).dictionary_encode()
+    return pa.array(texts, kind) if "string" in str(kind) else pa.array(texts).cast(kind)
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_batches_are_bounded_by_what_they_carry_and_depend_on_their_rows_alone(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_MOST_CARRIED", 5000)
+    whole = table().append_column("heavy", heavy(HEAVY[name]))
+    apart = pa.concat_tables([whole[:1], whole[1:37], whole[37:37], whole[37:640], whole[640:]])
+    pq.write_table(whole, tmp_path / "x.parquet", row_group_size=111)
+    feather.write_feather(whole, tmp_path / "x.feather", chunksize=90)
+    ways = [whole, apart, apart.to_reader(max_chunksize=13), tmp_path / "x.parquet", tmp_path / "x.feather"]
+    ways = [list(reduce_vectors(way, HEAD, precision="int4", column="embedding")) for way in ways]
+    sizes = [batch.num_rows for batch in ways[0]]
+    assert sum(sizes) == ROWS
+    assert 10 < max(sizes) < 64, "fewer rows than without"
+    kept = pa.Table.from_batches(ways[0])
+    assert kept["heavy"].to_pylist() == whole["heavy"].to_pylist()
+    for way in ways[1:]:
+        assert [batch.num_rows for batch in way] == sizes
+        for batch, first in zip(way, ways[0], strict=True):
+            assert batch.equals(first)
+            assert batch.nbytes == first.nbytes, "the size of a part must not depend on where it was begun"
+    start = sum(sizes[:5])
+    assert [
+        len(batch.vectors) for batch in open_source(tmp_path / "x.parquet", "embedding").batches(start, BATCH)
+    ] == sizes[5:]
+    monkeypatch.setattr(sources, "_MOST_CARRIED", 1)
+    assert {batch.num_rows for batch in reduce_vectors(whole, HEAD, column="embedding")} == {1}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ""])
+def test_large_types_are_carried(suffix, tmp_path):
+    kinds = {"text": pa.large_string(), "data": pa.large_binary(), "tags": pa.large_list(pa.large_string())}
+    values = [pa.array(["a", None] * (ROWS // 2), kinds["text"]), pa.array([b"b"] * ROWS, kinds["data"])]
+    values.append(pa.array([["c", "d"], []] * (ROWS // 2), kinds["tags"]))
+    whole = pa.table([*values, lists(kind=pa.large_list(pa.float32()))], [*kinds, "v"])
+    feather.write_feather(whole, tmp_path / "x.feather", chunksize=90)
+    reduce_vectors(tmp_path / "x.feather", HEAD, tmp_path / f"y{suffix}", "int8")
+    reduced = (feather.read_table if suffix == ".arrow" else pq.read_table)(tmp_path / f"y{suffix}")
+    for name, kind in kinds.items():
+        assert reduced[name].type == kind
+        assert reduced[name].to_pylist() == whole[name].to_pylist()
+    assert np.array_equal(codes_of(reduced["v"]), expected("int8"))
+
+
+def test_a_part_is_joined_batch_by_batch(tmp_path):
+    reduce_vectors(table(), HEAD, tmp_path / "y.arrow", "int8")
+    with pa.memory_map(str(tmp_path / "y.arrow")) as file:
+        reader = pa.ipc.open_file(file)
+        sizes = [reader.get_batch(number).num_rows for number in range(reader.num_record_batches)]
+    assert sizes == [64] * 15 + [40]
 
 
 def test_files_need_no_model_library(tmp_path):
