@@ -82,35 +82,6 @@ def _state(path: Path) -> FileState:
     return str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-class _Coming:
-    """The next batch, as far as its rows have come."""
-
-    def __init__(self, first_row: int) -> None:
-        self.first_row, self.rows, self.vectors = first_row, 0, np.empty((0, 0), np.float32)
-        self.tables: list[Any] = []
-        self._carried = 0  # bytes of other columns
-
-    def next_rows(self, carried_to: np.ndarray, used: int, size: int) -> int:
-        """Return how many rows of a chunk the batch takes from the row ``used`` on; 0 if it ends before that row."""
-        most = carried_to[used] + _MOST_CARRIED - self._carried
-        end = min(used + size - self.rows, int(np.searchsorted(carried_to, most, side="right")) - 1)
-        if end <= used:
-            end = used if self.rows else used + 1  # one row is a batch however much it carries
-        self._carried += int(carried_to[end] - carried_to[used])
-        return end - used
-
-    def add(self, vectors: np.ndarray, size: int) -> None:
-        """Add rows to a batch of ``size`` rows at most; a whole batch is not copied."""
-        if len(vectors) == size and vectors.dtype == np.float32 and vectors.flags.c_contiguous:
-            self.vectors = vectors
-        else:
-            if not self.rows:
-                self.vectors = np.empty((size, vectors.shape[1]), np.float32)
-            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported as a bad row
-                self.vectors[self.rows : self.rows + len(vectors)] = vectors
-        self.rows += len(vectors)
-
-
 class Source(ABC):
     """Vectors of one size, to be read in order.
 
@@ -204,6 +175,35 @@ class Source(ABC):
             row += len(vectors)
         if row == 0:
             raise ValueError(f"there is no vector in the source: {EXPECTED} with at least one vector")
+
+
+class _Coming:
+    """The next batch, as far as its rows have come."""
+
+    def __init__(self, first_row: int) -> None:
+        self.first_row, self.rows, self.vectors = first_row, 0, np.empty((0, 0), np.float32)
+        self.tables: list[Any] = []
+        self._carried = 0  # bytes of other columns
+
+    def next_rows(self, carried_to: np.ndarray, used: int, size: int) -> int:
+        """Return how many rows of a chunk the batch takes from the row ``used`` on; 0 if it ends before that row."""
+        most = carried_to[used] + _MOST_CARRIED - self._carried
+        end = min(used + size - self.rows, int(np.searchsorted(carried_to, most, side="right")) - 1)
+        if end <= used:
+            end = used if self.rows else used + 1  # one row is a batch however much it carries
+        self._carried += int(carried_to[end] - carried_to[used])
+        return end - used
+
+    def add(self, vectors: np.ndarray, size: int) -> None:
+        """Add rows to a batch of ``size`` rows at most; a whole batch is not copied."""
+        if len(vectors) == size and vectors.dtype == np.float32 and vectors.flags.c_contiguous:
+            self.vectors = vectors
+        else:
+            if not self.rows:
+                self.vectors = np.empty((size, vectors.shape[1]), np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported as a bad row
+                self.vectors[self.rows : self.rows + len(vectors)] = vectors
+        self.rows += len(vectors)
 
 
 class ArraySource(Source):

@@ -88,9 +88,9 @@ def peak_of_reducing(source, sink):
 @pytest.mark.parametrize(
     ("count", "length", "kind", "alike", "source", "sink", "most"),
     [
-        (16_384, 140_000, pa.string(), False, "x.parquet", "y.parquet", 450),
-        (16_384, 140_000, pa.string(), True, "x.parquet", "y.arrow", 450),
-        (16_384, 140_000, pa.large_string(), False, "x.parquet", "y", 450),
+        (16_384, 140_000, pa.string(), False, "x.parquet", "y.parquet", 1100),
+        (16_384, 140_000, pa.string(), True, "x.parquet", "y.arrow", 1100),
+        (16_384, 140_000, pa.large_string(), False, "x.parquet", "y", 1100),
         (20_000, 17_000, pa.string(), False, "x.parquet", "y.parquet", 300),
     ],
 )
