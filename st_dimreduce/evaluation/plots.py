@@ -1,9 +1,9 @@
-"""Plots of a comparison as PNG files. Needs the extra ``report`` (matplotlib)."""
+"""Plots of a comparison as PNG, in a file by its path or open. Needs the extra ``report`` (matplotlib)."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,6 +18,8 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("matplotlib is not installed: pip install 'st_dimreduce[report]'") from error
 
+Target = str | os.PathLike[str] | IO[bytes]
+
 # Distinct for the colour-blind too: Okabe and Ito, "Color universal design", 2008.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = "os^Dv"
@@ -28,14 +30,14 @@ _plain_text = rc_context({"text.parse_math": False})  # the name of a model may 
 
 
 @_plain_text
-def plot_quality(figures: dict[str, Any], path: str | os.PathLike[str]) -> None:
+def plot_quality(figures: dict[str, Any], path: Target) -> None:
     """Plot the main metric of each row, with its 95 % interval, against its bytes per vector.
 
     Rows of one name are joined by a line. The base model is a dashed line.
 
     Args:
         figures: What :meth:`Comparison.to_dict` returned.
-        path: The PNG file to write.
+        path: The PNG file to write, by its path or open.
     """
     metric = figures.get("metric", "overlap")
     name = METRIC_NAMES[metric]
@@ -64,7 +66,7 @@ def plot_quality(figures: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 @_plain_text
-def plot_retention(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+def plot_retention(comparison: Comparison, path: Target) -> None:
     """Plot the retention of each row against its dimensions, one line per precision, as a PNG."""
     name = METRIC_NAMES[comparison.metric]
     figure, axes = _axes("Retention by dimensions", "dimensions", f"% of the base model's {name}")
@@ -79,7 +81,7 @@ def plot_retention(comparison: Comparison, path: str | os.PathLike[str]) -> None
 
 
 @_plain_text
-def plot_cosines(comparison: Comparison, row: int, path: str | os.PathLike[str]) -> None:
+def plot_cosines(comparison: Comparison, row: int, path: Target) -> None:
     """Plot the cosines of one row against the base model's of the same pairs, and both histograms, as a PNG."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     scatter, histogram = figure.subplots(1, 2)
@@ -105,6 +107,9 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def _save(figure: Figure, path: Target) -> None:
+    if not isinstance(path, (str, os.PathLike)):
+        figure.savefig(path, dpi=150, format="png")
+        return
     with new_file(path) as file:
         figure.savefig(file, dpi=150, format="png")

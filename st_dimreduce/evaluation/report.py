@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -195,12 +195,12 @@ def write_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> dict[
     return paths
 
 
-def _drawings(comparison: Comparison) -> list[tuple[str, str, Callable[[Path], None]]]:
-    """Return the caption of each plot, the name of its file, and what draws it to a path."""
+def _drawings(comparison: Comparison) -> list[tuple[str, str, Callable[[Any], None]]]:
+    """Return the caption of each plot, the name of its file, and what draws it to a path or a file."""
     from st_dimreduce.evaluation import plots  # noqa: PLC0415, needs an optional dependency
 
     figures = comparison.to_dict()
-    drawings: list[tuple[str, str, Callable[[Path], None]]] = [
+    drawings: list[tuple[str, str, Callable[[Any], None]]] = [
         ("Quality by bytes per vector", "quality.png", partial(plots.plot_quality, figures)),
         ("Retention by dimensions", "retention.png", partial(plots.plot_retention, comparison)),
     ]
@@ -215,14 +215,13 @@ def _drawings(comparison: Comparison) -> list[tuple[str, str, Callable[[Path], N
 def _plots(comparison: Comparison) -> list[tuple[str, str, str]]:
     """Return the caption of each plot, its PNG in base64, and, where that is empty, why it could not be drawn."""
     drawn = []
-    with tempfile.TemporaryDirectory() as folder:
-        for caption, name, draw in _drawings(comparison):
-            path = Path(folder, name)
-            try:
-                draw(path)
-                drawn.append((caption, base64.b64encode(path.read_bytes()).decode(), ""))
-            except Exception as error:  # whatever it is, it must not cost what was measured
-                drawn.append((caption, "", f"{type(error).__name__}: {error}"))
+    for caption, _, draw in _drawings(comparison):
+        file = io.BytesIO()
+        try:
+            draw(file)
+            drawn.append((caption, base64.b64encode(file.getvalue()).decode(), ""))
+        except Exception as error:  # whatever it is, it must not cost what was measured
+            drawn.append((caption, "", f"{type(error).__name__}: {error}"))
     return drawn
 
 
