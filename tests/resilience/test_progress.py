@@ -235,8 +235,8 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
     [
         (["fit", "X", "--dim", "4", "-o", "OUT"], (Summary, "update")),
         (["fit", "X", "--dim", "4", "-o", "OUT"], (head, "save_file")),
-        (["apply", "HEAD", "X", "OUT.npy"], (Head, "reduce")),
-        (["apply", "HEAD", "X", "OUT"], (Head, "reduce")),
+        (["apply", "HEAD", "X", "OUT.npy"], (Head, "reduce_stored")),
+        (["apply", "HEAD", "X", "OUT"], (Head, "reduce_stored")),
         (["attach", "HEAD", "BASE", "-o", "OUT"], (layout, "write_json")),
         pytest.param(["export", "SMALL", "-o", "OUT"], (graph, "_trace"), marks=pytest.mark.component("ONNX Runtime")),
         pytest.param(
