@@ -114,8 +114,8 @@ def reduce_vectors(
             the code of a zero vector in its place, and counts it.
         overwrite: Replace a sink that exists, and the parts of another run. Defaults to False.
         batch_bytes: Bytes of float32 vectors read at a time, rounded down to a power of two of rows, 1 to 16,384.
-            Defaults to 32 MiB; fewer rows where other columns of a table have more than 32 MiB. A run that was killed can
-            only be resumed with the same.
+            Defaults to 32 MiB; fewer rows where other columns of a table have more than 32 MiB. A run that was killed
+            can only be resumed with the same.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
