@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from st_dimreduce.head import CONFIG, WEIGHTS, read_dense
+from st_dimreduce.head import CONFIG, PICKLE, WEIGHTS, read_dense
 from st_dimreduce.models.settings import check_settings, inside
 from st_dimreduce.untrusted import (
     Shapes,
@@ -282,19 +282,27 @@ def read_held(folder: Path) -> Shapes | None:
     Raises:
         ValueError: If one of the files is missing or damaged.
     """
+    shards = {name: _shards(folder / f"{name}.index.json") for name in (WEIGHTS, PICKLE)}
     if (folder / WEIGHTS).exists():
         return read_shapes(folder / WEIGHTS)
-    index = folder / f"{WEIGHTS}.index.json"
-    if not index.exists():
+    if not shards[WEIGHTS]:
         return None
+    held: Shapes = {}
+    for place in shards[WEIGHTS]:
+        held |= read_shapes(folder / place)
+    return held
+
+
+def _shards(index: Path) -> list[str]:
+    """Return the files that hold the tensors of a model in several; none without an index."""
+    if not index.exists():
+        return []
     places = read_object(index).get("weight_map")
     if not isinstance(places, dict):
         raise ValueError(f"{index} says weight_map {short(places)}: expected the file of each tensor")
-    held: Shapes = {}
-    for place in dict.fromkeys(str(place) for place in places.values()):
-        check_relative(place, f"{WEIGHTS}.index.json")
-        held |= read_shapes(folder / place)
-    return held
+    for place in places.values():
+        check_relative(place, index.name)
+    return list(dict.fromkeys(places.values()))
 
 
 def count_held(part: Part) -> int:

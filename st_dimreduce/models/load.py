@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +18,11 @@ from st_dimreduce.models.folder import (
     count_held,
     find_transformers,
     inner_parts,
+    read_held,
     read_layout,
     read_parts,
 )
-from st_dimreduce.untrusted import printable, read_json, read_object, read_text, short, stay_inside
+from st_dimreduce.untrusted import Shapes, printable, read_json, read_object, read_text, short, stay_inside
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -35,6 +38,7 @@ _SHARDS = "model-*-of-*.safetensors"
 _PICKLES = "pytorch_model*.bin"
 _MOST_TIMES = 4  # the weights on file that the loader may allocate: some files lack half of the model's
 _MOST_MORE = 2**23
+_PREFIXES = {"model", "transformer", "encoder"}  # of a tensor's name, where a larger model was saved
 
 
 def load_model(
@@ -61,7 +65,7 @@ def load_model(
         _check_kind(folder / _MODEL_CONFIG)
         for part in find_transformers(parts, trust_remote_code):
             if not (trust_remote_code and "auto_map" in part.config):
-                _check_size(part)
+                _check_weights(part)
         model = SentenceTransformer(
             str(folder),
             device=device,
@@ -114,10 +118,10 @@ def _check_kind(path: Path) -> None:
         raise ValueError(f"{path} says model_type {short(kind)}: expected SentenceTransformer")
 
 
-def _check_size(part: Part) -> None:
-    """Refuse a config for which transformers would allocate much more than the weights on file fill.
+def _check_weights(part: Part) -> None:
+    """Refuse a config whose weights the files lack: transformers would allocate them, and fill them at random.
 
-    The model is built without memory for its weights, and counted.
+    The model is built without memory for its weights, to count and name them.
     """
     import torch  # noqa: PLC0415, takes seconds to import
     from transformers import AutoConfig, AutoModel  # noqa: PLC0415
@@ -132,6 +136,40 @@ def _check_size(part: Part) -> None:
     if count > most:
         where = part.folder / CONFIG
         raise ValueError(f"{where} asks for {count:,} weights: expected at most {most:,}, from what its files hold")
+    held = read_held(part.folder)
+    lacking = [] if held is None else _lacking(model, held, renamed="auto_map" not in part.config)
+    if lacking:
+        code = f", unless {REMOTE}" if "auto_map" in part.config else ""
+        raise ValueError(
+            f"{part.folder} lacks {len(lacking)} tensors that its config.json asks for, such as {lacking[0]!r}, which "
+            f"would be random numbers: expected the weights of a whole model{code}"
+        )
+
+
+def _lacking(model: Any, held: Shapes, renamed: bool) -> list[str]:
+    """Name the tensors of a model that are in none of its files, but for those that no embedding depends on.
+
+    Args:
+        model: The model.
+        held: Shapes of the tensors in the files.
+        renamed: Whether tensors of other names may be meant: transformers renames, joins and splits some.
+    """
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    unused, lacking = dict(held), []
+    for name, tensor in model.state_dict().items():
+        if name in tied or re.search(r"(^|\.)(pooler|decoder)\.|position_ids$", name):
+            continue
+        parts = name.split(".")
+        ends = [name, *(f"{prefix}.{name}" for prefix in _PREFIXES | {model.base_model_prefix})]
+        ends += [".".join(parts[1:])] if len(parts) > 1 else []
+        found = next((end for end in ends if end in held and math.prod(held[end]) == tensor.numel()), None)
+        if found is None:
+            lacking.append(name)
+        else:
+            unused.pop(found, None)
+    spare = sum(math.prod(shape) for shape in unused.values())
+    needed = sum(model.state_dict()[name].numel() for name in lacking)
+    return [] if renamed and needed <= spare else lacking
 
 
 def load_head(path: str | os.PathLike[str]) -> Head:

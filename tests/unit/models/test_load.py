@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 
 from st_dimreduce import DimReduce, fit_on_vectors, load_head, reduce_model, save_head, save_portable
+from st_dimreduce.models.load import load_model
 from tests.helpers.tiny import SENTENCES
 
 X = np.random.default_rng(0).standard_normal((400, 32)).astype(np.float32) * np.linspace(2, 0.1, 32, dtype=np.float32)
@@ -101,3 +104,51 @@ def test_a_path_in_modules_json_stays_in_the_folder(saved, tmp_path):
     save_head(DimReduce(32, 8), tmp_path / "head")
     with pytest.raises(ValueError, match="expected one inside the model's folder"):
         load_head(folder)
+
+
+@pytest.mark.parametrize("lost", ["layer.1.", "word_embeddings", "transformer."])
+def test_weights_that_are_missing_are_not_made_up(lost, tiny, tmp_path):
+    """A reader would fill them with random numbers, other ones at each load."""
+    tiny.save_pretrained(str(tmp_path / "m"))
+    weights = tmp_path / "m" / "model.safetensors"
+    tensors = load_file(weights)
+    kept = {name: tensor for name, tensor in tensors.items() if lost not in name}
+    assert len(kept) < len(tensors)
+    save_file(kept, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"lacks {len(tensors) - len(kept)} tensors that its config.json asks for"):
+        load_model(tmp_path / "m")
+
+
+def test_weights_under_the_names_of_a_larger_model_are_found(tiny, tmp_path):
+    tiny.save_pretrained(str(tmp_path / "m"))
+    weights = tmp_path / "m" / "model.safetensors"
+    save_file({f"distilbert.{name}": tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    assert np.allclose(load_model(tmp_path / "m", device="cpu").encode(["a cat"]), tiny.encode(["a cat"]))
+
+
+def test_a_kind_that_came_with_code_is_not_filled_with_random_numbers(tiny, tmp_path):
+    tiny.save_pretrained(str(tmp_path / "m"))
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"auto_map": {"AutoModel": "user/code--modeling_own.OwnModel"}}))
+    assert load_model(tmp_path / "m").encode(["a cat"]).shape == (1, 32), "transformers knows this kind itself"
+    weights = tmp_path / "m" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["transformer.layer.0.ffn.gated.weight"] = np.repeat(
+        tensors.pop("transformer.layer.0.ffn.lin1.weight"), 2, 0
+    )
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lin1.weight', which would be random numbers.*--trust-remote-code"):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["../outside.bin", "/outside.bin", "C:\\outside.bin"])
+@pytest.mark.parametrize("index", ["pytorch_model.bin.index.json", "model.safetensors.index.json"])
+def test_an_index_of_weights_leads_out_of_no_folder(name, index, tiny, tmp_path):
+    tiny.save_pretrained(str(tmp_path / "m"))
+    weights = tmp_path / "m" / "model.safetensors"
+    places = dict.fromkeys(load_file(weights), name)
+    weights.unlink()
+    (tmp_path / "m" / index).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    with pytest.raises(ValueError, match="expected one inside the model's folder"):
+        load_model(tmp_path / "m")
