@@ -27,7 +27,7 @@ _EXCHANGES: dict[str, Callable[[bytes, bytes], tuple[Any, ...]]] = {  # of two p
     "renameat2": lambda one, other: (-100, one, -100, other, 2),  # Linux: AT_FDCWD, RENAME_EXCHANGE
     "renamex_np": lambda one, other: (one, other, 2),  # macOS: RENAME_SWAP
 }
-_LOCK = "lock"
+_LOCK = "st_dimreduce.lock"
 _ABANDONED = 60  # seconds; the lock in a younger folder may be about to be taken
 
 
@@ -115,9 +115,20 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def followed(path: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of a file to be written: of a link, that of the file it leads to."""
+    """Return the absolute path of a file to be written: of a link, that of the file it leads to.
+
+    Raises:
+        FileExistsError: If it is there and no regular file, but a folder or a device.
+        OSError: If the links lead in a circle.
+    """
     target = Path(path).absolute()
-    return target.resolve() if target.is_symlink() else target
+    try:
+        target = target.resolve() if target.is_symlink() else target
+    except RuntimeError as error:  # a circle of links, before Python 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(target)) from error
+    if target.exists() and not target.is_file():
+        raise FileExistsError(f"{target} exists and is not a file: choose another, this is never replaced")
+    return target
 
 
 def put_in_place(new: Path, target: Path, overwrite: bool) -> None:
@@ -129,61 +140,88 @@ def put_in_place(new: Path, target: Path, overwrite: bool) -> None:
     Raises:
         FileExistsError: If the target has appeared meanwhile.
     """
-    _take_over_permissions(new, target)
-    flush(new)
-    replaces = overwrite and os.path.lexists(target)
+    replaced = target.lstat() if overwrite and os.path.lexists(target) else None
+    _settle(new, target)
     try:
-        if new.is_file():
+        if new.is_dir():
+            if replaced is not None:
+                if not replaced.st_mode & stat.S_IWUSR:
+                    target.chmod(stat.S_IMODE(replaced.st_mode) | stat.S_IRWXU)
+                _exchange(new, target)
+                _settle_one(target, replaced.st_mode, replaced)  # now: a folder that nobody may write cannot be moved
+            else:
+                new.rename(target)
+        elif overwrite or not _linked(new, target):
             new.replace(target)
-        elif replaces:
-            _exchange(new, target)
-        else:
-            new.rename(target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise FileExistsError(f"{target} has appeared meanwhile: another run made it, and it is kept") from error
         raise
-    _flush_one(target.parent)
+    flush(target.parent, inside=False)
 
 
-def flush(path: Path) -> None:
-    """Write a file, or a folder and all that is in it, to the disk itself: from here on a power failure spares it."""
-    for folder, _, names in os.walk(path):
-        for name in names:
-            _flush_one(Path(folder, name))
-        _flush_one(Path(folder))
-    if path.is_file():
-        _flush_one(path)
+def _linked(new: Path, target: Path) -> bool:
+    """Give a file its name if nothing has it; whether this file system can."""
+    try:
+        os.link(new, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        return False
+    new.unlink()
+    return True
 
 
-def _flush_one(path: Path) -> None:
-    if path.is_symlink() or not (path.is_file() or os.name == "posix"):  # Windows opens no folder
+def flush(path: Path, inside: bool = True) -> None:
+    """Write a file, or a folder and what is in it, to the disk itself: from here on a power failure spares it."""
+    for each in _all_in(path) if inside else [path]:
+        _settle_one(each)
+
+
+def _all_in(path: Path) -> Iterator[Path]:
+    """Yield what is in a folder, and the folder itself last."""
+    for folder, _, names in os.walk(path, topdown=False):
+        yield from (Path(folder, name) for name in names)
+        yield Path(folder)
+    if not path.is_dir():
+        yield path
+
+
+def _settle(new: Path, target: Path) -> None:
+    """Flush new files, with the permissions of those that they replace, or those that a new file has here."""
+    usual = stat.S_IMODE((new if new.is_dir() else new.parent).stat().st_mode)  # as the umask says
+    for path in _all_in(new):
+        there = target if path == new else target / path.relative_to(new)
+        about = there.lstat() if os.path.lexists(there) else None
+        is_folder = path.is_dir()
+        if path == new and is_folder:
+            _settle_one(path)
+        elif about is not None and (stat.S_ISDIR(about.st_mode) if is_folder else stat.S_ISREG(about.st_mode)):
+            _settle_one(path, about.st_mode, about)
+        else:
+            _settle_one(path, usual if is_folder else usual & 0o666)
+
+
+def _settle_one(path: Path, mode: int | None = None, owner: os.stat_result | None = None) -> None:
+    """Flush a file or folder, after giving it permissions and an owner, if any are named."""
+    if path.is_symlink() or not (path.is_file() or (path.is_dir() and os.name == "posix")):  # Windows opens no folder
         return
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
+        about = os.fstat(descriptor)
+        if owner is not None and (about.st_uid, about.st_gid) != (owner.st_uid, owner.st_gid):
+            with suppress(PermissionError):  # only a superuser can give a file away
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        if mode is not None and os.name == "posix":
+            os.fchmod(descriptor, stat.S_IMODE(mode) & (0o7777 if stat.S_ISDIR(about.st_mode) else 0o777))
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NO_FLUSH:
             raise
     finally:
         os.close(descriptor)
-
-
-def _take_over_permissions(new: Path, target: Path) -> None:
-    """Give new files the permissions of those that they replace, or those that a new file has here."""
-    usual = stat.S_IMODE((new if new.is_dir() else new.parent).stat().st_mode)  # as the umask says
-    for path in [new, *(new.rglob("*") if new.is_dir() else ())]:
-        if path.is_symlink():
-            continue
-        there = target if path == new else target / path.relative_to(new)
-        if there.exists() and there.is_dir() == path.is_dir():
-            about = there.stat()
-            if (about.st_uid, about.st_gid) != (path.stat().st_uid, path.stat().st_gid):
-                with suppress(PermissionError):  # only a superuser can give a file away
-                    os.chown(path, about.st_uid, about.st_gid)
-            path.chmod(stat.S_IMODE(about.st_mode))
-        else:
-            path.chmod(usual if path.is_dir() else usual & 0o666)
 
 
 def _exchange(new: Path, target: Path) -> None:
@@ -221,6 +259,7 @@ def _exchanged(one: Path, other: Path) -> bool:
 @contextmanager
 def _work_folder(target: Path) -> Iterator[Path]:
     """Make a hidden folder beside the target to work in, after clearing up behind processes that were killed."""
+    made = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     clear_up(target)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -231,8 +270,10 @@ def _work_folder(target: Path) -> Iterator[Path]:
             finally:
                 _empty(work, target)
     finally:
-        if not (work / "old").exists():
-            shutil.rmtree(work, ignore_errors=True)
+        _remove_lock(work)
+        for folder in made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def clear_up(target: Path) -> None:
@@ -240,14 +281,15 @@ def clear_up(target: Path) -> None:
     for work in target.parent.glob(f".{glob.escape(target.name)}.????????"):
         with suppress(OSError):  # another process works in it, or it is not ours to change
             about = work.lstat()
-            if not stat.S_ISDIR(about.st_mode) or not is_own(about) or time.time() - about.st_mtime < _ABANDONED:
+            young = time.time() - about.st_mtime < _ABANDONED and not (work / "old").exists()
+            if not stat.S_ISDIR(about.st_mode) or not is_own(about) or young:
                 continue
             if not os.path.lexists(work / _LOCK):
                 work.rmdir()  # anything in it is not of a process that was killed
                 continue
             with held(work / _LOCK):
                 _empty(work, target)
-            shutil.rmtree(work)
+            _remove_lock(work)
 
 
 def is_own(about: os.stat_result) -> bool:
@@ -259,11 +301,21 @@ def _empty(work: Path, target: Path) -> None:
     """Remove all but the lock, which tells a later process what is left of a killed one."""
     with suppress(OSError):  # the disk may be gone
         give_back(work / "old", target)
-        for path in work.iterdir():
-            if path.is_dir() and not path.is_symlink():
+        for path in (work / "new", work / "old"):
+            for folder, _, _ in os.walk(path):
+                Path(folder).chmod(0o700)  # what is in a folder that nobody may write cannot be removed
+            if path.exists():
                 shutil.rmtree(path)
-            elif not path.name.startswith(_LOCK):
+
+
+def _remove_lock(work: Path) -> None:
+    """Remove an emptied work folder; one that is not empty keeps its lock, and is cleared up later."""
+    with suppress(OSError):
+        locks = list(work.iterdir())
+        if all(path.name.startswith(_LOCK) for path in locks):
+            for path in locks:
                 path.unlink()
+            work.rmdir()
 
 
 @contextmanager

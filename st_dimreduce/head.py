@@ -326,6 +326,8 @@ class Head:
 
     def _reduce(self, embeddings: Any, normalize_embeddings: bool, batch_size: int, norm: float | None) -> Any:
         refuse_masked(embeddings, "the embeddings")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: reduce at least 1 row at a time")
         if embeddings.ndim != 2 or embeddings.shape[1] != self.in_features:
             raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected (n, {self.in_features})")
         if not isinstance(embeddings, np.ndarray) and type(embeddings).__module__.partition(".")[0] == "torch":

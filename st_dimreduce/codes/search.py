@@ -55,6 +55,8 @@ def search(
     scores = np.full((len(unit), kept), -np.inf, np.float32)
     rows = np.zeros((len(unit), kept), np.int64)
     some, many = block_size
+    if some < 1 or many < 1:
+        raise ValueError(f"block_size={block_size}: score at least 1 query and 1 code at a time")
     starts = range(0, len(codes), many)
     with ThreadPoolExecutor(1) as thread:  # decodes the next block meanwhile
         decoded = [thread.submit(_decode, codes[start : start + many], precision, size) for start in starts[:1]]

@@ -263,7 +263,7 @@ def _check_numbers(path: Path, config: dict[str, Any], held: Shapes | None) -> N
             raise ValueError(f"{path} says {name} {times:,} times: expected at most {deepest:,}")
     for name, value in numbers:
         most = deepest if _LAYERS.search(name) else widest if _WIDTH.search(name) else _MOST_IN_CONFIG
-        if abs(value) > most and "theta" not in name:
+        if abs(value) > most and not re.search("theta|seed|window", name):
             raise ValueError(f"{path} says {name} {short(value)}: expected at most {most:,}")
 
 

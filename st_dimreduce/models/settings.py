@@ -48,6 +48,7 @@ _ATTENTIONS = {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_at
 _EXPERTS = {"eager", "batched_mm", "grouped_mm"}
 _QUANTIZERS = {"bitsandbytes", "gptq", "awq", "compressed-tensors"}  # the others may fetch code
 _SIDES = {"left", "right"}
+_FETCHED = re.compile(r"(hf-hub|hf_hub|local-dir):|timm_")  # how timm is told to fetch a model, or asked for
 
 
 def _plain(value: Any) -> bool:
@@ -224,6 +225,8 @@ def _check_arguments(path: Path, name: str, content: Any, own_code: bool) -> Non
 
 def _check_keys(path: Path, name: str, content: Mapping[str, Any], rules: Mapping[str, _Rule]) -> None:
     for key, value in content.items():
+        if value is None:  # what every reader assumes
+            continue
         if key not in rules:
             raise ValueError(f"{path} sets {name}.{key}, not known to be harmless: take it out, or {_LOAD}")
         if not rules[key](value):
@@ -277,8 +280,10 @@ def _check_config(path: Path, content: dict[str, Any]) -> None:
             harmless = value is None or (isinstance(value, dict) and value.get("quant_method") in _QUANTIZERS)
         elif name in {"transformers_weights", "configuration_files"}:  # other files than those that are checked
             harmless = value is None
-        elif name in {"use_pretrained_backbone", "use_kernels"}:
+        elif name in {"use_pretrained_backbone", "use_timm_backbone", "use_kernels"}:
             harmless = not value
+        elif isinstance(value, str):
+            harmless = not _FETCHED.match(value)
         if not harmless:
             raise ValueError(f"{path} sets {key} to {short(value)}, not known to be harmless: take it out, or {_LOAD}")
 

@@ -11,7 +11,7 @@ from st_dimreduce.models.folder import read_layout
 from st_dimreduce.models.load import load_model
 from st_dimreduce.portable.layout import MODULES, OLD_NAMES, is_head, rewrite
 from st_dimreduce.portable.verify import check_vectors
-from st_dimreduce.untrusted import read_json
+from st_dimreduce.untrusted import read_json, stay_inside
 
 
 def fix(path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> None:
@@ -30,10 +30,15 @@ def fix(path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Non
             changed.
         OSError: If the folder cannot be written.
     """
-    root = Path(path).absolute()
+    root = Path(path).resolve()
     parts = read_layout(root, trust_remote_code=True)
     if not (root / MODULES).exists():
         raise ValueError(f"{root} has no {MODULES}: save the model with save_portable")
+    for place, folders, _ in os.walk(root):  # hidden ones too: copying follows links
+        stay_inside(root, Path(place))
+        for name in folders:
+            if Path(place, name).is_symlink():
+                raise ValueError(f"{Path(place, name)} is a link to a folder: replace it with what it leads to")
     with new_folder(root, overwrite=True) as folder:
         shutil.copytree(root, folder, dirs_exist_ok=True)
         original = root

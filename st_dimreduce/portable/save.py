@@ -178,7 +178,7 @@ def _feature_problems(module: Dense | Normalize) -> list[str]:
 
 def _add_settings(transformer: Transformer, folder: Path) -> None:
     """Add what older readers look for in these files, and what was set since the tokenizer was loaded."""
-    sides = ("padding_side", "truncation_side")
+    sides = ("padding_side", "truncation_side", "split_special_tokens")
     settings = {
         SENTENCE_CONFIG: {"max_seq_length": transformer.max_seq_length, "do_lower_case": transformer.do_lower_case},
         TOKENIZER_CONFIG: {side: value for side in sides if (value := getattr(transformer.tokenizer, side, None))},

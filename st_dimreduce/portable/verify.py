@@ -73,6 +73,7 @@ def _ways(model: SentenceTransformer) -> Iterator[tuple[str, Callable[[SentenceT
         return lambda each: encode_as_it_was(each, texts, method, **options)
 
     yield "for texts in a batch", way(TEXTS)
+    yield "for its special tokens in a text", way([special_words(model)])
     yield "for texts one at a time", way(TEXTS[:4], batch_size=1)
     yield "for a text longer than it reads", way(_FAR)
     yield "as queries", way(TEXTS[:4], "encode_query")
@@ -81,6 +82,15 @@ def _ways(model: SentenceTransformer) -> Iterator[tuple[str, Callable[[SentenceT
     for name, prompt in model.prompts.items():
         if prompt:
             yield f"with the prompt {name!r}", way(TEXTS[:4], prompt_name=name)
+
+
+def special_words(model: SentenceTransformer) -> str:
+    """Return a text of the special tokens of a model's tokenizer, which some tokenizers split as they split others."""
+    tokenizer: Any = model.tokenizer
+    if hasattr(tokenizer, "all_special_tokens"):
+        return " ".join(["a", *tokenizer.all_special_tokens[:16], "b"])
+    added: dict[int, Any] = getattr(tokenizer, "get_added_tokens_decoder", dict)()
+    return " ".join(["a", *[str(token.content) for token in added.values() if token.special][:16], "b"])
 
 
 def encode_as_it_was(

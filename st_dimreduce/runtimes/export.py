@@ -24,7 +24,7 @@ from st_dimreduce.files import check_target, new_folder, write_json
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.models.load import load_head, load_model
 from st_dimreduce.portable.save import unportable
-from st_dimreduce.portable.verify import KEPT, TEXTS, compare_vectors, encode_as_it_was
+from st_dimreduce.portable.verify import KEPT, TEXTS, compare_vectors, encode_as_it_was, special_words
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.runtimes.graph import head_graph, model_graph
 
@@ -135,9 +135,10 @@ def _check_graph(
         expected = source.reduce_stored(rows, normalize_embeddings=True)
         outputs = _run(path, {"embedding": rows})
     else:
-        expected = encode_as_it_was(source, TEXTS)
+        texts = [*TEXTS, special_words(source)]
+        expected = encode_as_it_was(source, texts)
         prompt = source.prompts.get(source.default_prompt_name or "") or ""
-        read = cast("Tokenizer", tokenizer).encode_batch([prompt + text for text in TEXTS])
+        read = cast("Tokenizer", tokenizer).encode_batch([prompt + text for text in texts])
         fields = {"input_ids": [row.ids for row in read], "attention_mask": [row.attention_mask for row in read]}
         outputs = _run(path, {name: np.array(rows, np.int64) for name, rows in fields.items()})
     compare_vectors(expected, outputs[0], "in a runtime")

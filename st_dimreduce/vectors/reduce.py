@@ -138,7 +138,7 @@ def reduce_vectors(
         return _stream(
             opened, _reduced(opened, head, precision, on_bad_row, tabular, 0, batch_bytes), show_progress_bar
         )
-    path = followed(sink)
+    path = followed(sink) if Path(sink).suffix else Path(sink)
     part, whole = sink_files(path, opened.schema is not None)
     part_rows = _PART_BATCHES * batch_rows(head.in_features, batch_bytes)
     identity = {

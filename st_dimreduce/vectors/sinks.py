@@ -37,6 +37,7 @@ class CodesFile(ABC):
     Args:
         path: The file to make.
         size: Bytes to keep of a file that is there and ``grows``. Defaults to None: there is none yet.
+        layout: The :meth:`layout` of the parts in it.
 
     Attributes:
         suffix: Suffix of such files.
@@ -52,7 +53,12 @@ class CodesFile(ABC):
     grows: ClassVar[bool] = False
 
     @abstractmethod
-    def __init__(self, path: Path, size: int | None = None) -> None: ...
+    def __init__(self, path: Path, size: int | None = None, layout: Any = None) -> None: ...
+
+    @classmethod
+    def layout(cls, path: Path) -> Any:
+        """Return what the header of a file says, as JSON can hold it; None (the default) if nothing depends on it."""
+        return None
 
     @abstractmethod
     def write(self, codes: Any) -> None:
@@ -75,14 +81,20 @@ class NpyFile(CodesFile):
     header = 128  # with room for any number of rows
     grows = True
 
-    def __init__(self, path: Path, size: int | None = None) -> None:
+    def __init__(self, path: Path, size: int | None = None, layout: Any = None) -> None:
         self._dtype, self._width, self._rows = np.dtype(np.float32), 0, 0
         self._file = path.open("xb" if size is None else "r+b")
         if size is not None:
-            self._file.truncate(size)
-            self._dtype, self._width, _ = _read_header(self._file)  # its rows may be those of a part that was cut off
+            self._dtype, self._width = np.dtype(layout[0]), layout[1]
             self._rows = (size - self.header) // (self._width * self._dtype.itemsize)
+            self._file.truncate(size)
             self._file.seek(size)
+
+    @classmethod
+    def layout(cls, path: Path) -> Any:
+        with path.open("rb") as file, suppress(ValueError):  # no header
+            dtype, width, _ = _read_header(file)
+            return [dtype.str, width]
 
     def write(self, codes: np.ndarray) -> None:
         self._begin(codes.dtype, codes.shape[1])
@@ -249,7 +261,9 @@ class Parts:
             size = self._writing.stat().st_size
             digest = _digest(self._writing, self._part_file.header, size)
             self._writing.replace(self._part(len(self._done)))
-            self._done.append({"rows": self._rows, "bad_rows": self._bad_rows, "bytes": size, "digest": digest})
+            layout = self._part_file.layout(self._part(len(self._done)))
+            done = {"rows": self._rows, "bad_rows": self._bad_rows, "bytes": size, "digest": digest, "layout": layout}
+            self._done.append(done)
             self._save()
         self._rows = self._bad_rows = self._bytes = 0
 
@@ -278,7 +292,9 @@ class Parts:
                     self._part(number).unlink()
 
     def _open_whole(self, whole_file: type[CodesFile]) -> CodesFile:
-        return whole_file(self._whole, self._offset(self._joined)) if self._joined else whole_file(self._whole)
+        if not self._joined:
+            return whole_file(self._whole)
+        return whole_file(self._whole, self._offset(self._joined), self._done[0]["layout"])
 
     def _offset(self, number: int) -> int:
         """Return where the codes of a part begin in the whole."""
@@ -296,7 +312,9 @@ class Parts:
         kept = {self._part(number) for number in range(self._joined, len(self._done))}
         kept |= {self._whole} if self._joined else set()
         for path in (self._writing, self._coming, *self._new.glob("*")):
-            if path not in kept:
+            if path not in kept and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path not in kept:
                 path.unlink(missing_ok=True)
 
     def _part(self, number: int) -> Path:
@@ -331,7 +349,10 @@ class Parts:
             job = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             job = None
-        if (not isinstance(job, dict) or job.get("format") != _FORMAT) and self._new.exists():
+        whole = (
+            isinstance(job, dict) and job.get("format") == _FORMAT and {*self._identity, "parts", "joined"} <= set(job)
+        )
+        if not whole and self._new.exists():
             raise ValueError(f"{self.folder} is in the way and holds no job.json of this version: remove it")
         if not self._new.exists():
             shutil.rmtree(self.folder)
@@ -355,7 +376,9 @@ class Parts:
         part, header = self._done[number], self._part_file.header
         path, start = (self._whole, self._offset(number)) if number < self._joined else (self._part(number), header)
         stop = start + part["bytes"] - header
-        return path.is_file() and path.stat().st_size >= stop and _digest(path, start, stop) == part["digest"]
+        if not path.is_file() or path.stat().st_size < stop or _digest(path, start, stop) != part["digest"]:
+            return False
+        return number < self._joined or self._part_file.layout(path) == part["layout"]
 
     @property
     def _resumable(self) -> bool:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from st_dimreduce import Head, Summary, files, save_head
 from st_dimreduce.files import held, new_file, new_folder
-from st_dimreduce.vectors.sinks import only_run
+from st_dimreduce.vectors.sinks import NpyFile, only_run
 from tests.helpers.resuming import X, content, reduce_vectors
 
 HEAD = Head(np.eye(4, 8))
@@ -148,6 +148,85 @@ def test_permissions_stay_and_new_ones_are_as_everywhere(tmp_path):
     reduce_vectors(X, HEAD, tmp_path / "x", overwrite=True)
     assert [mode(path) for path in made] == ["0o700", "0o700", "0o600", "0o600", "0o600"]
     assert mode(tmp_path / "head" / "config.json") == "0o644"
+
+
+def test_a_folder_that_nobody_may_write_is_replaced_and_stays_so(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from st_dimreduce.files import new_folder\n"
+        "os.geteuid() or os.setuid(65534)\n"
+        "with new_folder(Path(sys.argv[1]), True) as new:\n"
+        "    for name in ('modules.json', 'one'): (new / name).write_text('new')\n"
+    )
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(0o755)
+    write(tmp_path / "model", "old")
+    (tmp_path / "model" / "one").chmod(0)
+    (tmp_path / "model").chmod(0o555)
+    if os.geteuid() == 0:
+        for path in [tmp_path / "model", *(tmp_path / "model").iterdir()]:
+            os.chown(path, 65534, 65534)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "model"], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o555
+    assert stat.S_IMODE((tmp_path / "model" / "one").stat().st_mode) == 0
+    (tmp_path / "model").chmod(0o755)
+
+
+def test_permissions_are_not_taken_from_where_a_link_leads(tmp_path):
+    program = tmp_path / "program"
+    program.touch()
+    program.chmod(0o4755)
+    write(tmp_path / "model", "old")
+    (tmp_path / "model" / "one").unlink()
+    (tmp_path / "model" / "one").symlink_to(program)
+    (tmp_path / "model" / "two").chmod(0o4755)
+    write(tmp_path / "model", "new")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
+    assert modes["one"] & 0o111 == 0
+    assert modes["two"] == 0o755, "and no program of its owner's comes of it"
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/null", tmp_path / "pipe", tmp_path):
+        with pytest.raises(FileExistsError, match="exists and is not a file"):
+            Summary.of(X).save(path)
+
+
+def test_a_file_that_appears_while_the_sink_is_joined_stays(tmp_path, monkeypatch):
+    append = NpyFile.append
+
+    def late(self, part):
+        (tmp_path / "x.npy").write_text("theirs")
+        append(self, part)
+
+    monkeypatch.setattr(NpyFile, "append", late)
+    with pytest.raises(FileExistsError, match="has appeared meanwhile"):
+        reduce_vectors(X, HEAD, tmp_path / "x.npy")
+    assert (tmp_path / "x.npy").read_text() == "theirs"
+
+
+def test_what_was_moved_aside_a_moment_ago_is_given_back_too(tmp_path):
+    """Where two folders are exchanged in two steps, a kill between them may be a second ago."""
+    work = tmp_path / ".model.12345678"
+    for folder in (work, work / "new", work / "old"):
+        folder.mkdir(0o700)
+    (work / "st_dimreduce.lock").touch()
+    (work / "old" / "modules.json").write_text("old")
+    with pytest.raises(FileExistsError, match=r"exists: choose another folder"):
+        write(tmp_path / "model", "new", overwrite=False)
+    assert words(tmp_path / "model") == {"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_failed_write_leaves_no_folder_that_it_made(tmp_path):
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "deep" / "er" / "model"):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only the superuser can give a file away")

@@ -52,12 +52,10 @@ def test_a_later_run_clears_up_behind_killed_ones_and_touches_nothing_else(tmp_p
         os.utime(made, (time.time() - age, time.time() - age))
         return made
 
-    left(".model.abandone", "new", "lock")
-    (tmp_path / ".model.abandone" / "lock" / "modules.json").unlink()
-    (tmp_path / ".model.abandone" / "lock").rmdir()
+    left(".model.abandone", "new")
     for name, *inside in ((".model.theonly_", "new", "old"), (".model.abandone",), (".model.working_", "new")):
         made = tmp_path / name if inside == [] else left(name, *inside)
-        (made / "lock").touch()
+        (made / "st_dimreduce.lock").touch()
         os.utime(made, (0, 0))
     left(".model.nothing_")
     left(".model.fresh123", "new", age=0)
@@ -65,7 +63,7 @@ def test_a_later_run_clears_up_behind_killed_ones_and_touches_nothing_else(tmp_p
     left(".models.abandon", "new")
     (tmp_path / ".model.foreign_").symlink_to(tmp_path / ".models.abandon")
     stays = {".model.fresh123", ".model.personal", ".models.abandon", ".model.foreign_", ".model.working_", "model"}
-    with FileLock(tmp_path / ".model.working_" / "lock"):
+    with FileLock(tmp_path / ".model.working_" / "st_dimreduce.lock"):
         os.utime(tmp_path / ".model.working_", (0, 0))
         with pytest.raises(FileExistsError, match=r"exists: choose another folder"), new_folder(tmp_path / "model"):
             raise AssertionError("what a killed run had moved aside is there again, and not replaced")

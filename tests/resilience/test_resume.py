@@ -89,7 +89,7 @@ def test_ctrl_c_between_two_changes_keeps_what_it_says(name, kept, after, source
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
         patch.setattr(Path, "replace", interrupted)
-        reduce_vectors(source, HEAD, sink)
+        reduce_vectors(source, HEAD, sink, overwrite=True)
     if name == "sink.npy" and after:  # the sink is there
         assert not caught.value.args
         assert not parts.exists()

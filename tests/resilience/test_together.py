@@ -123,8 +123,8 @@ def test_a_file_system_without_locks_is_written_all_the_same(tiny, tmp_path, mon
     reduced = reduce_model(tiny, SENTENCES, 8)
     left = tmp_path / ".p.abcdefgh"
     left.mkdir()
-    (left / "lock").touch()
-    os.utime(left / "lock", (0, 0))
+    (left / "st_dimreduce.lock").touch()
+    os.utime(left / "st_dimreduce.lock", (0, 0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a lock is soft there
         save_portable(reduced, tmp_path / "p")

@@ -245,6 +245,32 @@ def test_fix_compares_with_code_of_the_models_own_only_where_it_is_trusted(stock
     assert content(stock) != before
 
 
+def test_a_tokenizer_that_splits_its_special_tokens_is_kept(tiny, tmp_path):
+    tiny[0].tokenizer.split_special_tokens = True
+    model = reduce_model(tiny, SENTENCES, 8)
+    save_portable(model, tmp_path / "p")
+    again = SentenceTransformer(str(tmp_path / "p"), device="cpu")
+    texts = ["[CLS] cat [SEP] dog", "a [PAD] b"]
+    assert np.allclose(again.encode(texts), model.encode(texts), atol=1e-6)
+
+
+@pytest.mark.parametrize("link", ["hidden file", "hidden folder", "folder"])
+def test_fix_copies_nothing_that_a_link_leads_to(link, stock, tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "key").write_text("secret")
+    (stock / ".x").mkdir()
+    place, target = {
+        "hidden file": (stock / ".x" / "key", tmp_path / "private" / "key"),
+        "hidden folder": (stock / ".x" / "keys", tmp_path / "private"),
+        "folder": (stock / ".x" / "up", stock),
+    }[link]
+    place.symlink_to(target)
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"is a link"):
+        fix(stock)
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
 def test_modules_in_training_are_so_afterwards(tiny, tmp_path):
     model = reduce_model(tiny, SENTENCES, 8, trainable=True)
     model.train()
