@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+AUDIT := $(BIN)/python -m pip_audit --strict --disable-pip
+LOCKED := $(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation
 
-.PHONY: demo test test-rest test-all coverage lint fix docs audit clean
+.PHONY: demo test test-rest test-all coverage lint fix docs locked lock audit audit-known dist clean
 
 # Each set of extras is installed once, and again when what it depends on changes.
 $(VENV)/.installed-%: pyproject.toml constraints.txt
@@ -40,10 +42,38 @@ fix: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# Fails, rather than pass, where an index cannot say what is known of a package.
-audit: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet pip-audit
-	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps --requirement constraints.txt
+# What .ci/run installs: the files that requirements-ci.txt names, each checked against its hash, and no others.
+locked:
+	$(PYTHON) -m venv $(VENV)
+	grep '^setuptools==' requirements-ci.txt >$(VENV)/builds-the-others.txt
+	$(LOCKED) --requirement $(VENV)/builds-the-others.txt
+	$(LOCKED) --requirement requirements-ci.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(VENV)/.installed-dev $(VENV)/.installed-release $(VENV)/.installed-test $(VENV)/.installed-test-all
+
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python .ci/lock.py >requirements-ci.new
+	mv requirements-ci.new requirements-ci.txt
+
+# Fails, rather than pass, where an index cannot say what is known of a package, as none can of a local build (`+cpu`).
+audit: $(VENV)/.installed-release
+	sed 's/+cpu / /' requirements-ci.txt >$(VENV)/audited.txt
+	$(AUDIT) --require-hashes --requirement $(VENV)/audited.txt
+
+# What is known of an old release: something, where the index serves the data.
+audit-known: $(VENV)/.installed-release
+	echo pip==22.0 >$(VENV)/known.txt
+	$(AUDIT) --no-deps --requirement $(VENV)/known.txt
+
+# Of what is committed, with the time of the commit: the same commit gives the same wheel, and the same bill of materials.
+dist: $(VENV)/.installed-release
+	rm -rf dist build
+	mkdir -p build/source
+	umask 022 && git archive HEAD | tar --extract --no-same-permissions --directory build/source
+	umask 022 && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+		$(BIN)/python -m build --no-isolation --outdir dist build/source
+	$(BIN)/python .ci/sbom.py dist/*.whl
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -12,6 +14,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import st_dimreduce
 
 ROOT = Path(__file__).parents[2]
 # What the test environment has for other extras, and the tests themselves: none of it may be needed, or found.
@@ -42,13 +48,18 @@ def call(*command, cwd, **env):
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory):
     """Wheel and source distribution, built as for the package index from a copy of what the repository holds."""
+    return build(tmp_path_factory)
+
+
+def build(tmp_path_factory):
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     names = call("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines()
     for name in names:
         if Path(ROOT, name).exists():  # not one that is deleted and still in the index
             Path(source, name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, source / name)
-    call(sys.executable, "-m", "build", "--outdir", out, source, cwd=out)
+            shutil.copy(ROOT / name, source / name)  # with the time of the copy
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source]
+    call(*command, cwd=out, SOURCE_DATE_EPOCH="1700000000")
     (wheel,), (archive,) = out.glob("*.whl"), out.glob("*.tar.gz")
     return wheel, archive
 
@@ -72,6 +83,34 @@ def test_both_hold_the_package_and_nothing_else(distributions):
 def test_twine_finds_nothing_to_mend(distributions, tmp_path):
     said = call(sys.executable, "-m", "twine", "--no-color", "check", "--strict", *distributions, cwd=tmp_path)
     assert said.count("PASSED") == 2
+
+
+def test_the_same_source_gives_the_same_wheel(distributions, tmp_path_factory):
+    again, _ = build(tmp_path_factory)
+    assert again.name == distributions[0].name
+    assert again.read_bytes() == distributions[0].read_bytes()
+
+
+def test_the_bill_of_materials_says_what_the_wheel_says(distributions, tmp_path):
+    wheel, bill = Path(shutil.copy(distributions[0], tmp_path)), tmp_path / f"{distributions[0].stem}.cdx.json"
+    call(sys.executable, ROOT / ".ci" / "sbom.py", wheel, cwd=tmp_path)
+    first = bill.read_bytes()
+    call(sys.executable, ROOT / ".ci" / "sbom.py", wheel, cwd=tmp_path)
+    assert bill.read_bytes() == first, "the same wheel, another document"
+    made = json.loads(first)
+    assert (made["bomFormat"], made["specVersion"]) == ("CycloneDX", "1.6")
+    about, (installed,) = made["metadata"]["component"], importlib.metadata.distributions(path=[str(wheel)])
+    assert (about["name"], about["version"]) == ("st_dimreduce", st_dimreduce.__version__)
+    assert about["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+    assert about["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(wheel.read_bytes()).hexdigest()}]
+    said = sorted(entry["value"] for part in made["components"] for entry in part["properties"])
+    needed = [Requirement(line) for line in installed.requires]
+    assert said == sorted(str(one) for one in needed if canonicalize_name(one.name) != "st-dimreduce")
+    required = {part["name"] for part in made["components"] if part["scope"] == "required"}
+    assert required == {canonicalize_name(one.name) for one in needed if one.marker is None}
+    assert required >= {"numpy", "sentence-transformers", "torch"}
+    (links,) = [entry["dependsOn"] for entry in made["dependencies"] if entry["ref"] == about["bom-ref"]]
+    assert sorted(links) == sorted(part["bom-ref"] for part in made["components"])
 
 
 def test_the_wheel_alone_runs_the_demo(distributions, tmp_path):
