@@ -53,8 +53,8 @@ locked:
 
 lock:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python .ci/lock.py >requirements-ci.new
-	mv requirements-ci.new requirements-ci.txt
+	$(BIN)/python .ci/lock.py >$(VENV)/requirements-ci.txt
+	mv $(VENV)/requirements-ci.txt requirements-ci.txt
 
 # Fails, rather than pass, where an index cannot say what is known of a package, as none can of a local build (`+cpu`).
 audit: $(VENV)/.installed-release
