@@ -59,9 +59,9 @@ WARM_UP = 0.25  # of the time: until every path has been taken and every pool is
 SAMPLES = 1000
 # A leak is what grows with the operations. 1 MB per 1,000 operations is 1 kB each, less than the smallest thing that an
 # operation of any job makes and could fail to give back: an answer of the page, a block of codes, a tensor. The
-# allocators keep and reuse memory in steps of some MB, so growth of less than GROWTH in all is not told from chance:
-# the shorter the run, the larger the smallest leak that it finds.
-SLOPE, GROWTH = 1.0, 16.0  # MB per 1,000 operations, MB
+# allocators take memory in steps of some MB while their pools fill, so growth of less than GROWTH in all is not told
+# from that: the shorter the run, the larger the smallest leak that it finds.
+SLOPE, GROWTH = 1.0, 4.0  # MB per 1,000 operations, MB
 QUERIES = ["invert a matrix", "draw samples", "shortest path", "sort an array", "train a classifier", "sparse storage"]
 
 
@@ -373,12 +373,13 @@ def report(minutes: float, found: dict[str, Found]) -> list[str]:
         A run of {minutes:g} minutes, of which the first {100 * WARM_UP:.0f} % warm up and do not count; {len(found)}
         jobs at the same time, each in a process of its own with pools of one thread."""
     note = f"""
-        Before / after: once warmed up, and at the end, both times at rest. The slope is the median of those between all
-        pairs of up to {SAMPLES} samples of the resident memory (Theil and Sen), with its interval of 95 % confidence. A
-        problem is a whole interval above {SLOPE:g} MB per 1,000 operations, which is 1 kB each, less than the smallest
-        thing that an operation could fail to give back, if that comes to more than {GROWTH:g} MB in all, for allocators
-        take memory in steps of some MB; one descriptor, thread or file more than before; or an answer that is not, to
-        the byte, what it was at the beginning."""
+        Before / after: once warmed up, and at the end, both times at rest. The slope is the median of those
+        between all pairs of up to {SAMPLES} samples of the resident memory (Theil and Sen), with its interval
+        of 95 % confidence. A problem is a whole interval above {SLOPE:g} MB per 1,000 operations, which is 1 kB
+        each, less than the smallest thing that an operation could fail to give back, if that comes to more than
+        {GROWTH:g} MB in all, for allocators take memory in steps of some MB while their pools fill; one
+        descriptor, thread or file more than before; or an answer that is not, to the byte, what it was at the
+        beginning."""
     columns = ["", "operations", "resident MB", "MB per 1,000 operations", "open files", "threads", "files left"]
     columns += ["answers", "problems"]
     packages = ("st_dimreduce", "sentence-transformers", "torch", "numpy", "pyarrow", "starlette", "uvicorn")
