@@ -49,7 +49,7 @@ def test_what_keeps_nothing_has_no_problem(flawed, tmp_path):
 
 def test_a_list_that_grows_is_seen(flawed):
     kept = []
-    (problem,) = flawed(lambda: kept.append(b"x" * 100_000))
+    (problem,) = flawed(lambda: kept.append(b"x" * 1_000_000))
     assert problem.startswith("memory grows by ")
 
 
