@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -163,7 +164,8 @@ def test_a_name_is_a_folder(hub, place, tiny, tmp_path):
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     head = DimReduce.from_model(reduce_model(tiny, SENTENCES, 8)).to_head().with_record(precision="int4")
-    static = SentenceTransformer(modules=[StaticEmbedding(tiny.tokenizer, embedding_dim=32)], device="cpu")
+    words = StaticEmbedding(copy.deepcopy(tiny.tokenizer), embedding_dim=32)
+    static = SentenceTransformer(modules=[words], device="cpu")
     folders = {"user/reduced": tmp_path / "reduced", "user/static": tmp_path / "static"}
     save_portable(attach_head(tiny, head), folders["user/reduced"])
     save_portable(attach_head(static, head), folders["user/static"])
