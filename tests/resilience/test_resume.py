@@ -228,7 +228,7 @@ def test_a_part_that_is_not_whole_is_made_again(damage, source, tmp_path, monkey
     assert content(sink) == content(tmp_path / "whole.npy")
 
 
-@pytest.mark.parametrize("damage", ["none", "longer", "zeros"])
+@pytest.mark.parametrize("damage", ["none", "longer", "zeros", "header"])
 def test_a_join_goes_on_where_it_was_and_trusts_nothing(damage, source, tmp_path, monkeypatch):
     sink, parts = tmp_path / "sink.npy", tmp_path / ".sink.npy.parts/new"
     with monkeypatch.context() as patch:
@@ -245,10 +245,13 @@ def test_a_join_goes_on_where_it_was_and_trusts_nothing(damage, source, tmp_path
         with whole.open("r+b") as file:
             file.seek(128 + 512 * 4)
             file.write(bytes(100))
+    elif damage == "header":
+        whole.write_bytes(whole.read_bytes().replace(b"|i1", b"|u1"))
+        (parts / "part-00007.npy").write_bytes(bytes(128) + (parts / "part-00007.npy").read_bytes()[128:])
     with monkeypatch.context() as patch:
         counted = reduced_rows(patch)
         reduce_vectors(source, HEAD, sink, "int8")
-    assert sum(counted) == (ROWS - 512 if damage == "zeros" else 0)
+    assert sum(counted) == {"zeros": ROWS - 512, "header": ROWS - 7 * 512}.get(damage, 0)
     reduce_vectors(source, HEAD, tmp_path / "whole.npy", "int8")
     assert content(sink) == content(tmp_path / "whole.npy")
     assert not list(tmp_path.glob(".*"))

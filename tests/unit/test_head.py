@@ -282,3 +282,11 @@ def test_the_record_in_a_model_card_survives_what_markdown_does():
     deep = '{"a": ' + 100_000 * "[" + "]" * 100_000 + "}"
     for content in ('{"precision": "int7"}', '{"mean_norm": 0}', f'{{"mean_norm": {10**400}}}', "{no JSON}", deep):
         assert record_in_card(f"<!-- st_dimreduce {content} -->") == FitRecord()
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+@pytest.mark.parametrize("way", ["reduce", "reduce_stored"])
+def test_a_batch_of_no_rows_is_refused(way, batch_size):
+    head = Head(np.eye(2, 4))
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}: reduce at least 1 row at a time"):
+        getattr(head, way)(np.ones((3, 4)), batch_size=batch_size)

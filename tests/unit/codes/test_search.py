@@ -171,3 +171,9 @@ def test_bad_rescoring(queries, vectors, candidates, message):
     with pytest.raises(ValueError, match=message) as error:
         rescore(queries, vectors, candidates)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("block_size", [(0, 10), (10, 0), (10, -10)])
+def test_blocks_of_nothing_are_refused(block_size):
+    with pytest.raises(ValueError, match=r"block_size=.*: score at least 1 query and 1 code at a time"):
+        search(QUERIES, quantize(DOCUMENTS, "int4"), "int4", block_size=block_size)

@@ -88,6 +88,9 @@ REFUSED = [
     ("config.json", {"transformers_weights": "other.safetensors"}, "transformers_weights"),
     ("config.json", {"configuration_files": ["config.4.0.0.json"]}, "configuration_files"),
     ("config.json", {"use_pretrained_backbone": True}, "use_pretrained_backbone"),
+    ("config.json", {"use_timm_backbone": True}, "use_timm_backbone"),
+    ("config.json", {"backbone": "hf-hub:someone/model"}, "backbone to 'hf-hub:someone/model'"),
+    ("config.json", {"backbone_config": {"model_type": "timm_backbone"}}, "model_type to 'timm_backbone'"),
     ("config.json", {"passages_path": "/etc/hostname"}, "passages_path"),
     ("config.json", {"hidden_act": "\x1b[2Jgelu"}, "control characters"),
     ("config.json", {"\x9b2J": 1}, "control characters"),
@@ -115,6 +118,8 @@ def test_settings_are_refused_wherever_they_lie_in_a_module(place, folder):
 
 # What real models say.
 ALLOWED = [
+    (SENTENCE, {"model_args": {"device_map": None}}),
+    ("config.json", {"seed": 2**31 - 1, "sliding_window": 2**31}),
     (SENTENCE, {"model_args": {"torch_dtype": "float32", "attn_implementation": "eager"}}),
     (SENTENCE, {"model_args": {"trust_remote_code": True}}),
     (SENTENCE, {"model_kwargs": {"dtype": "auto", "attn_implementation": "sdpa"}}),
