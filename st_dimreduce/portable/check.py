@@ -168,7 +168,7 @@ def _sentence_config(part: Part, where: str) -> Iterator[Problem]:
     for name in beyond:
         hurt = f"{OLDER} does not load it, {SERVER} gives different vectors"
         yield Problem(
-            where, f"it sets {name} to {short(config[name])}", hurt, "save the model with the default of that"
+            where, f"it sets {name} to {short(config[name])}", hurt, "set it to its default and save the model again"
         )
     if (unknown := sorted(set(config) - set(TRANSFORMER_KEYS))) and not beyond:
         yield Problem(where, f"it has the new keys {', '.join(unknown)}", f"{OLDER} does not load it", _FIX)
