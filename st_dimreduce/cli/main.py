@@ -50,7 +50,7 @@ class _Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
+        except (typer.Exit, typer.Abort, BrokenPipeError):  # the last is of `| head`, which wants no more
             raise
         except Exception as error:
             from st_dimreduce.untrusted import printable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -192,3 +193,13 @@ def test_the_command_is_installed():
     done = subprocess.run([COMMAND, "--help"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0
     assert "Shrink sentence embeddings" in done.stdout
+
+
+def test_a_reader_that_wants_no_more_is_no_error(tmp_path):
+    (tmp_path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "theirs.Module"}]')
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "from st_dimreduce.cli import app; app()", "check", str(tmp_path)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
