@@ -38,7 +38,8 @@ _SHARDS = "model-*-of-*.safetensors"
 _PICKLES = "pytorch_model*.bin"
 _MOST_TIMES = 4  # the weights on file that the loader may allocate: some files lack half of the model's
 _MOST_MORE = 2**23
-_PREFIXES = {"model", "transformer", "encoder"}  # of a tensor's name, where a larger model was saved
+_PREFIXES = {"model.", "transformer.", "encoder."}  # of a tensor's name, where a larger model was saved
+_OLD_ENDS = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}  # of what TensorFlow trained
 
 
 def load_model(
@@ -159,9 +160,9 @@ def _lacking(model: Any, held: Shapes, renamed: bool) -> list[str]:
     for name, tensor in model.state_dict().items():
         if name in tied or re.search(r"(^|\.)(pooler|decoder)\.|position_ids$", name):
             continue
-        parts = name.split(".")
-        ends = [name, *(f"{prefix}.{name}" for prefix in _PREFIXES | {model.base_model_prefix})]
-        ends += [".".join(parts[1:])] if len(parts) > 1 else []
+        names = {name, *(name.removesuffix(new) + old for new, old in _OLD_ENDS.items() if name.endswith(new))}
+        starts = {"", f"{model.base_model_prefix}.", *_PREFIXES}
+        ends = [f"{start}{each}" for each in names for start in starts] + [each.partition(".")[2] for each in names]
         found = next((end for end in ends if end in held and math.prod(held[end]) == tensor.numel()), None)
         if found is None:
             lacking.append(name)
