@@ -126,7 +126,7 @@ ALLOWED = [
     (SENTENCE, {"tokenizer_args": {"padding_side": "left", "model_max_length": 20, "trust_remote_code": True}}),
     (SENTENCE, {"config_args": {"use_cache": False}, "processing_kwargs": {"text": {"padding": "longest"}}}),
     (SENTENCE, {"transformer_task": "feature-extraction", "query_length": 12, "document_length": None}),
-    (TOKENIZER, {"name_or_path": "/root/.cache/torch/x", "special_tokens_map_file": "/etc/hostname"}),
+    (TOKENIZER, {"name_or_path": "/home/maker/.cache/torch/x", "special_tokens_map_file": "/etc/hostname"}),
     (TOKENIZER, {"tokenizer_file": "/etc/hostname"}),
     (TOKENIZER, {"sp_model_kwargs": {}, "init_inputs": [], "vocab_file": None, "never_split": ["/etc/hostname"]}),
     (TOKENIZER, {"added_tokens_decoder": {"0": {"content": "[PAD]", "special": True}}, "chat_template": "/etc"}),
