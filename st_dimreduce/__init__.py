@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from st_dimreduce.codes.index import CodeIndex, merge_indexes, open_index
     from st_dimreduce.codes.precision import dequantize, quantize
     from st_dimreduce.codes.search import rescore, search
     from st_dimreduce.dim_reduce import DimReduce
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from st_dimreduce.recipe import reduce_model
     from st_dimreduce.runtimes.export import export
     from st_dimreduce.vectors.fit import fit_on_vectors, summarize
+    from st_dimreduce.vectors.index import add_to_index, build_index
     from st_dimreduce.vectors.reduce import reduce_vectors
 
 # Every public name and the module it is imported from, when it is first asked for (PEP 562).
 _HOMES = {
     "Choice": "fitting.budget",
+    "CodeIndex": "codes.index",
     "Comparison": "evaluation.compare",
     "DimReduce": "dim_reduce",
     "FitRecord": "head",
@@ -37,7 +40,9 @@ _HOMES = {
     "Precision": "enums",
     "Size": "fitting.budget",
     "Summary": "fitting.summary",
+    "add_to_index": "vectors.index",
     "attach_head": "models.attach",
+    "build_index": "vectors.index",
     "check": "portable.check",
     "choose": "fitting.budget",
     "compare": "evaluation.compare",
@@ -47,6 +52,8 @@ _HOMES = {
     "fit_on_vectors": "vectors.fit",
     "fix": "portable.fix",
     "load_head": "models.load",
+    "merge_indexes": "codes.index",
+    "open_index": "codes.index",
     "publish": "portable.hub",
     "quantize": "codes.precision",
     "reduce_model": "recipe",
@@ -59,6 +66,7 @@ _HOMES = {
 }
 __all__ = [
     "Choice",
+    "CodeIndex",
     "Comparison",
     "DimReduce",
     "FitRecord",
@@ -68,7 +76,9 @@ __all__ = [
     "Precision",
     "Size",
     "Summary",
+    "add_to_index",
     "attach_head",
+    "build_index",
     "check",
     "choose",
     "compare",
@@ -78,6 +88,8 @@ __all__ = [
     "fit_on_vectors",
     "fix",
     "load_head",
+    "merge_indexes",
+    "open_index",
     "publish",
     "quantize",
     "reduce_model",

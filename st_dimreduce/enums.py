@@ -50,6 +50,13 @@ class OnBadRow(StringEnum):
     ZERO = "zero"
 
 
+class Kind(StringEnum):
+    """Kind of an index: an inverted file, or all codes scanned."""
+
+    IVF = "ivf"
+    FLAT = "flat"
+
+
 class Format(StringEnum):
     """File format of an exported graph."""
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, SoftFileLock
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 _OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers report errors of the disk
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -340,6 +340,33 @@ def held(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def only_run(sink: Path) -> Iterator[None]:
+    """Keep a second run from writing the same sink meanwhile; a run that was killed no longer does.
+
+    Raises:
+        BlockingIOError: If another run is writing it.
+        PermissionError: If it cannot be written there.
+    """
+    path = check_place(sink.parent / f".{sink.name}.lock")
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with held(path):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    except Timeout as error:
+        raise BlockingIOError(
+            errno.EWOULDBLOCK, f"another run is writing {sink}: wait for it, or choose another sink"
+        ) from error
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 @contextmanager

@@ -61,7 +61,8 @@ class _Command(TyperCommand):
                 raise typer.Exit(2) from error
             if ctx.find_root().params.get("debug"):
                 raise
-            again = f"run again with --debug (st-dimreduce --debug {self.name} ...) to see the traceback"
+            name = ctx.command_path.partition(" ")[2]
+            again = f"run again with --debug (st-dimreduce --debug {name} ...) to see the traceback"
             typer.echo(f"unexpected error: {type(error).__name__}: {message}; {again}", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as interrupt:
@@ -89,6 +90,13 @@ def _can_be_corrected(error: Exception) -> bool:
 def command(function: Function) -> Function:
     """Add a function to the application as a command."""
     return app.command(cls=_Command)(function)
+
+
+def group(name: str, about: str) -> Callable[[Function], Function]:
+    """Add a group of commands to the application; returns what adds a function to it as a command."""
+    commands = typer.Typer(no_args_is_help=True, help=about)
+    app.add_typer(commands, name=name)
+    return commands.command(cls=_Command)
 
 
 def hide_loading_bars(quiet: bool = False) -> None:

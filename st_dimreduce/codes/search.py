@@ -48,7 +48,7 @@ def search(
             or infinity, entries are masked, or ``top_k`` is less than 1.
     """
     precision = Precision(precision)
-    unit = _unit_queries(queries, top_k)
+    unit = unit_queries(queries, top_k)
     size = unit.shape[1]
     check_codes(codes, precision, size)
     kept = min(top_k, len(codes))
@@ -59,11 +59,11 @@ def search(
         raise ValueError(f"block_size={block_size}: score at least 1 query and 1 code at a time")
     starts = range(0, len(codes), many)
     with ThreadPoolExecutor(1) as thread:  # decodes the next block meanwhile
-        decoded = [thread.submit(_decode, codes[start : start + many], precision, size) for start in starts[:1]]
+        decoded = [thread.submit(decode, codes[start : start + many], precision, size) for start in starts[:1]]
         for start in starts:
             documents, inverse = decoded.pop().result()
             following = codes[start + many : start + 2 * many]
-            decoded.append(thread.submit(_decode, following, precision, size))
+            decoded.append(thread.submit(decode, following, precision, size))
             for first in range(0, len(unit), some):
                 block = slice(first, first + some)
                 best, found = _best(unit[block] @ documents.T * inverse, kept)
@@ -77,7 +77,7 @@ def search(
     return scores, rows
 
 
-def _decode(codes: np.ndarray, precision: Precision, size: int) -> tuple[np.ndarray, np.ndarray]:
+def decode(codes: np.ndarray, precision: Precision, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the decoded codes, (n, size), not scaled to norm 1, and one over their norm, (n,)."""
     if precision is Precision.FLOAT32:
         return scale_rows(codes), np.ones(len(codes), np.float32)
@@ -131,7 +131,7 @@ def rescore(
         ValueError: If the shapes do not fit, a candidate is no row of ``vectors``, a query or a candidate's vector
             holds NaN or infinity, entries are masked, or ``top_k`` is less than 1.
     """
-    unit = _unit_queries(queries, top_k)
+    unit = unit_queries(queries, top_k)
     refuse_masked(vectors, "the vectors")
     refuse_masked(candidates, "the candidates")
     fits = vectors.ndim == candidates.ndim == 2 and vectors.shape[1] == unit.shape[1] and len(candidates) == len(unit)
@@ -157,7 +157,7 @@ def rescore(
     return scores, found
 
 
-def _unit_queries(queries: Any, top_k: int) -> np.ndarray:
+def unit_queries(queries: Any, top_k: int) -> np.ndarray:
     """Return queries, an array or a tensor, scaled to norm 1."""
     refuse_masked(queries, "the queries")
     if not isinstance(queries, np.ndarray):

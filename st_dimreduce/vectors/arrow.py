@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from st_dimreduce.codes.ids import Names
 from st_dimreduce.enums import Precision
 from st_dimreduce.untrusted import printable
 from st_dimreduce.vectors.sinks import CodesFile
@@ -40,14 +41,15 @@ class TableSource(Source):
         schema: The schema.
         rows: Number of rows; None if it is not known.
         column: The column of vectors; None for the only one.
+        codes: Whether it holds codes.
 
     Raises:
-        ValueError: If the column does not exist or holds no lists of floats, or if None could be several.
+        ValueError: If the column does not exist or holds no lists of floats (codes), or if None could be several.
     """
 
-    def __init__(self, schema: pa.Schema, rows: int | None, column: str | None) -> None:
-        self.schema, self.rows = schema, rows
-        self.column = vector_column(schema, column)
+    def __init__(self, schema: pa.Schema, rows: int | None, column: str | None, codes: bool) -> None:
+        self.schema, self.rows, self._codes = schema, rows, codes
+        self.column = vector_column(schema, column, codes)
         self._others = [field.name for field in schema if field.name != self.column]
         if len(set(self._others)) < len(self._others):
             raise ValueError(f"several columns have one name: rename all but one of {_listed(schema)}")
@@ -65,8 +67,40 @@ class TableSource(Source):
                 # A new table of the arrays: the metadata of two files' fields may differ.
                 arrays = [batch.column(name) for name in self._others]
                 others = pa.table(arrays, self._others) if arrays else None
-                yield _vectors_of(batch.column(self.column), start), others
+                column = batch.column(self.column)
+                yield codes_of(column) if self._codes else _vectors_of(column, start), others
             start += batch.num_rows
+
+    def column_batches(self, name: str) -> Iterator[pa.Array]:
+        """Yield the values of another column, in order."""
+        for batch in self.record_batches(0):
+            yield batch.column(name)
+
+    def ids(self, name: str) -> np.ndarray | Names:
+        """Return a column of integers, int64, or of strings.
+
+        Raises:
+            ValueError: If there is no such column, it holds null, or anything else.
+        """
+        if self.schema.names.count(name) != 1:
+            raise ValueError(
+                f"{self.schema.names.count(name)} columns are named {name!r}: name one of {_listed(self.schema)}"
+            )
+        kind = self.schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        if not texts and not pa.types.is_integer(kind):
+            raise ValueError(f"column {name!r} holds {printable(str(kind))}: expected integers or strings as ids")
+        parts: list[Any] = []
+        for array in self.column_batches(name):
+            if array.null_count:
+                raise ValueError(f"column {name!r} holds null: expected an id for every vector")
+            try:
+                array = array.cast(pa.large_string() if texts else pa.int64())  # noqa: PLW2901
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"column {name!r} holds an id that is too large: expected 0 to 2^63 - 1") from error
+            parts.append(_names(array) if texts else array.to_numpy())
+        return Names.joined(parts) if texts else np.concatenate(parts)
 
     def row_bytes(self, others: pa.Table) -> np.ndarray:
         return np.sum([_row_bytes(column.chunk(0)) for column in others.columns], axis=0)
@@ -82,14 +116,14 @@ class ParquetSource(TableSource):
         ValueError: As :class:`TableSource`, or if a file is not a complete Parquet file or differs from the first.
     """
 
-    def __init__(self, files: Files, column: str | None = None) -> None:
+    def __init__(self, files: Files, column: str | None = None, codes: bool = False) -> None:
         self.files, self._paths = files, files.paths
         self._metadata, schemas = [], []
         for path in files.paths:
             with _refusing(path, "Parquet"):
                 self._metadata.append(pq.read_metadata(path))
                 schemas.append(_readable(self._metadata[-1].schema.to_arrow_schema()))
-        super().__init__(schemas[0], sum(metadata.num_rows for metadata in self._metadata), column)
+        super().__init__(schemas[0], sum(metadata.num_rows for metadata in self._metadata), column, codes)
         _check_schemas(files.paths, schemas, self.column)
 
     @classmethod
@@ -108,6 +142,12 @@ class ParquetSource(TableSource):
                             yield from _rows_from(start, _valid(batches))
                     start = max(start - group.num_rows, 0)
 
+    def column_batches(self, name: str) -> Iterator[pa.Array]:
+        for path, metadata in zip(self._paths, self._metadata, strict=True):
+            with _refusing(path, "Parquet"), pq.ParquetFile(path, metadata=metadata, **_READING) as file:
+                for batch in _valid(file.iter_batches(_READ_ROWS, columns=[name])):
+                    yield batch.column(0)
+
 
 class IpcSource(TableSource):
     """Arrow IPC files of one schema, of the file or the stream format, read as if they were one.
@@ -118,7 +158,7 @@ class IpcSource(TableSource):
         ValueError: As :class:`TableSource`, or if a file is not a complete Arrow file or differs from the first.
     """
 
-    def __init__(self, files: Files, column: str | None = None) -> None:
+    def __init__(self, files: Files, column: str | None = None, codes: bool = False) -> None:
         self.files, self._paths = files, files.paths
         schemas, counts = [], []
         for path in files.paths:
@@ -126,7 +166,7 @@ class IpcSource(TableSource):
                 schemas.append(_readable(reader.schema))
                 counts.append(reader.count_rows() if isinstance(reader, pa.RecordBatchFileReader) else None)
         known = [count for count in counts if count is not None]
-        super().__init__(schemas[0], sum(known) if len(known) == len(counts) else None, column)
+        super().__init__(schemas[0], sum(known) if len(known) == len(counts) else None, column, codes)
         _check_schemas(files.paths, schemas, self.column)
 
     @classmethod
@@ -145,8 +185,10 @@ class IpcSource(TableSource):
 class MemorySource(TableSource):
     """An Arrow Table, RecordBatch or RecordBatchReader."""
 
-    def __init__(self, table: pa.Table | pa.RecordBatch | pa.RecordBatchReader, column: str | None = None) -> None:
-        super().__init__(table.schema, getattr(table, "num_rows", None), column)
+    def __init__(
+        self, table: pa.Table | pa.RecordBatch | pa.RecordBatchReader, column: str | None = None, codes: bool = False
+    ) -> None:
+        super().__init__(table.schema, getattr(table, "num_rows", None), column, codes)
         self._table = table
 
     @classmethod
@@ -165,9 +207,9 @@ class MemorySource(TableSource):
 class DatasetSource(TableSource):
     """A ``datasets.Dataset``: one split of a dataset of Hugging Face."""
 
-    def __init__(self, dataset: Any, column: str | None = None) -> None:
+    def __init__(self, dataset: Any, column: str | None = None, codes: bool = False) -> None:
         self._dataset = dataset.with_format("arrow")
-        super().__init__(self._dataset[:0].schema, len(dataset), column)
+        super().__init__(self._dataset[:0].schema, len(dataset), column, codes)
 
     @classmethod
     def accepts(cls, given: Any) -> bool:
@@ -268,6 +310,13 @@ def codes_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     )
 
 
+def _names(strings: pa.LargeStringArray) -> Names:
+    _, offsets, text = strings.buffers()
+    ends = np.frombuffer(offsets, np.int64)[strings.offset : strings.offset + len(strings) + 1]
+    letters = np.frombuffer(text or b"", np.uint8)
+    return Names(letters[ends[0] : ends[-1]], ends[1:] - ends[0])
+
+
 def _rows_from(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         if start < batch.num_rows:
@@ -275,24 +324,27 @@ def _rows_from(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
         start = max(start - batch.num_rows, 0)
 
 
-def vector_column(schema: pa.Schema, column: str | None) -> str:
-    """Return the name of the column of vectors: the one named, or the only one.
+def vector_column(schema: pa.Schema, column: str | None, codes: bool = False) -> str:
+    """Return the name of the column of vectors, or of codes: the one named, or the only one.
 
     Raises:
         ValueError: As :class:`TableSource`.
     """
     columns = _listed(schema) or "none"
-    fitting = [field.name for field in schema if _is_vectors(field.type)]
+    fitting = [field.name for field in schema if (_is_codes(field) if codes else _is_vectors(field.type))]
+    held = "codes that reduce_vectors wrote" if codes else "lists of floats"
     if column is None:
         if len(fitting) != 1:
             count = "several columns hold" if fitting else "no column holds"
-            raise ValueError(f"{count} lists of floats: name the one to reduce; the columns are {columns}")
+            raise ValueError(
+                f"{count} {held}: name the one to {'index' if codes else 'reduce'}; the columns are {columns}"
+            )
         column = fitting[0]
     if schema.names.count(column) != 1:
         raise ValueError(f"{schema.names.count(column)} columns are named {column!r}: name one of {columns}")
     if column not in fitting:
         kind = printable(str(schema.field(column).type))
-        raise ValueError(f"column {column!r} holds {kind}, expected lists of floats, of {columns}")
+        raise ValueError(f"column {column!r} holds {kind}, expected {held}, of {columns}")
     return column
 
 

@@ -23,12 +23,13 @@ _NUMPY_SOURCES = (NpySource, ArraySource, FaissSource, IterableSource)
 _SINKS = ("", ".npy", ".arrow", ".parquet")
 
 
-def open_source(source: Any, column: str | None = None) -> Source:
+def open_source(source: Any, column: str | None = None, codes: bool = False) -> Source:
     """Find out what was given, without reading a vector.
 
     Args:
         source: As in :func:`st_dimreduce.reduce_vectors`.
         column: The column of vectors in a table; None (the default) for the only one.
+        codes: Whether it holds codes in place of vectors. Defaults to False.
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
@@ -48,7 +49,7 @@ def open_source(source: Any, column: str | None = None) -> Source:
 
         for table in TABLES:
             if table.accepts(source):
-                return table(source, column)
+                return table(source, column, codes)
     elif column is not None:
         raise ValueError(f"column {column!r} was named, but {name} is not a table: leave the column out")
     else:

@@ -14,12 +14,12 @@ import numpy as np
 
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.enums import OnBadRow, Precision
-from st_dimreduce.files import followed
+from st_dimreduce.files import followed, only_run
 from st_dimreduce.fitting.summary import check_rows, row_norms
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.vectors.kinds import open_source, sink_files
-from st_dimreduce.vectors.sinks import Parts, only_run
+from st_dimreduce.vectors.sinks import Parts
 from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, Batch, Source, batch_rows
 
 _PART_BATCHES = 8

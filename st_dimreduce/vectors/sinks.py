@@ -8,23 +8,20 @@ one ``.npy`` file, each part is removed as soon as it is joined. The files of ta
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
-from filelock import Timeout
 
-from st_dimreduce.files import check_place, check_target, disk_errors, flush, give_back, held, is_own, put_in_place
+from st_dimreduce.files import check_target, disk_errors, flush, give_back, is_own, put_in_place
 from st_dimreduce.progress import progress_bar
 
 _FORMAT = "st_dimreduce.job.2"
@@ -132,33 +129,6 @@ def _read_header(file: BinaryIO) -> tuple[np.dtype, int, int]:
     np.lib.format.read_magic(file)
     (rows, width), _, dtype = np.lib.format.read_array_header_1_0(file)
     return dtype, width, rows
-
-
-@contextmanager
-def only_run(sink: Path) -> Iterator[None]:
-    """Keep a second run from writing the same sink meanwhile; a run that was killed no longer does.
-
-    Raises:
-        BlockingIOError: If another run is writing it.
-        PermissionError: If it cannot be written there.
-    """
-    path = check_place(sink.parent / f".{sink.name}.lock")
-    made = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with held(path):
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-    except Timeout as error:
-        raise BlockingIOError(
-            errno.EWOULDBLOCK, f"another run is writing {sink}: wait for it, or choose another sink"
-        ) from error
-    finally:
-        for folder in made:
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
 
 
 class Parts:

@@ -281,7 +281,7 @@ class NpySource(Source):
         self.files, self._paths, self.rows = files, files.paths, 0
         width = None
         for path in files.paths:
-            rows, columns = _mapped(path).shape
+            rows, columns = _vectors_in(path).shape
             width = columns if width is None else width
             if columns != width:
                 expected = f"expected {width} as in {files.paths[0].name}"
@@ -294,7 +294,7 @@ class NpySource(Source):
 
     def chunks(self, start: int, batch_bytes: int) -> Iterator[tuple[np.ndarray, None]]:
         for path in self._paths:
-            header = _mapped(path)
+            header = _vectors_in(path)
             for rows in slices(start, len(header), batch_rows(header.shape[1], batch_bytes)):
                 yield _read_rows(path, header, rows), None
             start = max(start - len(header), 0)
@@ -346,8 +346,19 @@ def _read_ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-def _mapped(path: Path) -> np.memmap:
-    """Map a .npy file into memory, without reading its vectors; a pickled one is refused."""
+def _vectors_in(path: Path) -> np.memmap:
+    array = mapped(path)
+    if array.dtype != _BFLOAT16_ON_DISK or array.ndim != 2:
+        check_array(array, str(path))
+    return array
+
+
+def mapped(path: Path) -> np.memmap:
+    """Map a .npy file into memory, without reading what it holds; a pickled one is refused.
+
+    Raises:
+        ValueError: If it is no complete .npy file of numbers.
+    """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
@@ -357,8 +368,6 @@ def _mapped(path: Path) -> np.memmap:
         raise ValueError(f"{path} is not a complete .npy file of numbers: {said}") from error
     if not isinstance(array, np.memmap):
         raise ValueError(f"{path} is an archive: save each array in a .npy file")
-    if array.dtype != _BFLOAT16_ON_DISK or array.ndim != 2:
-        check_array(array, str(path))
     return array
 
 

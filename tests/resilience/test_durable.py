@@ -19,8 +19,8 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from st_dimreduce import Head, Summary, files, save_head
-from st_dimreduce.files import held, new_file, new_folder
-from st_dimreduce.vectors.sinks import NpyFile, only_run
+from st_dimreduce.files import held, new_file, new_folder, only_run
+from st_dimreduce.vectors.sinks import NpyFile
 from tests.helpers.resuming import X, content, reduce_vectors
 
 HEAD = Head(np.eye(4, 8))

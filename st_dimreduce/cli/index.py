@@ -1,0 +1,221 @@
+"""Commands for an index of codes: build it, add to it, remove from it, search it, merge several."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from st_dimreduce.cli.main import group, hide_loading_bars, show
+from st_dimreduce.cli.options import BadRows, BatchSize, Force, Quiet, Seed, TextColumn, VectorColumn
+from st_dimreduce.enums import Kind, OnBadRow, Precision
+
+index = group("index", "Build, change and search an index of codes, with FAISS.")
+
+Index = Annotated[str, typer.Argument(help="Folder of the index.")]
+Indexed = Annotated[
+    str,
+    typer.Argument(help="Vectors or codes: .npy, .parquet or .arrow; or texts, one per line, .jsonl or .csv."),
+]
+IdColumn = Annotated[str | None, typer.Option("--id-column", help="Column of the ids, in a table.")]
+_TABLES = (".npy", ".parquet", ".arrow", ".feather", "")
+
+
+@index
+def build(
+    head: Annotated[str, typer.Argument(help="Folder of a head, or name or folder of a reduced model.")],
+    source: Indexed,
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the index to.")],
+    kind: Annotated[Kind, typer.Option(help="An inverted file (ivf), or every code scanned (flat).")] = Kind.IVF,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Precision of the codes; the head's if not given.")
+    ] = None,
+    cells: Annotated[int | None, typer.Option(help="Number of cells; by the number of vectors if not given.")] = None,
+    column: VectorColumn = None,
+    id_column: IdColumn = None,
+    queries: Annotated[
+        str | None, typer.Option(help="Typical queries, reduced, in a .npy file: to measure recall with.")
+    ] = None,
+    seed: Seed = 0,
+    on_bad_row: BadRows = OnBadRow.RAISE,
+    batch_size: BatchSize = 32,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build an index of stored vectors, codes or texts. After an interruption, the same command resumes."""
+    from st_dimreduce.codes.manifest import MANIFEST
+    from st_dimreduce.files import check_target
+    from st_dimreduce.vectors.index import build_index
+
+    check_target(output, force, marker=MANIFEST)
+    given, texts = _opened(head, source, column, quiet)
+    built = build_index(
+        source if texts is None else texts,
+        given,
+        output,
+        kind=kind,
+        precision=precision,
+        column=None if texts is not None else column,
+        id_column=id_column,
+        cells=cells,
+        queries=None if queries is None else _read_vectors(queries),
+        seed=seed,
+        on_bad_row=on_bad_row,
+        batch_size=batch_size,
+        overwrite=force,
+        show_progress_bar=False if quiet else None,
+    )
+    show(f"Wrote {output}: {_about(built)}.", quiet=quiet)
+
+
+@index
+def add(
+    index: Index,
+    source: Indexed,
+    model: Annotated[str | None, typer.Option(help="Reduced model, for texts.")] = None,
+    column: VectorColumn = None,
+    id_column: IdColumn = None,
+    on_bad_row: BadRows = OnBadRow.RAISE,
+    batch_size: BatchSize = 32,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the vectors of ids that are there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add vectors, codes or texts to an index."""
+    from st_dimreduce.codes.index import open_index
+    from st_dimreduce.vectors.index import add_to_index
+
+    opened = open_index(index)
+    loaded, texts = (None, None) if model is None else _opened(model, source, column, quiet)
+    count = add_to_index(
+        opened,
+        source if texts is None else texts,
+        loaded if texts is not None else None,
+        column=None if texts is not None else column,
+        id_column=id_column,
+        on_bad_row=on_bad_row,
+        batch_size=batch_size,
+        overwrite=replace,
+        show_progress_bar=False if quiet else None,
+    )
+    show(f"Added {count:,}: {_about(opened)}.", quiet=quiet)
+
+
+@index
+def remove(
+    index: Index,
+    ids: Annotated[list[str], typer.Argument(help="Ids; or @FILE, a file with one per line.")],
+    quiet: Quiet = False,
+) -> None:
+    """Remove documents from an index by their ids."""
+    from st_dimreduce.codes.index import open_index
+
+    opened = open_index(index)
+    opened.remove(_ids(ids, opened.manifest.named))
+    show(f"Now {_about(opened)}.", quiet=quiet)
+
+
+@index
+def search(
+    index: Index,
+    queries: Annotated[str, typer.Argument(help="Queries: a .npy file of reduced vectors; with --model, texts.")],
+    model: Annotated[str | None, typer.Option(help="Reduced model, for texts.")] = None,
+    top_k: Annotated[int, typer.Option("--top-k", help="Documents per query.")] = 10,
+    recall: Annotated[
+        float | None, typer.Option(help="Share of what exact search finds that should be found; 0.95 if not given.")
+    ] = None,
+    column: TextColumn = None,
+) -> None:
+    """Search an index; prints the number of the query, rank, id and cosine, a line each, with tabs between them."""
+    from st_dimreduce.codes.index import open_index
+    from st_dimreduce.untrusted import printable
+
+    opened = open_index(index)
+    if model is None:
+        vectors = _read_vectors(queries)
+    else:
+        from st_dimreduce.models.load import load_model
+        from st_dimreduce.texts import read_texts
+
+        hide_loading_bars(True)
+        vectors = load_model(model).encode_query(read_texts(queries, column), show_progress_bar=False)
+    scores, ids = opened.search(vectors, top_k, recall=recall)
+    for number, (row, of) in enumerate(zip(ids.tolist(), scores.tolist(), strict=True), 1):
+        for rank, (one, score) in enumerate(zip(row, of, strict=True), 1):
+            if score > float("-inf"):
+                typer.echo(f"{number}\t{rank}\t{printable(str(one))}\t{score:.4f}")
+
+
+@index
+def info(index: Index) -> None:
+    """Check an index and describe it."""
+    from st_dimreduce.codes.index import open_index
+
+    opened = open_index(index)
+    manifest = opened.manifest
+    removed = sum(state.removed_rows for state in manifest.segments)
+    size = sum(path.stat().st_size for path in opened.path.rglob("*") if path.is_file())
+    show(f"{_about(opened)}; {len(manifest.segments)} segments, {removed:,} removed vectors; {size:,} bytes.")
+    for results, recalls in (manifest.recalls or {}).items():
+        reached = ", ".join(
+            f"{recall:.3f} ({effort})" for effort, recall in zip(manifest.efforts, recalls, strict=True)
+        )
+        show(f"recall@{results} (cells looked into): {reached}")
+
+
+@index
+def merge(
+    indexes: Annotated[list[str], typer.Argument(help="Folders of indexes of one head.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the index to.")],
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge indexes into a new one; or one alone, to drop what was removed."""
+    from st_dimreduce.codes.index import merge_indexes
+
+    show(f"Wrote {output}: {_about(merge_indexes(indexes, output, overwrite=force))}.", quiet=quiet)
+
+
+def _opened(head: str, source: str, column: str | None, quiet: bool) -> tuple[Any, list[str] | None]:
+    """Return the head, or for a source of texts the reduced model, and the texts."""
+    if Path(source).suffix.lower() in _TABLES and source != "-":
+        from st_dimreduce.models.load import load_head
+
+        if not Path(head).is_dir():
+            hide_loading_bars(quiet)
+        return load_head(head), None
+    from st_dimreduce.texts import read_texts
+
+    texts = read_texts(source, column)
+    hide_loading_bars(quiet)
+    from st_dimreduce.models.load import load_model
+
+    return load_model(head), texts
+
+
+def _read_vectors(path: str) -> Any:
+    from st_dimreduce.vectors.sources import mapped
+
+    if Path(path).suffix.lower() != ".npy":
+        raise ValueError(f"{path} is no .npy file: give reduced vectors, or texts with --model")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}: give reduced vectors in a .npy file")
+    return mapped(Path(path))
+
+
+def _ids(given: list[str], named: bool) -> list[Any]:
+    words = []
+    for each in given:
+        if each.startswith("@"):
+            words.extend(Path(each[1:]).read_text(encoding="utf-8").splitlines())
+        else:
+            words.append(each)
+    if named:
+        return list(words)
+    for word in words:
+        if not word.isascii() or not word.isdigit():
+            raise ValueError(f"id {word!r} is no number: the index holds integers")
+    return [int(word) for word in words]
+
+
+def _about(opened: Any) -> str:
+    stored = f"{len(opened):,} vectors of {opened.out_features} dimensions in {opened.precision.value}"
+    return f"{opened.kind.value} index of {stored}"

@@ -1,0 +1,178 @@
+"""A segment of an index: the codes of some vectors, their ids, and which of them were removed.
+
+Its files never change but for the list of what was removed, which is written under a new name each time. They are
+mapped into memory, so that processes share them, and a reader is not disturbed by a writer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from st_dimreduce.codes.ids import Names
+from st_dimreduce.codes.lists import Lists, is_packed
+from st_dimreduce.enums import Precision
+
+LISTS, SIZES, IDS, ORDER = "lists.bin", "sizes.npy", "ids.npy", "order.npy"
+TEXT, ENDS = "names.npy", "names-ends.npy"
+_WRITTEN_BYTES = 1 << 26  # of codes at a time
+Files = dict[str, list[Any]]  # by name, the size in bytes and the hash
+DAMAGED = "the index is damaged, build it again"
+
+
+def write_segment(
+    folder: Path,
+    sizes: np.ndarray,
+    width: int,
+    precision: Precision,
+    codes_of: Callable[[int, int], np.ndarray],
+    ids: np.ndarray,
+    names: Names | None,
+) -> Files:
+    """Write the files of a segment into a folder; returns their sizes and hashes.
+
+    Args:
+        folder: An empty folder.
+        sizes: Vectors in each cell, int64.
+        width: Bytes of a code.
+        precision: Precision of the codes.
+        codes_of: Gives the stored codes of the cells from one to before another, in their order.
+        ids: Ids by position, int64.
+        names: Names by position, where the ids are hashes of names.
+    """
+    lists = Lists(sizes, width, is_packed(precision))
+    with (folder / LISTS).open("xb") as file:
+        for first, last in _groups(lists):
+            codes = codes_of(first, last)
+            for cell in range(first, last):
+                own = slice(lists.starts[cell] - lists.starts[first], lists.starts[cell + 1] - lists.starts[first])
+                file.write(lists.cell_bytes(cell, codes[own]).data)
+    arrays = {SIZES: sizes, IDS: ids, ORDER: np.argsort(ids, kind="stable")}
+    if names is not None:
+        arrays |= {TEXT: names.text, ENDS: names.ends}
+    for name, array in arrays.items():
+        np.save(folder / name, array)
+    return {path.name: describe(path) for path in sorted(folder.iterdir())}
+
+
+def _groups(lists: Lists) -> Iterable[tuple[int, int]]:
+    """Yield ranges of cells whose codes are written at a time."""
+    first, most = 0, max(_WRITTEN_BYTES // lists.width, 1)
+    while first < len(lists.sizes):
+        last = int(np.searchsorted(lists.starts, lists.starts[first] + most, side="right")) - 1
+        last = max(last, first + 1)
+        yield first, last
+        first = last
+
+
+def describe(path: Path) -> list[Any]:
+    """Return the size and the hash of a file."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return [path.stat().st_size, digest.hexdigest()]
+
+
+def check_files(folder: Path, files: Files, hashes: bool) -> None:
+    """Check that files are there and whole.
+
+    Raises:
+        ValueError: If one is missing, has another size, or with ``hashes`` another content.
+    """
+    for name, (size, _) in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            there = f"has {path.stat().st_size:,} bytes" if path.is_file() else "is missing"
+            raise ValueError(f"{path} {there}, expected {size:,} bytes: {DAMAGED}")
+    if not hashes:
+        return
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(describe, [folder / name for name in files])
+        for (name, expected), about in zip(files.items(), found, strict=True):
+            if about != expected:
+                raise ValueError(f"{folder / name} was changed after it was written: {DAMAGED}")
+
+
+class Segment:
+    """A segment that is mapped into memory.
+
+    Args:
+        folder: Its folder.
+        width: Bytes of a code.
+        precision: Precision of the codes.
+        removed: Name of the file of what was removed; None if nothing was.
+
+    Raises:
+        ValueError: If its files do not fit one another.
+    """
+
+    def __init__(self, folder: Path, width: int, precision: Precision, removed: str | None) -> None:
+        self.folder = folder
+        sizes = np.array(_mapped(folder / SIZES, np.int64))
+        if (sizes < 0).any() or sizes.sum() > 2**48:
+            raise ValueError(f"{folder / SIZES} holds sizes that no cell can have: {DAMAGED}")
+        self.lists = Lists(sizes, width, is_packed(precision))
+        self.ids, self.order = (_mapped(folder / name, np.int64) for name in (IDS, ORDER))
+        self.names = None
+        if (folder / TEXT).exists():
+            self.names = Names(_mapped(folder / TEXT, np.uint8), _mapped(folder / ENDS, np.int64))
+        self._removed = None if removed is None else np.array(_mapped(folder / removed, np.uint8))
+        self.path = folder / LISTS
+        lengths = {len(self), len(self.ids), len(self.order), len(self) if self.names is None else len(self.names)}
+        bits = -(-len(self) // 8)
+        fits = self.path.stat().st_size == self.lists.offsets[-1]
+        if len(lengths) > 1 or not fits or (self._removed is not None and len(self._removed) != bits):
+            raise ValueError(f"{folder}: its files do not fit one another, {DAMAGED}")
+        self.data = np.memmap(self.path, np.uint8, "r") if len(self) else np.empty(0, np.uint8)
+
+    def __len__(self) -> int:
+        return int(self.lists.starts[-1])
+
+    @property
+    def is_removed(self) -> np.ndarray:
+        """Which positions were removed, bool of shape (n,)."""
+        if self._removed is None:
+            return np.zeros(len(self), bool)
+        return np.unpackbits(self._removed, count=len(self), bitorder="little").astype(bool)
+
+    @property
+    def allowed(self) -> np.ndarray | None:
+        """A bit per position that was not removed, the lowest first; None if all are there."""
+        return None if self._removed is None else ~self._removed
+
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Return the positions of ids, -1 where an id is not there or was removed; both int64 of shape (n,)."""
+        if not len(self):
+            return np.full(len(ids), -1)
+        place = np.minimum(np.searchsorted(self.ids, ids, sorter=self.order), len(self) - 1)
+        positions = self.order[place]
+        there = self.ids[positions] == ids
+        if self._removed is not None:
+            there &= (self._removed[positions // 8] >> (positions % 8).astype(np.uint8) & 1) == 0
+        return np.where(there, positions, -1)
+
+    def codes(self, positions: np.ndarray) -> np.ndarray:
+        """Return the stored codes at some positions, uint8 of shape (n, width)."""
+        return self.lists.gather(self.data, positions)
+
+    def cell_codes(self, first: int, last: int) -> np.ndarray:
+        """Return the stored codes of some cells, uint8 of shape (n, width)."""
+        return np.concatenate(list(self.lists.read(self.data, first, last)))
+
+
+def _mapped(path: Path, dtype: Any) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # NumPy promises no particular one
+        raise ValueError(f"{path} is no .npy file: {DAMAGED}") from error
+    if array.dtype != dtype or array.ndim != 1:
+        raise ValueError(f"{path} holds {array.dtype} of shape {array.shape}: {DAMAGED}")
+    return array

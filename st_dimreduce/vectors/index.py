@@ -1,0 +1,404 @@
+"""Building an index of codes from stored vectors, from codes, or from texts and a reduced model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from st_dimreduce.codes.ids import holds_names
+from st_dimreduce.codes.index import HEAD, CodeIndex, create, open_index
+from st_dimreduce.codes.manifest import MANIFEST, Manifest
+from st_dimreduce.codes.precision import check_codes, quantize
+from st_dimreduce.codes.search import decode
+from st_dimreduce.codes.segments import DAMAGED
+from st_dimreduce.codes.writing import cells_of
+from st_dimreduce.enums import Kind, OnBadRow, Precision
+from st_dimreduce.files import check_target, is_own, new_file, new_folder, only_run, write_json
+from st_dimreduce.head import Head, HeadLike
+from st_dimreduce.progress import progress_bar
+from st_dimreduce.untrusted import read_json
+from st_dimreduce.vectors.kinds import open_source
+from st_dimreduce.vectors.reduce import reduce_vectors
+from st_dimreduce.vectors.sinks import NpyFile, Parts
+from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, Files, mapped, slices
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_TRAINED_PER_CELL = 64  # vectors; more move the cells, but not what is found
+_FEWEST_ROWS = 1000  # for more than one cell
+_ASSIGNED_ROWS = 1 << 18
+_ENCODED = 2048  # texts at a time
+
+
+def build_index(
+    source: Any,
+    head: HeadLike | SentenceTransformer,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    kind: Kind | str = Kind.IVF,
+    precision: Precision | str | None = None,
+    column: str | None = None,
+    id_column: str | None = None,
+    ids: Iterable[Any] | None = None,
+    cells: int | None = None,
+    queries: Any = None,
+    seed: int = 0,
+    on_bad_row: OnBadRow | str = OnBadRow.RAISE,
+    batch_size: int = 32,
+    overwrite: bool = False,
+    batch_bytes: int = DEFAULT_BATCH_BYTES,
+    show_progress_bar: bool | None = None,
+) -> CodeIndex:
+    """Build an index of codes, in bounded memory.
+
+    Nothing is trained but the centres of the cells, on 64 vectors per cell: the codes are those of
+    :func:`st_dimreduce.quantize`, and do not depend on what else is in the index. Called again after it was killed,
+    with the same arguments, it goes on where it was, unless the source is in memory.
+
+    Args:
+        source: Vectors of size d, as in :func:`st_dimreduce.reduce_vectors`; or codes of the head as an array, ``.npy``
+            files, or a table that :func:`st_dimreduce.reduce_vectors` wrote; or, with a model, a list of texts.
+        head: The head, for vectors of size d. For texts, the reduced model.
+        path: The folder to make. Defaults to None: a temporary one, removed with the index object.
+        kind: ``"ivf"`` (the default), an inverted file; ``"flat"`` scans every code, without cells.
+        precision: How the codes are stored. Defaults to the head's.
+        column: The column of vectors or codes in a table; the only such column if None (the default).
+        id_column: The column of ids in a table: integers or strings. Defaults to None: row numbers.
+        ids: Ids where the source has no column of them. Defaults to None: row numbers.
+        cells: Number of cells. Defaults to about 1.3 times the square root of the number of vectors.
+        queries: Typical queries of size k, to measure recall with; see :meth:`st_dimreduce.CodeIndex.calibrate`.
+        seed: Seed of the cells and of what is measured. Defaults to 0.
+        on_bad_row: As in :func:`st_dimreduce.reduce_vectors`.
+        batch_size: Texts that the model encodes at a time. Defaults to 32.
+        overwrite: Replace an index that exists, and what a run with other arguments began. Defaults to False.
+        batch_bytes: As in :func:`st_dimreduce.reduce_vectors`.
+        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
+
+    Returns:
+        The index, opened.
+
+    Raises:
+        BlockingIOError: If another process builds an index there.
+        FileExistsError: If ``path`` exists and ``overwrite`` is False, or holds no index.
+        FileNotFoundError: If there is no such file or folder to read.
+        ModuleNotFoundError: If FAISS is missing, or pyarrow for a table.
+        OSError: If the disk is full.
+        ValueError: If the source cannot be read, its vectors or codes do not fit the head, ids repeat, or there are
+            more cells than vectors.
+    """
+    from st_dimreduce.codes import scan  # noqa: PLC0415, F401, what is missing is said before anything is read
+
+    kind, on_bad_row = Kind(kind), OnBadRow(on_bad_row)
+    known, model = _head_and_model(head)
+    precision = known.precision if precision is None else Precision(precision)
+    _check_ids(ids, id_column)
+    if cells is not None and (cells < 1 or kind is Kind.FLAT):
+        raise ValueError(f"cells={cells}: choose at least 1, for kind='ivf' only")
+    kept = tempfile.TemporaryDirectory(prefix="st_dimreduce-") if path is None else None
+    target = Path(kept.name) / "index" if kept is not None else Path(path or "")
+    check_target(target, overwrite, marker=MANIFEST)
+    if model is not None:
+        source = _texts(source)
+    count = None if kind is Kind.FLAT else cells or 0
+    asked = [_recognised(source, model), known.digest, precision.value, column, on_bad_row.value, count, seed]
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "batch_bytes": batch_bytes,
+        "show_progress_bar": show_progress_bar,
+    }
+    with only_run(target), _Work(target, asked, overwrite) as work:
+        codes = _codes(source, known, model, precision, column, on_bad_row, work, **options)
+        if id_column is not None:
+            ids = _read_ids(source, column, id_column)
+        manifest = Manifest(kind, precision, known.out_features, known.digest, holds_names(ids))
+        centres, of_rows = None, None
+        if count is not None:
+            count = count or _usual_cells(len(codes))
+            if count > len(codes):
+                raise ValueError(f"cells={count}: choose at most {len(codes):,}, the number of vectors")
+            centres = work.kept("cells.npy", partial(_centres, codes, manifest, count, seed))
+            of_rows = _assigned(codes, centres, manifest, work, show_progress_bar)
+        with new_folder(target, overwrite, marker=MANIFEST) as folder:
+            known.save(folder / HEAD)
+            create(folder, codes, ids, manifest, centres, of_rows)
+            # Here, so that what takes its place is complete.
+            open_index(folder, check_hashes=False).calibrate(queries, seed)
+    index = open_index(target, check_hashes=False)
+    index.keep(kept)
+    return index
+
+
+def add_to_index(
+    index: CodeIndex,
+    source: Any,
+    model: SentenceTransformer | None = None,
+    *,
+    column: str | None = None,
+    id_column: str | None = None,
+    ids: Iterable[Any] | None = None,
+    on_bad_row: OnBadRow | str = OnBadRow.RAISE,
+    batch_size: int = 32,
+    overwrite: bool = False,
+    batch_bytes: int = DEFAULT_BATCH_BYTES,
+    show_progress_bar: bool | None = None,
+) -> int:
+    """Add vectors, codes or texts to an index; all of them appear at once.
+
+    Args:
+        index: The index.
+        source: As in :func:`build_index`.
+        model: The reduced model, for texts. Defaults to None.
+        column: As in :func:`build_index`.
+        id_column: As in :func:`build_index`.
+        ids: As in :meth:`st_dimreduce.CodeIndex.add`.
+        on_bad_row: As in :func:`st_dimreduce.reduce_vectors`.
+        batch_size: Texts that the model encodes at a time. Defaults to 32.
+        overwrite: As in :meth:`st_dimreduce.CodeIndex.add`.
+        batch_bytes: As in :func:`st_dimreduce.reduce_vectors`.
+        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
+
+    Returns:
+        How many were added.
+
+    Raises:
+        BlockingIOError: If another process is writing the index.
+        OSError: If the disk is full.
+        ValueError: As :func:`build_index` and :meth:`st_dimreduce.CodeIndex.add`, or if the model's head is not the
+            index's.
+    """
+    head = index_head(index)
+    if model is not None:
+        given = _head_and_model(model)[0]
+        if given.digest != head.digest:
+            raise ValueError("the model has another head than the index: give the model that it was built with")
+        source = _texts(source)
+    _check_ids(ids, id_column)
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "batch_bytes": batch_bytes,
+        "show_progress_bar": show_progress_bar,
+    }
+    with tempfile.TemporaryDirectory(prefix="st_dimreduce-") as folder, _Work(Path(folder) / "added") as work:
+        codes = _codes(source, head, model, index.precision, column, OnBadRow(on_bad_row), work, **options)
+        if id_column is not None:
+            ids = _read_ids(source, column, id_column)
+        index.add(codes, ids, overwrite=overwrite)
+        return len(codes)
+
+
+def index_head(index: CodeIndex) -> Head:
+    """Return the head that gave the codes of an index, which is kept in its folder.
+
+    Raises:
+        ValueError: If it is missing, damaged, or not the one that the index names.
+    """
+    head = Head.load(index.path / HEAD)
+    if head.digest != index.manifest.head:
+        raise ValueError(f"{index.path / HEAD} is another head than {MANIFEST} names: {DAMAGED}")
+    return head
+
+
+class _Work:
+    """A hidden folder beside the index, with what a run that is killed leaves to the next.
+
+    Args:
+        target: The index.
+        asked: What is built; None, or a first item of None, if a later run could not recognise it.
+        overwrite: Whether to remove what was begun with something else.
+    """
+
+    def __init__(self, target: Path, asked: list[Any] | None = None, overwrite: bool = False) -> None:
+        target = target.absolute()
+        self.folder = target.parent / f".{target.name}.building"
+        self.codes, job = self.folder / "codes.npy", self.folder / "job.json"
+        self._resumable = asked is not None and asked[0] is not None
+        if self.folder.exists():
+            about = self.folder.lstat()
+            if not is_own(about) or self.folder.is_symlink():
+                raise PermissionError(f"{self.folder} is in the way, and others may have written to it: remove it")
+            same = self._resumable and job.is_file() and read_json(job) == json.loads(json.dumps(asked))
+            if not same and self._resumable and job.is_file() and not overwrite:
+                raise ValueError(
+                    f"{self.folder} holds an index that was begun with other arguments: call again with the same, or "
+                    "start anew with overwrite=True (--force)"
+                )
+            if not same:
+                shutil.rmtree(self.folder)
+        if not self.folder.exists():
+            self.folder.mkdir(0o700, parents=True)
+            with new_file(job) as file:
+                write_json(file, asked if self._resumable else None)
+
+    def __enter__(self) -> _Work:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: Any) -> None:
+        if kind is None or not self._resumable:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kept(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return an array that an earlier run has made, or make it."""
+        path = self.folder / name
+        if not path.exists():
+            made = make()
+            with new_file(path) as file, file.open("xb") as written:
+                np.save(written, made)
+        return np.load(path, allow_pickle=False)
+
+
+def _check_ids(ids: Any, id_column: str | None) -> None:
+    if ids is not None and id_column is not None:
+        raise ValueError(f"ids and id_column={id_column!r} were given: give one of them")
+
+
+def _head_and_model(given: Any) -> tuple[Head, Any]:
+    if hasattr(given, "to_head"):
+        return given.to_head(), None
+    if hasattr(given, "encode_document"):
+        from st_dimreduce import DimReduce  # noqa: PLC0415, through the door: vectors alone need no model
+
+        return DimReduce.from_model(given).to_head(), given
+    raise ValueError(f"{type(given).__name__} is no head: give a head, or for texts the reduced model")
+
+
+def _texts(source: Any) -> list[str]:
+    texts = [] if isinstance(source, str) else list(source)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError("with a model, the source is texts: expected a list of strings, at least one")
+    return texts
+
+
+def _recognised(source: Any, model: Any) -> Any:
+    """Return what a later run will recognise the source by; None if it cannot."""
+    if model is not None:
+        return hashlib.blake2b("\0".join(source).encode(errors="replace"), digest_size=16).hexdigest()
+    if isinstance(source, (str, os.PathLike)):
+        return Files.at(Path(source), (".npy", ".parquet", ".arrow", ".feather")).states
+    return None
+
+
+def _usual_cells(rows: int) -> int:
+    return max(2 ** round(math.log2(1.3 * math.sqrt(rows))), 1) if rows >= _FEWEST_ROWS else 1
+
+
+def _codes(
+    source: Any,
+    head: Head,
+    model: SentenceTransformer | None,
+    precision: Precision,
+    column: str | None,
+    on_bad_row: OnBadRow,
+    work: _Work,
+    batch_size: int,
+    batch_bytes: int,
+    show_progress_bar: bool | None,
+) -> np.ndarray:
+    """Return all codes, mapped from a file where they are not in memory already."""
+    if not work.codes.exists():
+        stored = None if model is not None else _stored_codes(source, head, column)
+        if model is not None:
+            _encode(source, model, precision, work, batch_size, show_progress_bar)
+        elif stored is not None:
+            first, rest = next(stored, None), next(stored, None)
+            if first is None or not len(first):
+                raise ValueError("there is no code in the source: give at least one")
+            check_codes(first, precision, head.out_features)
+            if rest is None:
+                return first
+            with new_file(work.codes) as path, closing(NpyFile(path)) as file:
+                for codes in chain([first, rest], stored):
+                    check_codes(codes, precision, head.out_features)
+                    file.write(codes)
+        else:
+            options: dict[str, Any] = {"column": column, "on_bad_row": on_bad_row, "batch_bytes": batch_bytes}
+            reduce_vectors(source, head, work.codes, precision, **options, show_progress_bar=show_progress_bar)
+    return np.load(work.codes, mmap_mode="r", allow_pickle=False)
+
+
+def _encode(
+    texts: list[str],
+    model: SentenceTransformer,
+    precision: Precision,
+    work: _Work,
+    batch_size: int,
+    show_progress_bar: bool | None,
+) -> None:
+    with Parts(work.codes, NpyFile, NpyFile, _ENCODED, {"source": [["the texts"]]}, None, False) as parts:
+        with progress_bar("Encoding", "texts", show_progress_bar, total=len(texts), done=parts.rows) as bar:
+            for rows in slices(parts.rows, len(texts), _ENCODED):
+                vectors = model.encode_document(texts[rows], batch_size=batch_size, show_progress_bar=False)
+                parts.write(quantize(np.asarray(vectors), precision), 0)
+                bar.update(len(vectors))
+        parts.finish(show_progress_bar)
+
+
+def _stored_codes(source: Any, head: Head, column: str | None) -> Iterator[np.ndarray] | None:
+    """Return the codes that a source holds; None if it holds vectors that the head could reduce."""
+    if isinstance(source, (str, os.PathLike)):
+        files = Files.at(Path(source), (".npy",)).paths
+        arrays: list[np.ndarray] = [mapped(path) for path in files]
+    else:
+        arrays = [source] if isinstance(source, np.ndarray) else []
+    if arrays:
+        codes = arrays[0].dtype.kind in "iu" or arrays[0].shape[-1] == head.out_features < head.in_features
+        return iter(arrays) if codes else None
+    table = _code_table(source, column)
+    return None if table is None else (codes for codes, _ in table.chunks(0, DEFAULT_BATCH_BYTES))
+
+
+def _code_table(source: Any, column: str | None) -> Any:
+    """Return a table with a column of codes; None if it is no table, or has no such column."""
+    try:
+        opened = open_source(source, column, codes=True)
+    except (ValueError, TypeError):
+        return None
+    return opened if opened.schema is not None else None
+
+
+def _read_ids(source: Any, column: str | None, id_column: str) -> Any:
+    """Return the ids in a column of a table.
+
+    Raises:
+        ValueError: If it is no table that can be read twice, or the column does not exist, holds null, or anything but
+            integers or strings.
+    """
+    opened: Any = _code_table(source, column) or open_source(source, column)
+    if opened.schema is None or opened.rows is None:
+        raise ValueError(
+            f"id_column={id_column!r} was named, but the source is no table that can be read twice: give ids"
+        )
+    return opened.ids(id_column)
+
+
+def _centres(codes: np.ndarray, manifest: Manifest, count: int, seed: int) -> np.ndarray:
+    from st_dimreduce.codes import scan  # noqa: PLC0415, optional
+
+    drawn = np.random.default_rng(seed).choice(len(codes), min(count * _TRAINED_PER_CELL, len(codes)), replace=False)
+    rows, inverse = decode(codes[np.sort(drawn)], manifest.precision, manifest.out_features)
+    return scan.train_cells(rows * inverse[:, None], count, seed)
+
+
+def _assigned(
+    codes: np.ndarray, centres: np.ndarray, manifest: Manifest, work: _Work, show_progress_bar: bool | None
+) -> np.ndarray:
+    """Return the cell of every code, int32; a run that is killed goes on behind the last complete block."""
+    out = np.empty(len(codes), np.int32)
+    with progress_bar("Assigning", "rows", show_progress_bar, total=len(codes)) as bar:
+        for number, rows in enumerate(slices(0, len(codes), _ASSIGNED_ROWS)):
+            make = partial(cells_of, codes[rows], centres, manifest)
+            out[rows] = work.kept(f"cells-{number:05d}.npy", make)
+            bar.update(rows.stop - rows.start)
+    return out

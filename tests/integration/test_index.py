@@ -1,0 +1,479 @@
+"""An index of codes, with FAISS itself: what it finds, how it grows and shrinks, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from st_dimreduce import (
+    FitRecord,
+    Head,
+    Precision,
+    Summary,
+    add_to_index,
+    build_index,
+    dequantize,
+    fit_head,
+    merge_indexes,
+    open_index,
+    quantize,
+    reduce_vectors,
+    search,
+)
+from tests.helpers.command import run
+
+pytestmark = pytest.mark.component("FAISS")
+
+ROWS, D, K, MANY = 6000, 96, 64, 10**6
+PRECISIONS = list(Precision)
+
+
+def drawn(rows, seed):
+    """Vectors around 100 centres."""
+    rng, centres = np.random.default_rng(seed), np.random.default_rng(99).standard_normal((100, D))
+    return (centres[rng.integers(0, 100, rows)] + 0.8 * rng.standard_normal((rows, D))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return drawn(ROWS, 1)
+
+
+@pytest.fixture(scope="module")
+def head(vectors):
+    return fit_head(Summary.of(vectors), K, train=False).with_record(mean_norm=1.0, precision="int2")
+
+
+@pytest.fixture(scope="module")
+def queries(head):
+    return head.reduce_stored(drawn(50, 2))
+
+
+@pytest.fixture(scope="module")
+def codes(vectors, head):
+    return quantize(head.reduce_stored(vectors), "int2")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, vectors, head):
+    path = tmp_path_factory.mktemp("index") / "index"
+    build_index(vectors, head, path)
+    return path
+
+
+@pytest.fixture
+def index(built, tmp_path):
+    shutil.copytree(built, tmp_path / "index")
+    return open_index(tmp_path / "index")
+
+
+def recall(found, truth):
+    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
+
+
+@pytest.mark.parametrize("kind", ["ivf", "flat"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("size", [K, 30])
+def test_scores_are_those_of_exact_search(kind, precision, size, vectors, tmp_path):
+    head = fit_head(Summary.of(vectors), size, train=False).with_record(mean_norm=1.0)
+    index = build_index(vectors, head, tmp_path / "index", kind=kind, precision=precision, cells=None)
+    stored = quantize(head.reduce_stored(vectors), precision)
+    queries = head.reduce_stored(drawn(50, 2))
+    truth, rows = search(queries, stored, precision, 10)
+    scores, ids = index.search(queries, 10, effort=MANY)
+    # Equal codes may stand for one another: of scores, nothing may be lost.
+    assert (scores >= truth[:, -1:] - 1e-6).mean() > 0.99
+    own = search_of(queries, stored, precision, ids)
+    assert np.allclose(scores, own, atol=1e-6)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert recall(ids, rows) > 0.9
+    assert np.array_equal(index.codes(ids[0]), stored[ids[0]])
+
+
+def search_of(queries, codes, precision, rows):
+    unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    decoded = dequantize(codes, precision, queries.shape[1])
+    return np.einsum("qk,qrk->qr", unit, decoded[rows])
+
+
+def test_recall_is_what_was_asked_for(index, queries, codes):
+    truth = search(queries, codes, "int2", 10)[1]
+    efforts = [index._effort(share, None, 10) for share in (0.5, 0.9, 0.99)]
+    assert efforts == sorted(efforts)
+    assert efforts[0] < efforts[2] <= index.most_effort
+    reached = [recall(index.search(queries, 10, recall=share)[1], truth) for share in (0.5, 0.9, 0.99)]
+    assert reached == sorted(reached)
+    for share, found in zip((0.5, 0.9, 0.99), reached, strict=True):
+        assert found > share - 0.05
+    assert recall(index.search(queries, 10, effort=1)[1], truth) < recall(index.search(queries, 10)[1], truth)
+
+
+def test_other_queries_measure_another_recall(index):
+    before = index.manifest.recalls
+    scattered = np.random.default_rng(0).standard_normal((200, K)).astype(np.float32)
+    index.calibrate(scattered)
+    assert index.manifest.recalls["10"][0] < before["10"][0]
+    assert open_index(index.path).manifest.recalls == index.manifest.recalls
+
+
+def test_one_query_many_queries_and_threads_find_the_same(index, queries):
+    scores, ids = index.search(queries, 5)
+    for threads in (1, 2):
+        assert np.array_equal(index.search(queries, 5, threads=threads)[1], ids)
+    single = [index.search(queries[row : row + 1], 5)[1][0] for row in range(len(queries))]
+    assert np.array_equal(single, ids)
+    found = {}
+
+    def look(row):
+        found[row] = index.search(queries, 5)
+
+    workers = [threading.Thread(target=look, args=[row]) for row in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(np.array_equal(found[row][1], ids) and np.array_equal(found[row][0], scores) for row in range(4))
+
+
+@pytest.mark.parametrize("count", [0, 3, 200, 4000])
+def test_only_the_ids_that_are_asked_for(count, index, queries, codes, monkeypatch):
+    monkeypatch.setattr("st_dimreduce.codes.index._EXACT_ROWS", 1000)
+    wanted = np.random.default_rng(0).permutation(ROWS)[:count]
+    scores, ids = index.search(queries, 10, ids=[*wanted, 10**9])
+    there = ids[ids >= 0]
+    assert set(there.tolist()) <= set(wanted.tolist())
+    assert ((ids >= 0).sum(axis=1) == min(count, 10)).all()
+    assert np.isneginf(scores[ids < 0]).all()
+    if count:
+        truth = np.sort(wanted)[search(queries, codes[np.sort(wanted)], "int2", 10)[1]]
+        assert recall(ids, truth) > 0.9
+
+
+def test_it_grows_forgets_and_is_merged(index, queries, codes):
+    more = quantize(np.random.default_rng(3).standard_normal((500, K)).astype(np.float32), "int2")
+    index.add(more[:300])
+    index.add(more[300:], ids=range(10_000, 10_200))
+    index.remove(range(1000, 3000))
+    index.remove([6001, 10_199])
+    ids = np.array([*range(1000), *range(3000, 6001), *range(6002, 6300), *range(10_000, 10_199)])
+    left = np.concatenate([codes, more[:300], more[300:]])
+    places = np.array([one if one < 6300 else one - 10_000 + 6300 for one in ids])
+    assert len(index) == len(ids)
+    assert 6000 in index
+    assert 6001 not in index
+    assert 1500 not in index
+
+    def check(which):
+        rows = search(queries, left[places], "int2", 10)[1]
+        found = which.search(queries, 10, effort=MANY)[1]
+        assert recall(found, ids[rows]) > 0.97
+        assert np.array_equal(which.codes(ids[::7]), left[places[::7]])
+
+    check(index)
+    check(open_index(index.path))
+    other = open_index(index.path)
+    index.compact()
+    check(index)
+    check(other)  # whose files are gone, but mapped
+    assert len(index.manifest.segments) == 1
+    assert other.refresh()
+    assert not other.refresh()
+    check(other)
+    assert {path.name for path in index.path.glob("segment-*")} == {index.manifest.segments[0].name}
+
+
+def test_many_small_additions_stay_few_segments(index, codes):
+    for start in range(0, 640, 10):
+        index.add(codes[start : start + 10])
+    assert len(index) == ROWS + 640
+    assert len(index.manifest.segments) <= 8
+    assert np.array_equal(index.codes(range(ROWS, ROWS + 640)), codes[:640])
+    assert index.search(dequantize(codes[:20], "int2", K), 40, effort=MANY)[1].max() >= ROWS
+
+
+def test_an_id_can_be_given_anew(index, codes):
+    with pytest.raises(ValueError, match="id 7 is in the index already: remove it first, or pass overwrite=True"):
+        index.add(codes[:1], ids=[7])
+    assert len(open_index(index.path)) == ROWS
+    index.add(codes[100:102], ids=[7, 8], overwrite=True)
+    assert np.array_equal(index.codes([7, 8]), codes[100:102])
+    assert len(index) == ROWS
+    index.compact()
+    assert np.array_equal(index.codes([7, 8]), codes[100:102])
+
+
+def test_ids_are_strings(head, vectors, queries, codes, tmp_path):
+    names = [f"dokument-ü{row}" for row in range(ROWS)]
+    index = build_index(vectors, head, tmp_path / "index", ids=names)
+    truth = search(queries, codes, "int2", 5)[1]
+    ids = index.search(queries, 5, effort=MANY)[1]
+    assert recall(np.array([[int(one.removeprefix("dokument-ü")) for one in row] for row in ids]), truth) > 0.97
+    index.add(codes[:2], ids=["neu", "neuer"])
+    index.remove(["dokument-ü5", "neu"])
+    assert "neuer" in index
+    assert "neu" not in index
+    index.compact()
+    assert np.array_equal(index.codes(["neuer", "dokument-ü77"]), codes[[1, 77]])
+    assert set(index.search(queries, 3, ids=["neuer"])[1][:, 0]) == {"neuer"}
+    assert index.search(queries, 3, ids=["neuer"])[1][0, 1] is None
+    with pytest.raises(ValueError, match="id 'neu' is not in the index"):
+        index.remove(["neu"])
+    with pytest.raises(ValueError, match="expected strings"):
+        index.remove([5])
+
+
+def test_every_source_gives_the_same_index(head, vectors, codes, tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), D)
+    ids = np.arange(ROWS)[::-1] * 3
+    table = pa.table({"key": ids, "name": [f"n{one}" for one in ids], "v": column})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=1000)
+    np.save(tmp_path / "x.npy", vectors)
+    reduce_vectors(tmp_path / "x.npy", head, tmp_path / "codes.npy", "int2")
+    reduce_vectors(tmp_path / "x.parquet", head, tmp_path / "codes.parquet", "int2")
+    reduce_vectors(tmp_path / "x.npy", head, tmp_path / "folder", "int2", batch_bytes=4 * D * 64)
+
+    def of(source, name, **options):
+        index = build_index(source, head, tmp_path / name, **options)
+        lists = (index.path / index.manifest.segments[0].name / "lists.bin").read_bytes()
+        return index, lists
+
+    plain, lists = of(vectors, "array")
+    files = [tmp_path / name for name in ("x.npy", "codes.npy", "folder")]
+    sources = [codes, *files, iter([vectors[:4000], vectors[4000:]])]
+    for number, source in enumerate(sources):
+        assert of(source, f"plain-{number}")[1] == lists
+    for number, source in enumerate([tmp_path / "x.parquet", table, tmp_path / "codes.parquet"]):
+        keyed, same = of(source, f"keyed-{number}", id_column="key")
+        assert same == lists
+        assert np.array_equal(keyed.codes(ids[:9]), codes[:9])
+        named, _ = of(source, f"named-{number}", id_column="name")
+        assert np.array_equal(named.codes([f"n{one}" for one in ids[:9]]), codes[:9])
+    assert plain.manifest.recalls == of(vectors, "again")[0].manifest.recalls
+
+
+def test_texts_and_a_model(tiny, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    from st_dimreduce import reduce_model, save_portable
+    from tests.helpers.tiny import SENTENCES
+
+    save_portable(reduce_model(tiny, SENTENCES, 16), tmp_path / "model")
+    model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    index = build_index(SENTENCES[:100], model, tmp_path / "index", kind="flat", precision="int8")
+    ids = index.search(model.encode_query(SENTENCES[:20]), 1)[1]
+    assert [SENTENCES[one] for one in ids[:, 0]] == SENTENCES[:20]
+    assert add_to_index(index, SENTENCES[100:], model) == len(SENTENCES) - 100
+    assert index.search(model.encode_query([SENTENCES[-1]]), 1)[1] == len(SENTENCES) - 1
+    with pytest.raises(ValueError, match="another head than the index"):
+        add_to_index(index, ["a"], reduce_model(tiny, SENTENCES, 16, seed=1))
+    with pytest.raises(ValueError, match="expected a list of strings"):
+        build_index("one text", model, tmp_path / "other")
+
+
+def test_vectors_are_added_with_the_head_of_the_index(index, vectors, codes):
+    assert add_to_index(index, vectors[:10], ids=range(9000, 9010)) == 10
+    assert np.array_equal(index.codes(range(9000, 9010)), codes[:10])
+
+
+def test_shards_are_merged_with_their_cells_or_without(head, vectors, codes, queries, tmp_path):
+    first = build_index(vectors[:4000], head, tmp_path / "a", ids=range(4000))
+    build_index(vectors[4000:], head, tmp_path / "b", ids=range(4000, ROWS))
+    first.remove([5])
+    merged = merge_indexes([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    assert len(merged) == ROWS - 1
+    assert len(merged.manifest.segments) == 1
+    ids = np.array([one for one in range(ROWS) if one != 5])
+    assert np.array_equal(merged.codes(ids[::11]), codes[ids[::11]])
+    truth = ids[search(queries, codes[ids], "int2", 10)[1]]
+    assert recall(merged.search(queries, 10)[1], truth) > 0.9
+    with pytest.raises(ValueError, match="is in another index as well"):
+        merge_indexes([tmp_path / "a", tmp_path / "c"], tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+    build_index(vectors, head, tmp_path / "flat", kind="flat")
+    with pytest.raises(ValueError, match="differ in kind"):
+        merge_indexes([tmp_path / "a", tmp_path / "flat"], tmp_path / "d")
+    with pytest.raises(ValueError, match="no index was given"):
+        merge_indexes([], tmp_path / "d")
+    again = merge_indexes([tmp_path / "c"], tmp_path / "c2")
+    assert len(again) == ROWS - 1
+
+
+def test_a_temporary_index_goes_with_its_object(head, vectors):
+    index = build_index(vectors[:500], head)
+    assert len(index) == 500
+    folder = index.path
+    assert folder.exists()
+    del index
+    assert not folder.exists()
+
+
+def test_the_same_seed_gives_the_same_files(head, vectors, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        build_index(vectors, head, tmp_path / name, seed=seed)
+    files = {name: (tmp_path / name / "cells.npy").read_bytes() for name in "abc"}
+    assert files["a"] == files["b"] != files["c"]
+    assert (tmp_path / "a" / "index.json").read_bytes() == (tmp_path / "b" / "index.json").read_bytes()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 40])
+def test_few_vectors(rows, head, vectors, tmp_path):
+    index = build_index(vectors[:rows], head, tmp_path / "index")
+    ids = index.search(head.reduce_stored(vectors[:1]), 5, recall=1.0)[1]
+    assert ids[0, 0] == 0
+    assert (ids >= 0).sum() == min(rows, 5)
+    index.remove([0])
+    assert (index.search(head.reduce_stored(vectors[:1]), 5)[1] != 0).all()
+    index.compact()
+    assert len(index) == rows - 1
+    index.add(quantize(head.reduce_stored(vectors[:1]), "int2"), ids=[0])
+    assert index.search(head.reduce_stored(vectors[:1]), 1)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cells": 7000}, "cells=7000: choose at most 6,000, the number of vectors"),
+        ({"cells": 0}, "cells=0: choose at least 1"),
+        ({"kind": "flat", "cells": 5}, "for kind='ivf' only"),
+        ({"kind": "tree"}, "unknown kind 'tree': choose from ivf"),
+        ({"precision": "int3"}, "unknown precision 'int3'"),
+        ({"ids": [1, 2]}, "2 ids were given for 6,000 vectors"),
+        ({"ids": [0] * ROWS}, "id 0 is given to several vectors"),
+        ({"ids": [0], "id_column": "a"}, "ids and id_column='a' were given"),
+        ({"id_column": "a"}, "the source is no table that can be read twice"),
+        ({"queries": np.zeros((3, 5), np.float32)}, "queries have 5 dimensions, expected 64"),
+    ],
+)
+def test_what_cannot_be_built(options, said, head, vectors, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        build_index(vectors, head, tmp_path / "index", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_codes_of_another_head_or_precision(head, vectors, index, tmp_path):
+    other = Head(np.eye(K, D, dtype=np.float32), record=FitRecord(mean_norm=1.0))
+    with pytest.raises(ValueError, match="holds codes of another head: give the one that it was built with"):
+        open_index(index.path, other)
+    assert len(open_index(index.path, head)) == ROWS
+    with pytest.raises(ValueError, match=r"codes have shape \(3, 64\), expected \(n, 16\)"):
+        index.add(quantize(np.ones((3, K), np.float32), "int8"))
+    with pytest.raises(ValueError, match=r"codes have shape \(6000, 16\), expected \(n, 32\)"):
+        build_index(quantize(head.reduce_stored(vectors), "int2"), head, tmp_path / "x", precision="int4")
+    with pytest.raises(ValueError, match="the head takes 96"):
+        build_index(np.ones((9, 50), np.float32), head, tmp_path / "x")
+    with pytest.raises(ValueError, match="there is no vector"):
+        build_index(np.ones((0, D), np.float32), head, tmp_path / "x")
+    with pytest.raises(ValueError, match="there is no code"):
+        build_index(np.ones((0, 16), np.uint8), head, tmp_path / "x")
+    with pytest.raises(ValueError, match="str is no head"):
+        build_index(vectors, "head", tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"recall": 1.5}, "recall=1.5: choose a share over 0 and at most 1"),
+        ({"recall": 0}, "recall=0: choose"),
+        ({"effort": 0}, "effort=0: look into at least 1 cell"),
+        ({"effort": 3, "recall": 0.5}, "give one of them"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"threads": 0}, "threads=0: use at least 1"),
+        ({"ids": ["a"]}, "id 'a' is a string: expected integers"),
+    ],
+)
+def test_what_cannot_be_searched(options, said, index, queries):
+    with pytest.raises(ValueError, match=said):
+        index.search(queries, **options)
+
+
+def test_queries_that_do_not_fit(index, vectors, queries):
+    with pytest.raises(ValueError, match="queries have 96 dimensions, expected 64: encode them with the reduced model"):
+        index.search(vectors[:3])
+    queries = queries.copy()
+    queries[0, 0] = np.nan
+    with pytest.raises(ValueError, match="expected finite vectors"):
+        index.search(queries)
+
+
+def test_a_recall_that_cannot_be_had(head, vectors, tmp_path, monkeypatch):
+    monkeypatch.setattr("st_dimreduce.codes.calibration._FACTORS", ())
+    monkeypatch.setattr("st_dimreduce.codes.calibration._ALL", 1)
+    index = build_index(vectors, head, tmp_path / "index", queries=head.reduce_stored(drawn(100, 5)))
+    index.manifest.recalls["10"][:] = [min(each, 0.9) for each in index.manifest.recalls["10"]]
+    with pytest.raises(ValueError, match=r"recall=0.99: this index reaches 0.9000 at most; search scores every code"):
+        index.search(head.reduce_stored(vectors[:1]), recall=0.99)
+
+
+def test_the_command(head, vectors, queries, codes, tmp_path):
+    head.save(tmp_path / "head")
+    np.save(tmp_path / "x.npy", vectors[:5000])
+    np.save(tmp_path / "more.npy", vectors[5000:])
+    np.save(tmp_path / "q.npy", queries[:3])
+    done = run("index", "build", tmp_path / "head", tmp_path / "x.npy", "--output", tmp_path / "index")
+    assert done.exit_code == 0, done.output
+    assert "ivf index of 5,000 vectors of 64 dimensions in int2" in " ".join(done.output.split())
+    done = run("index", "build", tmp_path / "head", tmp_path / "x.npy", "--output", tmp_path / "index")
+    assert done.exit_code == 2
+    assert "exists" in done.output
+    done = run("index", "add", tmp_path / "index", tmp_path / "more.npy")
+    assert "Added 1,000: ivf index of 6,000" in " ".join(done.output.split()), done.output
+    done = run("index", "search", tmp_path / "index", tmp_path / "q.npy", "--top-k", 5, "--recall", 0.99)
+    lines = [line.split("\t") for line in done.output.splitlines()]
+    assert [line[:2] for line in lines[:6]] == [["1", str(rank)] for rank in range(1, 6)] + [["2", "1"]]
+    truth = search(queries[:3], codes, "int2", 5)[1]
+    assert recall(np.array([int(line[2]) for line in lines]).reshape(3, 5), truth) > 0.9
+    (tmp_path / "gone").write_text("1\n2\n")
+    done = run("index", "remove", tmp_path / "index", "0", f"@{tmp_path / 'gone'}")
+    assert "5,997 vectors" in done.output
+    done = run("index", "remove", tmp_path / "index", "0")
+    assert done.exit_code == 2
+    assert "id 0 is not in the index" in done.output
+    done = run("index", "remove", tmp_path / "index", "zero")
+    assert "id 'zero' is no number" in done.output
+    done = run("index", "merge", tmp_path / "index", "--output", tmp_path / "merged")
+    assert done.exit_code == 0, done.output
+    done = run("index", "info", tmp_path / "merged")
+    assert "5,997 vectors of 64 dimensions in int2; 1 segments, 0 removed" in " ".join(done.output.split())
+    assert "recall@10" in done.output
+    done = run("index", "search", tmp_path / "index", tmp_path / "x.npy")
+    assert done.exit_code == 2
+    assert "queries have 96 dimensions" in done.output
+
+
+def test_the_command_on_texts(tiny, tmp_path):
+    from st_dimreduce import reduce_model, save_portable
+    from tests.helpers.tiny import SENTENCES
+
+    save_portable(reduce_model(tiny, SENTENCES, 16), tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES[:100]))
+    (tmp_path / "more.txt").write_text("\n".join(SENTENCES[100:]))
+    (tmp_path / "q.txt").write_text(SENTENCES[110])
+    build = ["index", "build", tmp_path / "model", tmp_path / "texts.txt", "-o", tmp_path / "index", "--kind", "flat"]
+    done = run(*build)
+    assert done.exit_code == 0, done.output
+    done = run("index", "add", tmp_path / "index", tmp_path / "more.txt", "--model", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    done = run("index", "search", tmp_path / "index", tmp_path / "q.txt", "--model", tmp_path / "model", "--top-k", 1)
+    assert done.output.splitlines()[-1].split("\t")[:3] == ["1", "1", "110"]
+    done = run("index", "add", tmp_path / "index", tmp_path / "more.txt")
+    assert done.exit_code == 2
+
+
+def test_without_faiss_one_line_says_what_to_install(tmp_path):
+    code = (
+        "import sys; sys.modules['faiss'] = None\n"
+        "import numpy as np, st_dimreduce as s\n"
+        "head = s.Head(np.eye(2, 4, dtype=np.float32))\n"
+        "try:\n    s.build_index(np.ones((3, 4), np.float32), head)\n"
+        "except ModuleNotFoundError as error:\n    print(error)"
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout == "an index of codes needs FAISS: pip install 'st_dimreduce[faiss]'\n"
