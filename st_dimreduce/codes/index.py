@@ -22,13 +22,13 @@ from filelock import Timeout
 from st_dimreduce.codes.calibration import DEPTHS, likely_vectors, measure
 from st_dimreduce.codes.ids import Names, as_keys, new_ids
 from st_dimreduce.codes.lists import from_stored
-from st_dimreduce.codes.manifest import MANIFEST, Manifest, SegmentState, check_name
+from st_dimreduce.codes.manifest import MANIFEST, Manifest, SegmentState
 from st_dimreduce.codes.precision import check_codes
 from st_dimreduce.codes.search import decode, unit_queries
 from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe
 from st_dimreduce.codes.writing import write_codes, write_merged, write_reassigned
 from st_dimreduce.enums import Kind, Precision
-from st_dimreduce.files import disk_errors, held, new_file, new_folder
+from st_dimreduce.files import clear_up, disk_errors, held, new_file, new_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,11 +81,8 @@ class CodeIndex:
                 opened[state.name] = before
                 continue
             folder = self.path / state.name
-            check_name(state.name)
             if before is None:
                 check_files(folder, state.files, hashes)
-            if state.removed is not None:
-                check_name(state.removed)
             segment = Segment(folder, self._width, self.precision, state.removed)
             if len(segment) != state.rows:
                 raise ValueError(f"{folder} holds {len(segment):,} vectors, {MANIFEST} says {state.rows:,}: {DAMAGED}")
@@ -418,10 +415,12 @@ class CodeIndex:
             if len(gone):
                 removed = searched.segment.is_removed
                 removed[gone] = True
-                name = f"removed-{self.manifest.generation + 1:06d}.npy"
-                with new_file(self.path / state.name / name) as file, file.open("xb") as written:
+                name, folder = f"removed-{self.manifest.generation + 1:06d}.npy", self.path / state.name
+                with new_file(folder / name) as file, file.open("xb") as written:
                     np.save(written, np.packbits(removed, bitorder="little"))
-                state = replace(state, removed=name, removed_rows=int(removed.sum()))  # noqa: PLW2901
+                files = {each: about for each, about in state.files.items() if each != state.removed}
+                files[name] = describe(folder / name)
+                state = replace(state, files=files, removed=name, removed_rows=int(removed.sum()))  # noqa: PLW2901
             states.append(state)
         return replace(self.manifest, segments=tuple(states))
 
@@ -452,7 +451,9 @@ class CodeIndex:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Remove files of former generations; readers that have opened them keep them."""
+        """Remove files of former generations, and of processes that were killed; readers that opened them keep them."""
+        for left in [*self.path.glob(".*.????????"), *self.path.glob("segment-*/.*.????????")]:
+            clear_up(left.with_name(left.name[1:-9]))
         named = {state.name: state.removed for state in self.manifest.segments}
         for folder in self.path.glob("segment-*"):
             if folder.name not in named:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from st_dimreduce.codes.calibration import DEPTHS
 from st_dimreduce.codes.segments import DAMAGED, Files
 from st_dimreduce.enums import Kind, Precision
 from st_dimreduce.files import new_file, write_json
@@ -16,17 +18,34 @@ from st_dimreduce.untrusted import read_object, short
 MANIFEST = "index.json"
 _FORMAT = "st_dimreduce.index.1"
 _MOST_BYTES = 2**28
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 @dataclass(frozen=True)
 class SegmentState:
-    """A segment as the manifest names it."""
+    """A segment as the manifest names it.
+
+    Attributes:
+        name: Its folder.
+        rows: Number of vectors in it.
+        files: Its files.
+        removed: The one of them that says which vectors were removed; None if none was.
+        removed_rows: How many were.
+    """
 
     name: str
     rows: int
     files: Files
     removed: str | None = None
     removed_rows: int = 0
+
+    def __post_init__(self) -> None:
+        _check(_is_name(self.name, "segment-"), self.name)
+        _check(_is_count(self.rows, 1) and _is_count(self.removed_rows) and self.removed_rows <= self.rows, self.rows)
+        _check_files(self.files)
+        _check(
+            self.removed is None or (_is_name(self.removed, "removed-") and self.removed in self.files), self.removed
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,23 @@ class Manifest:
     files: Files | None = None
     segments: tuple[SegmentState, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", Kind(self.kind))
+        object.__setattr__(self, "precision", Precision(self.precision))
+        for name, least, most in (("out_features", 1, 2**20), ("candidates", 1, 2**12), ("generation", 0, 2**53)):
+            _check(_is_count(getattr(self, name), least, most), getattr(self, name))
+        _check(_is_count(self.next_id) and isinstance(self.named, bool) and isinstance(self.head, str), self.head)
+        _check(all(_is_count(effort, 1) for effort in self.efforts), self.efforts)
+        _check(list(self.efforts) == sorted(self.efforts), self.efforts)
+        if self.recalls is not None:
+            _check(
+                isinstance(self.recalls, dict) and list(self.recalls) == [str(depth) for depth in DEPTHS], self.recalls
+            )
+            for measured in self.recalls.values():
+                _check(isinstance(measured, list) and len(measured) == len(self.efforts) > 0, measured)
+                _check(all(isinstance(each, (int, float)) and 0 <= each <= 1 for each in measured), measured)
+        _check_files(self.files or {})
+
     def write(self, path: Path) -> None:
         """Replace the manifest in a folder."""
         content = {"format": _FORMAT, **json.loads(json.dumps(asdict(self)))}
@@ -84,17 +120,33 @@ class Manifest:
         if digest != _hash(content):
             raise ValueError(f"{path / MANIFEST} was changed after it was written: {DAMAGED}")
         del content["format"]
-        segments = tuple(SegmentState(**each) for each in content.pop("segments"))
-        kind, precision = Kind(content.pop("kind")), Precision(content.pop("precision"))
-        efforts = tuple(content.pop("efforts"))
-        return cls(kind, precision, **content, efforts=efforts, segments=segments)
+        try:
+            segments = tuple(SegmentState(**each) for each in content.pop("segments"))
+            return cls(**content | {"segments": segments, "efforts": tuple(content.get("efforts", ()))})
+        except (KeyError, TypeError, ValueError) as error:
+            said = str(error).split(":")[0]
+            raise ValueError(f"{path / MANIFEST} cannot be what was written ({said}): {DAMAGED}") from error
 
 
 def _hash(content: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def check_name(name: str) -> None:
-    """Raise ``ValueError`` if a name in a manifest leads out of the folder."""
-    if not isinstance(name, str) or Path(name).name != name or not name.startswith(("segment-", "removed-")):
-        raise ValueError(f"{MANIFEST} names {short(name)}: {DAMAGED}")
+def _check(holds: bool, value: Any) -> None:
+    if not holds:
+        raise ValueError(f"{MANIFEST} says {short(value)}: {DAMAGED}")
+
+
+def _is_count(value: Any, least: int = 0, most: int = 2**63) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_name(value: Any, begin: str = "") -> bool:
+    """Whether this is the name of a file or folder, which leads nowhere else."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None and value.startswith(begin)
+
+
+def _check_files(files: Any) -> None:
+    _check(isinstance(files, dict) and all(_is_name(name) for name in files), files)
+    for about in files.values():
+        _check(isinstance(about, list) and len(about) == 2 and _is_count(about[0]) and isinstance(about[1], str), about)
