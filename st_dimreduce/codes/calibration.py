@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -16,29 +16,32 @@ DEPTHS = (10, 100)  # results for which recall is measured
 Found = Callable[[int, int, int], np.ndarray]
 
 _FACTORS = (2, 4, 8, 16, 32)  # candidates that are scored exactly, per result
-_ALL = 64  # likewise; so many lose none of the true neighbours
+ALL = 64  # likewise; so many lose none of the true neighbours
 _ENOUGH = 0.998  # share of the true neighbours that must be among the candidates where all cells are looked into
-_EFFORTS = sorted({round(2 ** (step / 2)) for step in range(41)})
+_EFFORTS = sorted({round(2 ** (step / 2)) for step in range(41)})  # that are measured
 _COMPLETE = 0.9995
 _ROUNDING = 1e-6  # of a cosine
 
 
-def measure(found: Found, most: int) -> tuple[int, tuple[int, ...], dict[str, list[float]]]:
+def measure(
+    found: Found, truths: Sequence[np.ndarray], least: int, most: int
+) -> tuple[int, tuple[int, ...], dict[str, list[float]]]:
     """Measure recall at several efforts.
 
     Args:
         found: Searches with all queries.
-        most: The effort at which all cells are looked into.
+        truths: The scores of what exact search finds, for each of ``DEPTHS``.
+        least: The smallest effort.
+        most: The greatest effort.
 
     Returns:
         The candidates to score per result; the efforts, ascending; and by number of results the recall at each.
     """
-    truths = [found(depth, most, _ALL) for depth in DEPTHS]
     enough = (factor for factor in _FACTORS if _recall(truths[0], found(DEPTHS[0], most, factor)) >= _ENOUGH)
-    factor = next(enough, _ALL)
+    factor = next(enough, ALL)
     efforts: list[int] = []
     recalls: dict[str, list[float]] = {str(depth): [] for depth in DEPTHS}
-    for effort in [effort for effort in _EFFORTS if effort < most] + [most]:
+    for effort in [effort for effort in _EFFORTS if least <= effort < most] + [most]:
         efforts.append(effort)
         for depth, truth in zip(DEPTHS, truths, strict=True):
             recalls[str(depth)].append(round(_recall(truth, found(depth, effort, factor)), 4))

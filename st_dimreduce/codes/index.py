@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from filelock import Timeout
 
-from st_dimreduce.codes.calibration import DEPTHS, likely_vectors, measure
+from st_dimreduce.codes.calibration import ALL, DEPTHS, likely_vectors, measure
 from st_dimreduce.codes.ids import Names, as_keys, new_ids
 from st_dimreduce.codes.lists import from_stored
 from st_dimreduce.codes.manifest import MANIFEST, Manifest, SegmentState
 from st_dimreduce.codes.precision import check_codes
-from st_dimreduce.codes.search import decode, unit_queries
+from st_dimreduce.codes.search import decode, search, unit_queries
 from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe
 from st_dimreduce.codes.writing import write_codes, write_merged, write_reassigned
 from st_dimreduce.enums import Kind, Precision
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 CELLS = "cells.npy"
 HEAD = "head"  # its folder in that of the index
 DEFAULT_RECALL = 0.95
+EXACT = 2**31 - 1  # an effort that misses nothing
 _SCORED_BYTES = 1 << 25  # of decoded candidates at a time
 _EXACT_ROWS = 20_000  # of a filter, up to which every allowed code is scored
 _QUERIES = 256  # of a calibration without any
@@ -54,8 +55,8 @@ class CodeIndex:
 
     Made by :func:`st_dimreduce.build_index`, opened by :func:`st_dimreduce.open_index`. FAISS proposes candidates:
     it looks into some cells of an inverted file (``kind="ivf"``; Jegou et al., "Product quantization for nearest
-    neighbor search", PAMI 2011, section IV) or into all codes (``"flat"``). They are then scored exactly, so that a
-    score is the one that :func:`st_dimreduce.search` gives.
+    neighbor search", PAMI 2011, section IV), walks a graph (``"hnsw"``), or looks into all codes (``"flat"``). They are
+    then scored exactly, so that a score is the one that :func:`st_dimreduce.search` gives.
 
     An object shows the index as it was when it was opened, or last changed through it; :meth:`refresh` looks again.
     Its methods may be called from several threads.
@@ -69,7 +70,7 @@ class CodeIndex:
         self.path, self.manifest = path, manifest
         if hashes:
             check_files(path, manifest.files or {}, hashes)
-        self._centres = None if manifest.kind is Kind.FLAT else _read_centres(path / CELLS, manifest.out_features)
+        self._centres = None if manifest.kind is not Kind.IVF else _read_centres(path / CELLS, manifest.out_features)
         self._opened: dict[str, tuple[SegmentState, _Searched]] = {}
         self._open_segments(hashes)
 
@@ -83,7 +84,7 @@ class CodeIndex:
             folder = self.path / state.name
             if before is None:
                 check_files(folder, state.files, hashes)
-            segment = Segment(folder, self._width, self.precision, state.removed)
+            segment = Segment(folder, self._width, self.manifest.packed, state.removed)
             if len(segment) != state.rows:
                 raise ValueError(f"{folder} holds {len(segment):,} vectors, {MANIFEST} says {state.rows:,}: {DAMAGED}")
             opened[state.name] = state, _Searched(segment, self._centres, self.manifest)
@@ -141,7 +142,8 @@ class CodeIndex:
             top_k: How many to find per query. Defaults to 10.
             recall: Share, over 0 and at most 1, of what exact search finds that should be found: as many cells are
                 looked into as that took when the index was calibrated. Defaults to 0.95.
-            effort: Instead of ``recall``, the number of cells to look into (FAISS's ``nprobe``).
+            effort: Instead of ``recall``, the number of cells to look into (FAISS's ``nprobe``), or of codes that the
+                walk through a graph keeps (``efSearch``).
             ids: Find these documents only. Ids that the index does not hold are ignored. Defaults to None: all.
             threads: Threads to use; as many as FAISS likes if None (the default).
 
@@ -201,9 +203,11 @@ class CodeIndex:
         return scores, found
 
     @property
-    def most_effort(self) -> int:
-        """Number of cells."""
-        return 1 if self._centres is None else len(self._centres)
+    def _efforts(self) -> tuple[int, int]:
+        """The least and the greatest effort that make a difference."""
+        if self.kind is Kind.HNSW:
+            return 16, 4096
+        return 1, 1 if self._centres is None else len(self._centres)
 
     def _some_codes(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return randomly chosen codes, decoded, and their positions counted through all segments."""
@@ -222,13 +226,13 @@ class CodeIndex:
         if effort is not None:
             if effort < 1:
                 raise ValueError(f"effort={effort}: look into at least 1 cell")
-            return effort
+            return min(effort, EXACT)
         wanted = DEFAULT_RECALL if recall is None else recall
         if not 0 < wanted <= 1:
             raise ValueError(f"recall={recall}: choose a share over 0 and at most 1, such as 0.95")
         recalls = self.manifest.recalls
         if not recalls:  # nothing was measured: a flat index
-            return self.most_effort
+            return self._efforts[1]
         measured = recalls[str(next((depth for depth in DEPTHS if depth >= top_k), DEPTHS[-1]))]
         for effort_, reached in zip(self.manifest.efforts, measured, strict=True):
             if reached >= wanted:
@@ -348,8 +352,9 @@ class CodeIndex:
             scores[rows == own[:, None]] = -np.inf  # a code finds itself
             return -np.sort(-scores, axis=1)[:, :depth]
 
+        truths = [found(depth, EXACT, ALL) for depth in DEPTHS]
         with self._writing():
-            candidates, efforts, recalls = measure(found, self.most_effort)
+            candidates, efforts, recalls = measure(found, truths, *self._efforts)
             self._commit(replace(self.manifest, candidates=candidates, efforts=efforts, recalls=recalls))
 
     def refresh(self) -> bool:
@@ -436,7 +441,7 @@ class CodeIndex:
 
     def _with_merged(self, manifest: Manifest, first: int) -> Manifest:
         merged = manifest.segments[first:]
-        segments = [Segment(self.path / state.name, self._width, self.precision, state.removed) for state in merged]
+        segments = [Segment(self.path / state.name, self._width, manifest.packed, state.removed) for state in merged]
         if not any(state.rows - state.removed_rows for state in merged):
             return replace(manifest, segments=manifest.segments[:first])
         with self._new_segment(1) as (name, folder):
@@ -472,21 +477,25 @@ class _Searched:
         from st_dimreduce.codes import scan  # noqa: PLC0415, optional
 
         self.segment, self._manifest, self._allowed = segment, manifest, segment.allowed
+        self._cells, width = len(segment.lists.sizes), segment.lists.width
+        self._scan: scan.CellScan | scan.Graph
+        if manifest.kind is Kind.HNSW:
+            self._scan = scan.Graph(manifest.precision, width, manifest.out_features)
+            try:
+                self._scan.load(segment.cell_codes(0, self._cells), *segment.graph)
+            except ValueError as error:
+                raise ValueError(f"{segment.folder}: {error}, {DAMAGED}") from error
+            return
         if centres is None:
-            centres = np.zeros((len(segment.lists.sizes), manifest.out_features), np.float32)
-        if len(segment.lists.sizes) != len(centres):
-            raise ValueError(
-                f"{segment.folder} has {len(segment.lists.sizes)} cells, expected {len(centres)}: {DAMAGED}"
-            )
-        self._cells = len(centres)
+            centres = np.zeros((self._cells, manifest.out_features), np.float32)
+        if self._cells != len(centres):
+            raise ValueError(f"{segment.folder} has another number of cells than {CELLS}: {DAMAGED}")
         self._scan = scan.CellScan(segment.path, segment.lists, centres, manifest.precision)
 
     def candidates(self, unit: np.ndarray, count: int, effort: int, keys: np.ndarray | None) -> np.ndarray:
         """Return the positions to score, int64 of shape (q, c); -1 where there are fewer."""
-        size = len(self.segment)
+        size, graph = len(self.segment), self._manifest.kind is Kind.HNSW
         allowed, count = self._allowed, min(count, size)
-        if self._manifest.kind is Kind.FLAT:
-            effort = self._cells
         if keys is not None:
             wanted = np.unique(self.segment.find(keys))
             wanted = wanted[wanted >= 0]
@@ -495,8 +504,20 @@ class _Searched:
             bits = np.zeros(size, bool)
             bits[wanted] = True
             allowed = np.packbits(bits, bitorder="little")
-            effort = min(-(-effort * size // len(wanted)), self._cells)  # as many allowed codes as without a filter
+            if not graph:  # as many allowed codes as without a filter
+                effort = -(-effort * size // len(wanted))
+        if graph and effort >= EXACT:
+            return self._nearest(unit, count, allowed)
+        if self._manifest.kind is Kind.FLAT:
+            effort = self._cells
         return self._scan.candidates(unit, count, effort, allowed)
+
+    def _nearest(self, unit: np.ndarray, count: int, allowed: np.ndarray | None) -> np.ndarray:
+        """Return the positions of the nearest codes by exact search."""
+        rows = np.arange(len(self.segment))
+        if allowed is not None:
+            rows = np.flatnonzero(np.unpackbits(allowed, count=len(rows), bitorder="little"))
+        return rows[search(unit, self._codes(rows), self._manifest.precision, count)[1]]
 
     def score(self, unit: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Return the cosines of queries with the codes at some positions, float32 of shape (q, c); -inf for -1."""
@@ -619,7 +640,7 @@ def merge_indexes(
         replace(first.manifest, generation=0, next_id=last, segments=tuple(states)).write(folder)
         merged = open_index(folder, check_hashes=False)
         merged.compact()
-        if merged.kind is Kind.IVF:
+        if merged.kind is not Kind.FLAT:
             merged.calibrate()
     return open_index(path, check_hashes=False)
 

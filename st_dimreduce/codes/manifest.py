@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from st_dimreduce.codes.calibration import DEPTHS
+from st_dimreduce.codes.lists import is_packed
 from st_dimreduce.codes.segments import DAMAGED, Files
 from st_dimreduce.enums import Kind, Precision
 from st_dimreduce.files import new_file, write_json
@@ -96,6 +97,11 @@ class Manifest:
                 _check(isinstance(measured, list) and len(measured) == len(self.efforts) > 0, measured)
                 _check(all(isinstance(each, (int, float)) and 0 <= each <= 1 for each in measured), measured)
         _check_files(self.files or {})
+
+    @property
+    def packed(self) -> bool:
+        """Whether codes lie in blocks of 32; a graph reads them one by one."""
+        return is_packed(self.precision) and self.kind is not Kind.HNSW
 
     def write(self, path: Path) -> None:
         """Replace the manifest in a folder."""

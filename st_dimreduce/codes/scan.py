@@ -1,4 +1,4 @@
-"""The part of an index that FAISS does: cells are trained, rows assigned to them, lists scanned, graphs searched.
+"""The part of an index that FAISS does: cells are trained, rows assigned to them, lists scanned, graphs walked.
 
 Nothing but the cells is trained. FAISS reads the codes as they are: a packed byte is an entry of a codebook that holds
 the fixed levels of :mod:`st_dimreduce.codes.precision`. The files of an index are read by NumPy, never by FAISS.
@@ -7,6 +7,7 @@ the fixed levels of :mod:`st_dimreduce.codes.precision`. The files of an index a
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from st_dimreduce.codes.lists import BLOCK, Lists
-from st_dimreduce.codes.precision import bytes_to_levels
+from st_dimreduce.codes.precision import INT8_STEPS, bytes_to_levels
 from st_dimreduce.enums import Precision
 
 try:
@@ -26,6 +27,8 @@ except ModuleNotFoundError as error:
 _FAISS: Any = faiss  # whose types say less than it can
 
 _STEPS = 10  # of k-means; more change the cells, but not what is found
+_LINKS, _EF_CONSTRUCTION = 32, 100  # of a graph
+_BYTES = np.array([-128.5, 255], np.float32)  # byte b stands for -128.5 + (b + 0.5), as int8 codes are stored
 
 
 def train_cells(sample: np.ndarray, cells: int, seed: int) -> np.ndarray:
@@ -131,10 +134,10 @@ def _inverted_file(quantizer: Any, size: int, cells: int, precision: Precision) 
     if precision is Precision.FLOAT32:
         return faiss.IndexIVFFlat(quantizer, size, cells, inner_product)
     if precision is Precision.INT8:
-        # Not its grid of whole numbers, for which it rounds queries: byte b stands for (b + 0.5) - 128.5.
+        # Not its grid of whole numbers, for which it rounds queries.
         uniform = faiss.ScalarQuantizer.QT_8bit_uniform
         index: Any = faiss.IndexIVFScalarQuantizer(quantizer, size, cells, uniform, inner_product, False)
-        faiss.copy_array_to_vector(np.array([-128.5, 255], np.float32), index.sq.trained)
+        faiss.copy_array_to_vector(_BYTES, index.sq.trained)
     else:
         halves = bytes_to_levels(precision)[:16, 4 // -precision.bits :]  # of the lower half of a byte
         parts = size // halves.shape[1]
@@ -143,3 +146,100 @@ def _inverted_file(quantizer: Any, size: int, cells: int, precision: Precision) 
         faiss.copy_array_to_vector(np.tile(halves, (parts, 1, 1)).ravel(), index.pq.centroids)
     index.is_trained = True
     return index
+
+
+class Graph:
+    """Codes and links between near ones (HNSW; Malkov and Yashunin, PAMI 2020), in memory.
+
+    Args:
+        precision: Precision of the codes.
+        width: Bytes of a code.
+        out_features: Dimensions of a vector.
+    """
+
+    def __init__(self, precision: Precision, width: int, out_features: int) -> None:
+        self._size = _scanned_features(precision, width)
+        # Codes have nearly the same norm: near by Euclidean distance, from a query of that norm, is near by cosine.
+        steps = {Precision.FLOAT32: 1 / math.sqrt(out_features), Precision.INT8: INT8_STEPS}
+        self._norm = steps.get(precision, 1.0) * math.sqrt(out_features)
+        self._storage = _storage(precision, width, self._size)
+        self._index: Any = _FAISS.IndexHNSW(self._storage, _LINKS)
+        self._index.hnsw.efConstruction = _EF_CONSTRUCTION
+
+    def grow(self, rows: np.ndarray) -> None:
+        """Add codes and link them; equal ones in the same order give equal graphs.
+
+        Args:
+            rows: Decoded codes, not scaled, float32 of shape (n, k).
+        """
+        padded = np.pad(rows, ((0, 0), (0, self._size - rows.shape[1])))
+        self._index.add(np.ascontiguousarray(padded, np.float32))
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the number of levels of each code, int32 of shape (n,); all links, int32; and where to enter, (1,)."""
+        graph = self._index.hnsw
+        return (
+            faiss.vector_to_array(graph.levels),
+            faiss.vector_to_array(graph.neighbors),
+            np.array([graph.entry_point], np.int32),
+        )
+
+    def load(self, codes: np.ndarray, levels: np.ndarray, links: np.ndarray, entry: int) -> None:
+        """Take codes and the arrays of their graph, after checking that no link leads out of it.
+
+        Args:
+            codes: Stored codes, uint8 of shape (n, width).
+            levels: As :meth:`arrays` returned it.
+            links: As :meth:`arrays` returned it.
+            entry: As :meth:`arrays` returned it.
+
+        Raises:
+            ValueError: If they do not fit one another.
+        """
+        graph, count = self._index.hnsw, len(codes)
+        before = faiss.vector_to_array(graph.cum_nneighbor_per_level).astype(np.int64)  # links of the levels below
+        fits = len(levels) == count > entry >= 0 and levels.min() >= 1 and levels.max() < len(before)
+        if not fits or levels[entry] != levels.max():
+            raise ValueError("its levels do not fit its codes")
+        offsets = np.concatenate([[0], np.cumsum(before[levels])])
+        if len(links) != offsets[-1] or links.min() < -1 or links.max() >= count:
+            raise ValueError("its links do not fit its codes")
+        for level in range(1, int(levels.max())):
+            rows = np.flatnonzero(levels > level)
+            own = links[(offsets[rows] + before[level])[:, None] + np.arange(before[level + 1] - before[level])]
+            if (levels[own[own >= 0]] <= level).any():
+                raise ValueError("its links lead to levels that are not there")
+        self._storage.add_sa_codes(np.ascontiguousarray(codes))
+        faiss.copy_array_to_vector(np.ascontiguousarray(levels), graph.levels)
+        faiss.copy_array_to_vector(offsets.astype(np.uint64), graph.offsets)
+        faiss.copy_array_to_vector(np.ascontiguousarray(links), graph.neighbors)
+        graph.entry_point, graph.max_level = entry, int(levels.max()) - 1
+        self._index.ntotal = count
+
+    def candidates(self, queries: np.ndarray, count: int, effort: int, allowed: np.ndarray | None) -> np.ndarray:
+        """Return the positions of likely nearest codes, as :meth:`CellScan.candidates` does.
+
+        Args:
+            queries: Unit vectors, float32 of shape (q, k).
+            count: How many.
+            effort: Candidates that the walk keeps (FAISS's ``efSearch``); ``count`` at least.
+            allowed: A bit per position, the lowest first; None for all.
+        """
+        padded = np.pad(queries * np.float32(self._norm), ((0, 0), (0, self._size - queries.shape[1])))
+        parameters = _FAISS.SearchParametersHNSW(efSearch=max(effort, count), sel=_selector(allowed))
+        return self._index.search(np.ascontiguousarray(padded), count, params=parameters)[1]
+
+
+def _storage(precision: Precision, width: int, size: int) -> Any:
+    if precision is Precision.FLOAT32:
+        return faiss.IndexFlatL2(size)
+    if precision is Precision.INT8:
+        storage: Any = faiss.IndexScalarQuantizer(size, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_L2)
+        faiss.copy_array_to_vector(_BYTES, storage.sq.trained)
+    else:
+        storage = faiss.IndexPQ(size, width, 8, faiss.METRIC_L2)
+        levels = np.tile(bytes_to_levels(precision), (width, 1, 1))
+        faiss.copy_array_to_vector(levels.ravel(), storage.pq.centroids)
+        storage.pq.compute_sdc_table()  # distances between codes, for their links
+    storage.is_trained = True
+    return storage

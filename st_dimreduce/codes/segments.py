@@ -7,7 +7,7 @@ mapped into memory, so that processes share them, and a reader is not disturbed 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from st_dimreduce.codes.ids import Names
-from st_dimreduce.codes.lists import Lists, is_packed
-from st_dimreduce.enums import Precision
+from st_dimreduce.codes.lists import Lists
 
 LISTS, SIZES, IDS, ORDER = "lists.bin", "sizes.npy", "ids.npy", "order.npy"
 TEXT, ENDS = "names.npy", "names-ends.npy"
+GRAPH = ("levels.npy", "links.npy", "entry.npy")
 _WRITTEN_BYTES = 1 << 26  # of codes at a time
 Files = dict[str, list[Any]]  # by name, the size in bytes and the hash
 DAMAGED = "the index is damaged, build it again"
@@ -29,10 +29,11 @@ def write_segment(
     folder: Path,
     sizes: np.ndarray,
     width: int,
-    precision: Precision,
+    packed: bool,
     codes_of: Callable[[int, int], np.ndarray],
     ids: np.ndarray,
     names: Names | None,
+    graph: Sequence[np.ndarray] = (),
 ) -> Files:
     """Write the files of a segment into a folder; returns their sizes and hashes.
 
@@ -40,12 +41,13 @@ def write_segment(
         folder: An empty folder.
         sizes: Vectors in each cell, int64.
         width: Bytes of a code.
-        precision: Precision of the codes.
+        packed: Whether codes lie in blocks of 32.
         codes_of: Gives the stored codes of the cells from one to before another, in their order.
         ids: Ids by position, int64.
         names: Names by position, where the ids are hashes of names.
+        graph: Levels, links and entry of a graph. Defaults to none.
     """
-    lists = Lists(sizes, width, is_packed(precision))
+    lists = Lists(sizes, width, packed)
     with (folder / LISTS).open("xb") as file:
         for first, last in _groups(lists):
             codes = codes_of(first, last)
@@ -55,6 +57,7 @@ def write_segment(
     arrays = {SIZES: sizes, IDS: ids, ORDER: np.argsort(ids, kind="stable")}
     if names is not None:
         arrays |= {TEXT: names.text, ENDS: names.ends}
+    arrays |= dict(zip(GRAPH, graph, strict=False))
     for name, array in arrays.items():
         np.save(folder / name, array)
     return {path.name: describe(path) for path in sorted(folder.iterdir())}
@@ -105,19 +108,19 @@ class Segment:
     Args:
         folder: Its folder.
         width: Bytes of a code.
-        precision: Precision of the codes.
+        packed: Whether codes lie in blocks of 32.
         removed: Name of the file of what was removed; None if nothing was.
 
     Raises:
         ValueError: If its files do not fit one another.
     """
 
-    def __init__(self, folder: Path, width: int, precision: Precision, removed: str | None) -> None:
+    def __init__(self, folder: Path, width: int, packed: bool, removed: str | None) -> None:
         self.folder = folder
         sizes = np.array(_mapped(folder / SIZES, np.int64))
         if (sizes < 0).any() or sizes.sum() > 2**48:
             raise ValueError(f"{folder / SIZES} holds sizes that no cell can have: {DAMAGED}")
-        self.lists = Lists(sizes, width, is_packed(precision))
+        self.lists = Lists(sizes, width, packed)
         self.ids, self.order = (_mapped(folder / name, np.int64) for name in (IDS, ORDER))
         self.names = None
         if (folder / TEXT).exists():
@@ -145,6 +148,12 @@ class Segment:
     def allowed(self) -> np.ndarray | None:
         """A bit per position that was not removed, the lowest first; None if all are there."""
         return None if self._removed is None else ~self._removed
+
+    @property
+    def graph(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """Levels, links and entry of a graph, as :class:`st_dimreduce.codes.scan.Graph` takes them."""
+        levels, links, entry = (_mapped(self.folder / name, np.int32) for name in GRAPH)
+        return levels, links, int(entry[0])
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Return the positions of ids, -1 where an id is not there or was removed; both int64 of shape (n,)."""

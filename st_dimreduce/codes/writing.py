@@ -44,7 +44,8 @@ def write_codes(
         codes: Codes of shape (n, width), n >= 1; they may be mapped from a file.
         keys: Their ids, int64.
         names: The strings that the ids are hashes of; None for integers.
-        centres: Centres of the cells; None for a flat index, whose cells are runs of 65,536 rows.
+        centres: Centres of the cells; None where there are none: a flat index has runs of 65,536 rows in their
+            place, a graph all rows.
         manifest: What the index is.
         cells: The cell of each code; found here if None (the default).
     """
@@ -53,7 +54,7 @@ def write_codes(
         parts = [cells_of(codes[start : start + _ASSIGNED_ROWS], centres, manifest) for start in blocks]
         cells = np.concatenate(parts)
     if cells is None or centres is None:
-        cells = np.arange(len(codes)) // _FLAT_ROWS
+        cells = np.zeros(len(codes), np.int64) if manifest.kind is Kind.HNSW else np.arange(len(codes)) // _FLAT_ROWS
         count = int(cells[-1]) + 1
     else:
         count = len(centres)
@@ -66,14 +67,25 @@ def write_codes(
 
     width = manifest.precision.bytes_per_vector(manifest.out_features)
     names = None if names is None else names.take(order)
-    files = write_segment(folder, sizes, width, manifest.precision, codes_of, keys[order], names)
+    graph = _graph(codes, manifest) if manifest.kind is Kind.HNSW else ()
+    files = write_segment(folder, sizes, width, manifest.packed, codes_of, keys[order], names, graph)
     return SegmentState(name, len(codes), files)
+
+
+def _graph(codes: np.ndarray, manifest: Manifest) -> tuple[np.ndarray, ...]:
+    from st_dimreduce.codes import scan  # noqa: PLC0415, optional
+
+    precision, size = manifest.precision, manifest.out_features
+    graph = scan.Graph(precision, precision.bytes_per_vector(size), size)
+    for start in range(0, len(codes), _ASSIGNED_ROWS):
+        graph.grow(decode(codes[start : start + _ASSIGNED_ROWS], precision, size)[0])
+    return graph.arrays()
 
 
 def write_merged(folder: Path, name: str, segments: Sequence[Segment], manifest: Manifest) -> SegmentState:
     """Write one segment of several with the same cells, without what was removed from them."""
     kept = [~segment.is_removed for segment in segments]
-    if manifest.kind is Kind.FLAT:  # its cells mean nothing
+    if manifest.kind is not Kind.IVF:
         parts = [segment.cell_codes(0, len(segment.lists.sizes)) for segment in segments]
         stored = np.concatenate([part[keep] for part, keep in zip(parts, kept, strict=True)])
         keys, names = _gathered(segments, kept)
@@ -95,7 +107,7 @@ def write_merged(folder: Path, name: str, segments: Sequence[Segment], manifest:
     keys, names = _gathered(segments, kept)
     width = segments[0].lists.width
     names = None if names is None else names.take(order)
-    files = write_segment(folder, sizes, width, manifest.precision, codes_of, keys[order], names)
+    files = write_segment(folder, sizes, width, manifest.packed, codes_of, keys[order], names)
     return SegmentState(name, len(order), files)
 
 

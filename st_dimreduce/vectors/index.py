@@ -73,7 +73,8 @@ def build_index(
             files, or a table that :func:`st_dimreduce.reduce_vectors` wrote; or, with a model, a list of texts.
         head: The head, for vectors of size d. For texts, the reduced model.
         path: The folder to make. Defaults to None: a temporary one, removed with the index object.
-        kind: ``"ivf"`` (the default), an inverted file; ``"flat"`` scans every code, without cells.
+        kind: ``"ivf"`` (the default), an inverted file; ``"hnsw"``, a graph, held in memory, which takes 256 bytes per
+            vector more; ``"flat"`` scans every code.
         precision: How the codes are stored. Defaults to the head's.
         column: The column of vectors or codes in a table; the only such column if None (the default).
         id_column: The column of ids in a table: integers or strings. Defaults to None: row numbers.
@@ -105,14 +106,14 @@ def build_index(
     known, model = _head_and_model(head)
     precision = known.precision if precision is None else Precision(precision)
     _check_ids(ids, id_column)
-    if cells is not None and (cells < 1 or kind is Kind.FLAT):
+    if cells is not None and (cells < 1 or kind is not Kind.IVF):
         raise ValueError(f"cells={cells}: choose at least 1, for kind='ivf' only")
     kept = tempfile.TemporaryDirectory(prefix="st_dimreduce-") if path is None else None
     target = Path(kept.name) / "index" if kept is not None else Path(path or "")
     check_target(target, overwrite, marker=MANIFEST)
     if model is not None:
         source = _texts(source)
-    count = None if kind is Kind.FLAT else cells or 0
+    count = cells or 0 if kind is Kind.IVF else None
     asked = [_recognised(source, model), known.digest, precision.value, column, on_bad_row.value, count, seed]
     options: dict[str, Any] = {
         "batch_size": batch_size,

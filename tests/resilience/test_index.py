@@ -38,6 +38,13 @@ def built(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    path = tmp_path_factory.mktemp("graph") / "index"
+    build_index(vectors(), HEAD, path, kind="hnsw").remove([1])
+    return path
+
+
 @pytest.fixture
 def path(built, tmp_path):
     shutil.copytree(built, tmp_path / "index")
@@ -49,6 +56,18 @@ def files(path):
 
 
 NAMES = ["cells.npy", "index.json", "lists.bin", "sizes.npy", "ids.npy", "order.npy", "removed-000002.npy"]
+
+
+MADE_UP = [
+    "sizes.npy",
+    "ids.npy",
+    "order.npy",
+    "lists.bin",
+    "removed-000002.npy",
+    "levels.npy",
+    "links.npy",
+    "entry.npy",
+]
 
 
 def one(path, name):
@@ -144,8 +163,12 @@ def test_a_manifest_that_somebody_made_up_is_refused_in_one_line(change, path):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["sizes.npy", "ids.npy", "order.npy", "lists.bin", "removed-000002.npy"])
-def test_files_that_somebody_made_up_crash_nothing(name, built, tmp_path):
+@pytest.mark.parametrize("kind", ["built", "graph"])
+@pytest.mark.parametrize("name", MADE_UP)
+def test_files_that_somebody_made_up_crash_nothing(name, kind, request, tmp_path):
+    built = request.getfixturevalue(kind)
+    if not list(built.rglob(name)):
+        return
     rng = np.random.default_rng(0)
     queries = rng.standard_normal((3, K)).astype(np.float32)
     for turn in range(6):
@@ -156,17 +179,20 @@ def test_files_that_somebody_made_up_crash_nothing(name, built, tmp_path):
             file.write_bytes(rng.bytes(file.stat().st_size))
         else:
             array = np.load(file)
-            made = rng.integers(*((0, 200) if turn < 3 else (-(2**60), 2**60)), len(array))
-            np.save(file, made.astype(array.dtype))
+            made = rng.integers(*((1, 4), (0, 200), (-(2**60), 2**60))[turn % 3], len(array)).astype(array.dtype)
+            some = rng.random(len(array)) < (0.01 if turn < 3 else 1)
+            np.save(file, np.where(some, made, array))
         try:
             index = open_index(path, check_hashes=False)
             index.search(queries, 5)
+            index.search(queries, 50, effort=500)
             index.search(queries, 5, ids=range(100))
             index.codes([7])
         except ValueError as error:
             assert "\n" not in str(error)
         else:
-            assert name != "sizes.npy"
+            changed = name in ("sizes.npy", "levels.npy") and not np.array_equal(np.load(file), array)
+            assert not changed
 
 
 def child(code, *arguments, **options):
