@@ -1,4 +1,4 @@
-"""FAISS: a flat index of full vectors is reduced to a smaller index."""
+"""FAISS: an index of full vectors is reduced to a smaller index."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 import faiss
 import numpy as np
 
+from st_dimreduce.codes.precision import bytes_to_levels, dequantize
 from st_dimreduce.enums import Precision
 from st_dimreduce.head import HeadLike
 from st_dimreduce.vectors.reduce import reduce_vectors
-from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES
+from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, FaissSource
 
+_PACKED = (Precision.INT4, Precision.INT2)
 _GRID = 4.0  # end of the int8 grid in standard deviations of an output, as in codes/precision.py
 
 
@@ -25,51 +27,67 @@ def reduce_index(
     batch_bytes: int = DEFAULT_BATCH_BYTES,
     show_progress_bar: bool | None = None,
 ) -> Any:
-    """Reduce the vectors of a flat FAISS index into a new, smaller index, in the same order and with the same ids.
+    """Reduce the vectors of a FAISS index into a new, smaller flat index, in the same order and with the same ids.
 
-    ======== =================================================== ==============================================
-    float32  ``IndexFlatIP``                                     scores are cosines
-    int8     ``IndexScalarQuantizer``, one uniform 8-bit grid    scores are cosines, to the grid's step
-    binary   ``IndexBinaryFlat``, padded to a multiple of 8      search with ``quantize(queries, "binary")``
-    ======== =================================================== ==============================================
+    ========== ================================================= ================================================
+    float32    ``IndexFlatIP``                                   scores are cosines
+    int8       ``IndexScalarQuantizer``, one uniform 8-bit grid  scores are cosines, to the grid's step
+    int4, int2 ``IndexPQ``, a fixed codebook of single bytes     scores are cosines times the norm of the code, near 1
+    binary     ``IndexBinaryFlat``, padded to a multiple of 8    search with ``quantize(queries, "binary")``
+    ========== ================================================= ================================================
 
-    Search the first two with queries of norm 1, ``model.encode(..., normalize_embeddings=True)``. The int8 grid is the
-    fixed one of :class:`st_dimreduce.Precision`; nothing is trained.
+    Search all but the last with queries of norm 1, ``model.encode(..., normalize_embeddings=True)``. The grids are the
+    fixed ones of :class:`st_dimreduce.Precision`; nothing is trained. An index that does not look at every code is made
+    by :func:`st_dimreduce.build_index`, which takes the same FAISS indexes.
 
     Args:
-        index: An ``IndexFlatIP`` or ``IndexFlatL2`` of n vectors of size d, or an ``IndexIDMap`` of one. Not changed.
+        index: An ``IndexFlatIP``, ``IndexFlatL2``, ``IndexIVFFlat`` or ``IndexHNSWFlat`` of n vectors of size d, or an
+            ``IndexIDMap`` of one. Not changed.
         head: The head, for vectors of size d.
-        precision: ``"float32"`` (the default), ``"int8"`` or ``"binary"``.
+        precision: Precision of the reduced vectors. Defaults to ``"float32"``.
         batch_bytes: As in :func:`st_dimreduce.reduce_vectors`. Defaults to 32 MiB.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Raises:
-        ValueError: If FAISS has no index for the precision, the index is not flat or empty, its vectors are not of the
-            head's size, or one has no direction.
+        ValueError: If the index does not hold whole vectors or is empty, its vectors are not of the head's size, one
+            has no direction, or codes of int4 or int2 would not fill their last byte.
     """
     head, precision = head.to_head(), Precision(precision)
-    reduced: Any
-    stored = Precision.FLOAT32
-    if precision is Precision.FLOAT32:
-        reduced = faiss.IndexFlatIP(head.out_features)
-    elif precision is Precision.INT8:
-        reduced = _scalar_index(head.out_features)  # makes the codes itself, of float vectors
-    elif precision is Precision.BINARY:
-        reduced = faiss.IndexBinaryFlat(8 * precision.bytes_per_vector(head.out_features))
-        stored = Precision.BINARY
-    else:
-        raise ValueError(f"FAISS stores no {precision.value} codes: choose float32, int8 or binary, or use search")
-    ids = faiss.vector_to_array(index.id_map) if hasattr(index, "id_map") else None
-    if ids is not None:
-        reduced = (faiss.IndexBinaryIDMap if stored is Precision.BINARY else faiss.IndexIDMap)(reduced)
+    reduced, stored = _empty_index(head.out_features, precision)
+    source = FaissSource(index)
+    if source.ids is not None:
+        reduced = (faiss.IndexBinaryIDMap if precision is Precision.BINARY else faiss.IndexIDMap)(reduced)
     options: dict[str, Any] = {"batch_bytes": batch_bytes, "show_progress_bar": show_progress_bar}
     with closing(reduce_vectors(index, head, None, stored, **options)) as batches:
         for codes in batches:
-            if ids is None:
-                reduced.add(codes)
+            # A codebook of FAISS codes decoded vectors, each of which is one of its entries.
+            rows = dequantize(codes, stored, head.out_features) if precision in _PACKED else codes
+            if source.ids is None:
+                reduced.add(rows)
             else:
-                reduced.add_with_ids(codes, ids[reduced.ntotal : reduced.ntotal + len(codes)])
+                reduced.add_with_ids(rows, source.ids[reduced.ntotal : reduced.ntotal + len(rows)])
     return reduced
+
+
+def _empty_index(size: int, precision: Precision) -> tuple[Any, Precision]:
+    """Return an index, and the precision of what is added to it."""
+    if precision is Precision.FLOAT32:
+        return faiss.IndexFlatIP(size), precision
+    if precision is Precision.INT8:
+        return _scalar_index(size), Precision.FLOAT32  # which makes the codes itself
+    width = precision.bytes_per_vector(size)
+    if precision is Precision.BINARY:
+        return faiss.IndexBinaryFlat(8 * width), precision
+    if 8 * width != size * precision.bits:
+        per_byte = 8 // precision.bits
+        raise ValueError(
+            f"{size} dimensions in {precision.value}: FAISS takes a multiple of {per_byte}, or use build_index"
+        )
+    index: Any = faiss.IndexPQ(size, width, 8, faiss.METRIC_INNER_PRODUCT)
+    codebook = np.tile(bytes_to_levels(precision) / np.float32(math.sqrt(size)), (width, 1, 1))
+    faiss.copy_array_to_vector(codebook.ravel(), index.pq.centroids)
+    index.is_trained = True
+    return index, precision
 
 
 def _scalar_index(size: int) -> Any:

@@ -32,7 +32,7 @@ from st_dimreduce.untrusted import read_json
 from st_dimreduce.vectors.kinds import open_source
 from st_dimreduce.vectors.reduce import reduce_vectors
 from st_dimreduce.vectors.sinks import NpyFile, Parts
-from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, Files, mapped, slices
+from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, FaissSource, Files, mapped, slices
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -78,7 +78,7 @@ def build_index(
         precision: How the codes are stored. Defaults to the head's.
         column: The column of vectors or codes in a table; the only such column if None (the default).
         id_column: The column of ids in a table: integers or strings. Defaults to None: row numbers.
-        ids: Ids where the source has no column of them. Defaults to None: row numbers.
+        ids: Ids where the source has no column of them. Defaults to None: those of a FAISS index, or row numbers.
         cells: Number of cells. Defaults to about 1.3 times the square root of the number of vectors.
         queries: Typical queries of size k, to measure recall with; see :meth:`st_dimreduce.CodeIndex.calibrate`.
         seed: Seed of the cells and of what is measured. Defaults to 0.
@@ -122,8 +122,7 @@ def build_index(
     }
     with only_run(target), _Work(target, asked, overwrite) as work:
         codes = _codes(source, known, model, precision, column, on_bad_row, work, **options)
-        if id_column is not None:
-            ids = _read_ids(source, column, id_column)
+        ids = _read_ids(source, column, id_column) if ids is None else ids
         manifest = Manifest(kind, precision, known.out_features, known.digest, holds_names(ids))
         centres, of_rows = None, None
         if count is not None:
@@ -194,8 +193,7 @@ def add_to_index(
     }
     with tempfile.TemporaryDirectory(prefix="st_dimreduce-") as folder, _Work(Path(folder) / "added") as work:
         codes = _codes(source, head, model, index.precision, column, OnBadRow(on_bad_row), work, **options)
-        if id_column is not None:
-            ids = _read_ids(source, column, id_column)
+        ids = _read_ids(source, column, id_column) if ids is None else ids
         index.add(codes, ids, overwrite=overwrite)
         return len(codes)
 
@@ -369,18 +367,18 @@ def _code_table(source: Any, column: str | None) -> Any:
     return opened if opened.schema is not None else None
 
 
-def _read_ids(source: Any, column: str | None, id_column: str) -> Any:
-    """Return the ids in a column of a table.
+def _read_ids(source: Any, column: str | None, id_column: str | None) -> Any:
+    """Return the ids in a column of a table, or of a FAISS index; None if there are none.
 
     Raises:
-        ValueError: If it is no table that can be read twice, or the column does not exist, holds null, or anything but
-            integers or strings.
+        ValueError: If a column is named and it is no table that can be read twice, or the column does not exist, holds
+            null, or anything but integers or strings.
     """
+    if id_column is None:
+        return FaissSource(source).ids if FaissSource.accepts(source) else None
     opened: Any = _code_table(source, column) or open_source(source, column)
     if opened.schema is None or opened.rows is None:
-        raise ValueError(
-            f"id_column={id_column!r} was named, but the source is no table that can be read twice: give ids"
-        )
+        raise ValueError(f"id_column={id_column!r}: the source is no table that can be read twice, give ids instead")
     return opened.ids(id_column)
 
 

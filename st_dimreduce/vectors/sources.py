@@ -24,7 +24,7 @@ FileState = tuple[str, int, int, int, int]
 DEFAULT_BATCH_BYTES = 1 << 25
 EXPECTED = (
     "give an array, .npy, .parquet or .arrow files, a folder of one kind of them, an Arrow table, one split of a "
-    "dataset, a flat FAISS index or an iterable of arrays"
+    "dataset, a FAISS index of whole vectors or an iterable of arrays"
 )
 _MOST_ROWS = 1 << 14  # in a batch
 _MOST_CARRIED = 1 << 25  # bytes of other columns in a batch, unless one row has more
@@ -225,7 +225,10 @@ class ArraySource(Source):
 
 
 class FaissSource(Source):
-    """A flat FAISS index, or an ``IndexIDMap`` of one; the vectors come in the order in which they were added.
+    """A FAISS index of whole vectors: flat, an inverted file or a graph, in an ``IndexIDMap`` or not.
+
+    Attributes:
+        ids: Ids of the vectors in the order in which they come, int64; None where they are the numbers 0 to n - 1.
 
     Raises:
         ValueError: If the index does not hold whole vectors.
@@ -234,19 +237,48 @@ class FaissSource(Source):
     def __init__(self, index: Any) -> None:
         import faiss  # noqa: PLC0415, the caller has it
 
-        flat = faiss.downcast_index(index.index) if hasattr(index, "id_map") else index
-        if not isinstance(flat, faiss.IndexFlat):
+        holds = faiss.downcast_index(index.index) if hasattr(index, "id_map") else index
+        graph = isinstance(holds, faiss.IndexHNSWFlat)
+        flat = faiss.downcast_index(holds.storage) if graph else holds
+        if not isinstance(flat, (faiss.IndexFlat, faiss.IndexIVFFlat)):
             kind = type(index).__name__
-            raise ValueError(f"{kind} does not hold whole vectors: give a flat FAISS index, IndexFlatIP or IndexFlatL2")
+            raise ValueError(
+                f"{kind} does not hold whole vectors: give a flat FAISS index, IndexFlatIP or IndexFlatL2, an "
+                "IndexIVFFlat or an IndexHNSWFlat"
+            )
         self._index, self.rows = flat, flat.ntotal
+        self.ids: np.ndarray | None = None
+        if isinstance(flat, faiss.IndexIVFFlat):
+            self.ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in self._lists())])
+        if hasattr(index, "id_map"):
+            named = faiss.vector_to_array(index.id_map)
+            self.ids = named if self.ids is None else named[self.ids]
 
     @classmethod
     def accepts(cls, given: Any) -> bool:
         return library(given) == "faiss"
 
     def chunks(self, start: int, batch_bytes: int) -> Iterator[tuple[np.ndarray, None]]:
-        for rows in slices(start, self._index.ntotal, batch_rows(self._index.d, batch_bytes)):
-            yield self._index.reconstruct_n(rows.start, rows.stop - rows.start), None
+        rows = batch_rows(self._index.d, batch_bytes)
+        if hasattr(self._index, "invlists"):
+            for _, vectors in self._lists():
+                for some in slices(0, len(vectors), rows):
+                    yield vectors[some].copy(), None
+            return
+        for some in slices(start, self._index.ntotal, rows):
+            yield self._index.reconstruct_n(some.start, some.stop - some.start), None
+
+    def _lists(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the ids and the vectors of each list of an inverted file, as views."""
+        import faiss  # noqa: PLC0415, the caller has it
+
+        lists: Any = self._index.invlists
+        width = self._index.d
+        for number in range(lists.nlist):
+            if size := lists.list_size(number):
+                ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
+                codes = faiss.rev_swig_ptr(lists.get_codes(number), size * 4 * width)
+                yield ids.copy(), codes.view(np.float32).reshape(size, width)
 
 
 class IterableSource(Source):

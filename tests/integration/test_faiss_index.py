@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from st_dimreduce import DimReduce, Head, Summary, dequantize, quantize, reduce_vectors, search, summarize
+from st_dimreduce import DimReduce, Head, Summary, build_index, dequantize, quantize, reduce_vectors, search, summarize
 
 faiss = pytest.importorskip("faiss")
 
@@ -86,6 +86,49 @@ def test_ids_stay_with_their_vectors(precision, kind, tmp_path):
     assert np.array_equal(read(str(tmp_path / "x.faiss")).search(asked(precision), 5)[1], ids)
 
 
+@pytest.mark.parametrize("precision", ["int4", "int2"])
+def test_packed_codes_are_ours(precision, tmp_path):
+    reduced = reduce_index(flat(), HEAD, precision)
+    codes = quantize(HEAD.reduce(X), precision)
+    assert np.array_equal(faiss.vector_to_array(reduced.codes).reshape(codes.shape), codes)
+    scores, rows = reduced.search(asked(precision), 10)
+    truth = search(HEAD.reduce(QUERIES), codes, precision, 10)
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows.tolist(), truth[1].tolist(), strict=True)]) > (
+        0.9 if precision == "int4" else 0.6
+    )
+    assert np.abs(scores - truth[0]).max() < 0.25
+    faiss.write_index(reduced, str(tmp_path / "x.faiss"))
+    assert np.array_equal(faiss.read_index(str(tmp_path / "x.faiss")).search(asked(precision), 10)[1], rows)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int4", "binary"])
+def test_inverted_files_and_graphs_of_whole_vectors(precision):
+    graph = faiss.index_factory(32, "HNSW8")
+    graph.add(X)
+    inverted = faiss.index_factory(32, "IVF16,Flat")
+    inverted.train(X)
+    inverted.add_with_ids(X, IDS)
+    mapped = faiss.IndexIDMap(faiss.index_factory(32, "HNSW8"))
+    mapped.add_with_ids(X, IDS)
+    truth = reduce_index(flat(), HEAD, precision).search(asked(precision), 1)
+    assert np.array_equal(reduce_index(graph, HEAD, precision).search(asked(precision), 1)[1], truth[1])
+    for index in (inverted, mapped):
+        scores, ids = reduce_index(index, HEAD, precision).search(asked(precision), 1)
+        assert np.array_equal(scores, truth[0])
+        assert (ids == IDS[truth[1]]).mean() > (0.4 if precision == "binary" else 0.99)  # bits tie
+    assert inverted.direct_map.type == faiss.DirectMap.NoMap
+
+
+def test_an_index_of_codes_keeps_the_ids_of_a_faiss_index():
+    inverted = faiss.index_factory(32, "IVF16,Flat")
+    inverted.train(X)
+    inverted.add_with_ids(X, IDS)
+    for index in (inverted, with_ids()):
+        built = build_index(index, HEAD, precision="int4", kind="flat")
+        assert np.array_equal(built.codes(IDS[:50]), quantize(HEAD.reduce(X[:50]), "int4"))
+    assert np.array_equal(build_index(flat(), HEAD, precision="int4").codes([7]), quantize(HEAD.reduce(X[7:8]), "int4"))
+
+
 def test_the_source_is_left_as_it_was():
     index = with_ids()
     reduce_index(index, HEAD)
@@ -106,8 +149,8 @@ def test_a_flat_index_is_a_source_of_vectors(kind):
 
 
 def test_a_trained_index_is_no_source_of_vectors(tmp_path):
-    index = faiss.index_factory(32, "HNSW8")
-    message = "IndexHNSWFlat does not hold whole vectors: give a flat FAISS index"
+    index = faiss.index_factory(32, "PQ8")
+    message = "IndexPQ does not hold whole vectors: give a flat FAISS index"
     with pytest.raises(ValueError, match=message) as caught:
         reduce_vectors(index, HEAD, tmp_path / "sink.npy")
     assert "\n" not in str(caught.value)
@@ -117,12 +160,12 @@ def test_a_trained_index_is_no_source_of_vectors(tmp_path):
 
 
 def test_what_cannot_be_reduced():
-    with pytest.raises(ValueError, match="FAISS stores no int4 codes: choose float32, int8 or binary"):
-        reduce_index(flat(), HEAD, "int4")
+    with pytest.raises(ValueError, match="5 dimensions in int2: FAISS takes a multiple of 4, or use build_index"):
+        reduce_index(flat(), Head(np.eye(5, 32)), "int2")
     with pytest.raises(ValueError, match="unknown precision 'int9'"):
         reduce_index(flat(), HEAD, "int9")
-    with pytest.raises(ValueError, match="IndexHNSWFlat does not hold whole vectors: give a flat FAISS index"):
-        reduce_index(faiss.index_factory(32, "HNSW8"), HEAD)
+    with pytest.raises(ValueError, match="IndexHNSWSQ does not hold whole vectors: give a flat FAISS index"):
+        reduce_index(faiss.index_factory(32, "HNSW8_SQ8"), HEAD)
     with pytest.raises(ValueError, match="IndexIDMap does not hold whole vectors"):
         reduce_index(faiss.IndexIDMap(faiss.index_factory(32, "SQ8")), HEAD)
     with pytest.raises(ValueError, match="there is no vector in the source"):
