@@ -237,9 +237,9 @@ class FaissSource(Source):
     def __init__(self, index: Any) -> None:
         import faiss  # noqa: PLC0415, the caller has it
 
-        holds = faiss.downcast_index(index.index) if hasattr(index, "id_map") else index
+        holds: Any = faiss.downcast_index(index.index) if hasattr(index, "id_map") else index
         graph = isinstance(holds, faiss.IndexHNSWFlat)
-        flat = faiss.downcast_index(holds.storage) if graph else holds
+        flat: Any = faiss.downcast_index(holds.storage) if graph else holds
         if not isinstance(flat, (faiss.IndexFlat, faiss.IndexIVFFlat)):
             kind = type(index).__name__
             raise ValueError(
@@ -272,7 +272,7 @@ class FaissSource(Source):
         """Yield the ids and the vectors of each list of an inverted file, as views."""
         import faiss  # noqa: PLC0415, the caller has it
 
-        lists: Any = self._index.invlists
+        lists = self._index.invlists
         width = self._index.d
         for number in range(lists.nlist):
             if size := lists.list_size(number):
