@@ -37,7 +37,7 @@ from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, FaissSource, Files
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_TRAINED_PER_CELL = 64  # vectors; more move the cells, but not what is found
+TRAINED_PER_CELL = 64  # vectors; more move the cells, but not what is found
 _FEWEST_ROWS = 1000  # for more than one cell
 _ASSIGNED_ROWS = 1 << 18
 _ENCODED = 2048  # texts at a time
@@ -124,21 +124,47 @@ def build_index(
         codes = _codes(source, known, model, precision, column, on_bad_row, work, **options)
         ids = _read_ids(source, column, id_column) if ids is None else ids
         manifest = Manifest(kind, precision, known.out_features, known.digest, holds_names(ids))
-        centres, of_rows = None, None
+        middles, of_rows = None, None
         if count is not None:
-            count = count or _usual_cells(len(codes))
+            count = count or usual_cells(len(codes))
             if count > len(codes):
                 raise ValueError(f"cells={count}: choose at most {len(codes):,}, the number of vectors")
-            centres = work.kept("cells.npy", partial(_centres, codes, manifest, count, seed))
-            of_rows = _assigned(codes, centres, manifest, work, show_progress_bar)
+            middles = work.kept("cells.npy", partial(_centres_of, codes, manifest, count, seed))
+            of_rows = _assigned(codes, middles, manifest, work, show_progress_bar)
         with new_folder(target, overwrite, marker=MANIFEST) as folder:
-            known.save(folder / HEAD)
-            create(folder, codes, ids, manifest, centres, of_rows)
-            # Here, so that what takes its place is complete.
-            open_index(folder, check_hashes=False).calibrate(queries, seed)
+            fill(folder, codes, ids, known, manifest, middles, of_rows, queries, seed)
     index = open_index(target, check_hashes=False)
     index.keep(kept)
     return index
+
+
+def fill(
+    folder: Path,
+    codes: np.ndarray,
+    ids: Any,
+    head: Head,
+    manifest: Manifest,
+    middles: np.ndarray | None,
+    of_rows: np.ndarray | None = None,
+    queries: Any = None,
+    seed: int = 0,
+) -> None:
+    """Fill a new folder with an index, its head, and the recall at each effort, so that it is complete.
+
+    Args:
+        folder: The folder.
+        codes: Its codes.
+        ids: Their ids.
+        head: The head that gave them.
+        manifest: What the index is.
+        middles: Centres of its cells; None where it has none.
+        of_rows: The cell of each code. Defaults to None: the nearest.
+        queries: As in :func:`build_index`.
+        seed: Seed of what is measured. Defaults to 0.
+    """
+    head.save(folder / HEAD)
+    create(folder, codes, ids, manifest, middles, of_rows)
+    open_index(folder, check_hashes=False).calibrate(queries, seed)
 
 
 def add_to_index(
@@ -289,7 +315,8 @@ def _recognised(source: Any, model: Any) -> Any:
     return None
 
 
-def _usual_cells(rows: int) -> int:
+def usual_cells(rows: int) -> int:
+    """Return how many cells suit so many vectors: a power of two near 1.3 times the square root."""
     return max(2 ** round(math.log2(1.3 * math.sqrt(rows))), 1) if rows >= _FEWEST_ROWS else 1
 
 
@@ -382,11 +409,16 @@ def _read_ids(source: Any, column: str | None, id_column: str | None) -> Any:
     return opened.ids(id_column)
 
 
-def _centres(codes: np.ndarray, manifest: Manifest, count: int, seed: int) -> np.ndarray:
+def _centres_of(codes: np.ndarray, manifest: Manifest, count: int, seed: int) -> np.ndarray:
+    drawn = np.random.default_rng(seed).choice(len(codes), min(count * TRAINED_PER_CELL, len(codes)), replace=False)
+    return centres(codes[np.sort(drawn)], manifest, count, seed)
+
+
+def centres(sample: np.ndarray, manifest: Manifest, count: int, seed: int) -> np.ndarray:
+    """Return the centres of ``count`` cells, float32 of shape (count, k), of a sample of codes."""
     from st_dimreduce.codes import scan  # noqa: PLC0415, optional
 
-    drawn = np.random.default_rng(seed).choice(len(codes), min(count * _TRAINED_PER_CELL, len(codes)), replace=False)
-    rows, inverse = decode(codes[np.sort(drawn)], manifest.precision, manifest.out_features)
+    rows, inverse = decode(sample, manifest.precision, manifest.out_features)
     return scan.train_cells(rows * inverse[:, None], count, seed)
 
 

@@ -1,21 +1,28 @@
-"""Summarising, reducing and encoding on Ray Data, for any number of vectors on any number of machines."""
+"""Summarising, reducing, encoding and indexing on Ray Data, for any number of vectors on any number of machines."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from st_dimreduce.codes.ids import holds_names
+from st_dimreduce.codes.manifest import MANIFEST, Manifest
 from st_dimreduce.codes.precision import quantize
-from st_dimreduce.enums import OnBadRow, Precision
+from st_dimreduce.enums import Kind, OnBadRow, Precision
+from st_dimreduce.files import new_folder
 from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.vectors import reduce as local
 from st_dimreduce.vectors.fit import NO_GOOD_ROWS, read_summary
+from st_dimreduce.vectors.index import TRAINED_PER_CELL, centres, fill, usual_cells
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -27,11 +34,13 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("Ray Data is missing: pip install 'st_dimreduce[ray]'") from error
 
-from st_dimreduce.vectors.arrow import code_batch, code_schema, vector_column
+from st_dimreduce.vectors.arrow import MemorySource, code_batch, code_schema, codes_of, vector_column
 
 SUMMARISED_ROWS = 1 << 16  # at a time: of 200 MB of 768 dimensions, a Gram matrix of 4.7 MB is sent
 _MERGED = 16  # summaries at a time
 _VALUE_ERROR = "ValueError: "
+
+Result = TypeVar("Result")
 
 
 def summarize(
@@ -71,13 +80,7 @@ def summarize(
     parts = vectors.map_batches(summarise, batch_size=SUMMARISED_ROWS, batch_format="pyarrow")
     for _ in range(math.ceil(math.log(math.ceil(rows / SUMMARISED_ROWS), _MERGED))):
         parts = parts.map_batches(merge, batch_size=_MERGED, batch_format="numpy")
-    try:
-        found = parts.take_all()
-    except ray.exceptions.RayTaskError as error:
-        causes = [line for line in str(error).splitlines() if line.startswith(_VALUE_ERROR)]
-        if not causes:
-            raise
-        raise ValueError(causes[-1].removeprefix(_VALUE_ERROR)) from error
+    found = _raised(parts.take_all)
     merged = merge({"summary": np.array([row["summary"] for row in found], object)})["summary"][0]
     if not merged.count:
         raise ValueError(NO_GOOD_ROWS)
@@ -159,6 +162,173 @@ def encode_and_reduce(
         batch_size=32 * batch_size,
         batch_format="pyarrow",
     )
+
+
+def build_shards(
+    dataset: Dataset,
+    head: HeadLike,
+    folder: str | os.PathLike[str],
+    *,
+    id_column: str,
+    kind: Kind | str = Kind.IVF,
+    precision: Precision | str | None = None,
+    column: str | None = None,
+    shard_rows: int = 1 << 20,
+    seed: int = 0,
+    on_bad_row: OnBadRow | str = OnBadRow.RAISE,
+) -> list[Path]:
+    """Build indexes of codes where the vectors are, of about ``shard_rows`` vectors each.
+
+    Their cells are the same, trained on a sample. Merge them with :func:`st_dimreduce.merge_indexes`, which assigns
+    nothing anew, or search them side by side with :class:`Shards`.
+
+    Args:
+        dataset: As in :func:`summarize`, with a column of ids.
+        head: The head, for vectors of size d.
+        folder: The folder to make the indexes in, at the same place for all machines. What is there of an earlier call
+            is replaced.
+        id_column: The column of ids, integers or strings: Ray keeps no order of rows.
+        kind: As in :func:`st_dimreduce.build_index`. Defaults to ``"ivf"``.
+        precision: How the codes are stored. Defaults to the head's.
+        column: As in :func:`st_dimreduce.reduce_vectors`.
+        shard_rows: Vectors in an index; the last ones may have fewer. Defaults to 1,048,576.
+        seed: Seed of the sample and the cells. Defaults to 0.
+        on_bad_row: As in :func:`st_dimreduce.reduce_vectors`.
+
+    Returns:
+        The folders of the indexes, in the order of their names.
+
+    Raises:
+        ModuleNotFoundError: If FAISS is missing.
+        ValueError: If the dataset is empty, or its vectors or ids cannot be indexed.
+    """
+    from st_dimreduce.codes import scan  # noqa: PLC0415, F401, what is missing is said before anything is read
+
+    known, kind, place = head.to_head(), Kind(kind), Path(folder).absolute()
+    precision = known.precision if precision is None else Precision(precision)
+    rows = dataset.count()
+    if not rows:
+        raise ValueError("the dataset has no rows: give one that holds at least one vector")
+    settings: dict[str, Any] = {"column": column, "on_bad_row": on_bad_row}
+    manifest = Manifest(kind, precision, known.out_features, known.digest, False)
+    middles = None
+    if kind is Kind.IVF:
+        cells = usual_cells(min(shard_rows, rows))
+        vectors = dataset.map_batches(partial(_vectors, column=column), batch_size=None, batch_format="pyarrow")
+        # Sampled before they are reduced; of few rows more, or chance might leave fewer than cells.
+        share = min(1.2 * cells * TRAINED_PER_CELL / rows, 1.0)
+        sample = vectors if share == 1 else vectors.random_sample(share, seed=seed)
+        some = [_codes(table) for table in _tables(reduce_vectors(sample, known, precision, **settings))]
+        middles = centres(np.concatenate(some), manifest, cells, seed)
+    build = partial(
+        _build_shard, place=place, head=known, manifest=manifest, middles=middles, id_column=id_column, seed=seed
+    )
+    chosen = dataset.map_batches(
+        partial(_selected, column=column, id_column=id_column), batch_size=None, batch_format="pyarrow"
+    )
+    built = reduce_vectors(chosen, known, precision, **settings).map_batches(
+        build, batch_size=shard_rows, batch_format="pyarrow"
+    )
+    return sorted(Path(row["path"]) for row in _raised(built.take_all))
+
+
+class Shards:
+    """Indexes that are searched side by side, each by a process of its own, which may be on another machine.
+
+    Args:
+        paths: Folders of the indexes, as the process that opens each of them sees it.
+
+    Raises:
+        ValueError: As :func:`st_dimreduce.open_index`.
+    """
+
+    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+        self._shards = [_Shard.remote(str(path)) for path in paths]
+        if not self._shards:
+            raise ValueError("no index was given: give the folders of one or more")
+        self._sizes = _raised(lambda: ray.get([shard.size.remote() for shard in self._shards]))
+
+    def __len__(self) -> int:
+        return sum(self._sizes)
+
+    def search(self, queries: np.ndarray, top_k: int = 10, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Search all shards and keep the best.
+
+        Args:
+            queries: As in :meth:`st_dimreduce.CodeIndex.search`.
+            top_k: As there. Defaults to 10.
+            options: Other arguments of :meth:`st_dimreduce.CodeIndex.search`.
+
+        Returns:
+            Cosines and ids, as that method returns them.
+
+        Raises:
+            ValueError: As that method.
+        """
+        asked = ray.put(queries)
+        found = _raised(lambda: ray.get([shard.search.remote(asked, top_k, options) for shard in self._shards]))
+        scores, ids = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)
+
+
+@ray.remote
+class _Shard:
+    def __init__(self, path: str) -> None:
+        from st_dimreduce.codes.index import open_index  # noqa: PLC0415, optional
+
+        self._index = open_index(path)
+
+    def size(self) -> int:
+        return len(self._index)
+
+    def search(self, queries: np.ndarray, top_k: int, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        return self._index.search(queries, top_k, **options)
+
+
+def _build_shard(
+    table: pa.Table,
+    place: Path,
+    head: Head,
+    manifest: Manifest,
+    middles: np.ndarray | None,
+    id_column: str,
+    seed: int,
+) -> dict[str, Any]:
+    ids = MemorySource(table, table.column_names[-1], codes=True).ids(id_column)
+    # Named after what is in it: a task that Ray repeats replaces what it has made.
+    name = hashlib.blake2b(str(ids[0]).encode(), digest_size=8).hexdigest()
+    manifest = replace(manifest, named=holds_names(ids))
+    with new_folder(place / f"shard-{name}", overwrite=True, marker=MANIFEST) as folder:
+        fill(folder, _codes(table), ids, head, manifest, middles, seed=seed)
+    return {"path": np.array([str(place / f"shard-{name}")])}
+
+
+def _codes(table: pa.Table) -> np.ndarray:
+    return codes_of(table.column(table.column_names[-1]))
+
+
+def _selected(table: pa.Table, column: str | None, id_column: str) -> pa.Table:
+    plain = _plain(table)
+    if id_column not in plain.column_names:
+        raise ValueError(f"there is no column {id_column!r}: expected one of {', '.join(plain.column_names)}")
+    return plain.select([id_column, vector_column(plain.schema, column)])
+
+
+def _tables(dataset: Dataset) -> Iterator[pa.Table]:
+    for reference in _raised(dataset.to_arrow_refs):
+        yield ray.get(reference)
+
+
+def _raised(call: Callable[[], Result]) -> Result:
+    """Return what a call of Ray returns; a ``ValueError`` of a worker is raised as one."""
+    try:
+        return call()
+    except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
+        causes = [line for line in str(error).splitlines() if line.startswith(_VALUE_ERROR)]
+        if not causes:
+            raise
+        raise ValueError(causes[-1].removeprefix(_VALUE_ERROR)) from error
 
 
 def _summarize(

@@ -246,7 +246,8 @@ class FaissSource(Source):
                 f"{kind} does not hold whole vectors: give a flat FAISS index, IndexFlatIP or IndexFlatL2, an "
                 "IndexIVFFlat or an IndexHNSWFlat"
             )
-        self._index, self.rows = flat, flat.ntotal
+        self._index: Any = flat
+        self.rows = flat.ntotal
         self.ids: np.ndarray | None = None
         if isinstance(flat, faiss.IndexIVFFlat):
             self.ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in self._lists())])

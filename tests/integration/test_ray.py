@@ -171,3 +171,35 @@ def test_without_ray_the_extra_is_named():
     code = "import sys; sys.modules['ray'] = None; import st_dimreduce.vectors.ray_data"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ModuleNotFoundError: Ray Data is missing: pip install 'st_dimreduce[ray]'" in done.stderr
+
+
+@pytest.mark.component("FAISS")
+def test_shards_are_merged_or_searched_side_by_side(tmp_path):
+    pytest.importorskip("faiss")
+    from st_dimreduce import build_index, merge_indexes
+    from st_dimreduce.codes.index import EXACT
+    from st_dimreduce.vectors.ray_data import Shards, build_shards
+
+    x, head = X[:30_000], HEAD.with_record(precision="int4")
+    shards = build_shards(dataset(x), head, tmp_path / "shards", id_column="id", shard_rows=8000)
+    assert len(shards) >= 4
+    local = build_index(table(x), head, tmp_path / "local", id_column="id")
+    merged = merge_indexes(shards, tmp_path / "merged")
+    assert len(merged) == len(local) == len(x)
+    ids = np.arange(0, len(x), 37)
+    assert np.array_equal(merged.codes(ids), local.codes(ids))
+    queries = head.reduce_stored(RNG.standard_normal((40, 24)).astype(np.float32))
+    beside = Shards(shards)
+    assert len(beside) == len(x)
+    for effort in (EXACT, None):
+        wanted = local.search(queries, 10, effort=effort)
+        for found in (merged.search(queries, 10, effort=effort), beside.search(queries, 10, effort=effort)):
+            assert np.abs(found[0] - wanted[0]).mean() < 1e-3
+            same = [len(set(a) & set(b)) / 10 for a, b in zip(found[1].tolist(), wanted[1].tolist(), strict=True)]
+            assert np.mean(same) > 0.93
+    with pytest.raises(ValueError, match="queries have 24 dimensions"):
+        beside.search(x[:3])
+    with pytest.raises(ValueError, match="there is no column 'key'"):
+        build_shards(dataset(x), head, tmp_path / "other", id_column="key", kind="flat")
+    with pytest.raises(ValueError, match="holds no index.json"):
+        Shards([tmp_path])
