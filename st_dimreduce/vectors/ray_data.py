@@ -220,15 +220,18 @@ def build_shards(
         sample = vectors if share == 1 else vectors.random_sample(share, seed=seed)
         some = [_codes(table) for table in _tables(reduce_vectors(sample, known, precision, **settings))]
         middles = centres(np.concatenate(some), manifest, cells, seed)
-    build = partial(
-        _build_shard, place=place, head=known, manifest=manifest, middles=middles, id_column=id_column, seed=seed
-    )
-    chosen = dataset.map_batches(
-        partial(_selected, column=column, id_column=id_column), batch_size=None, batch_format="pyarrow"
-    )
-    built = reduce_vectors(chosen, known, precision, **settings).map_batches(
-        build, batch_size=shard_rows, batch_format="pyarrow"
-    )
+    choose = partial(_selected, column=column, id_column=id_column)
+    chosen = dataset.map_batches(choose, batch_size=None, batch_format="pyarrow")
+    options: dict[str, Any] = {
+        "place": place,
+        "head": known,
+        "manifest": manifest,
+        "id_column": id_column,
+        "seed": seed,
+    }
+    build = partial(_build_shard, middles=middles, **options)
+    codes = reduce_vectors(chosen, known, precision, **settings)
+    built = codes.map_batches(build, batch_size=shard_rows, batch_format="pyarrow")
     return sorted(Path(row["path"]) for row in _raised(built.take_all))
 
 
@@ -243,7 +246,8 @@ class Shards:
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
-        self._shards = [_Shard.remote(str(path)) for path in paths]
+        shard: Any = ray.remote(_Shard)
+        self._shards = [shard.remote(str(path)) for path in paths]
         if not self._shards:
             raise ValueError("no index was given: give the folders of one or more")
         self._sizes = _raised(lambda: ray.get([shard.size.remote() for shard in self._shards]))
@@ -272,7 +276,6 @@ class Shards:
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
 
-@ray.remote
 class _Shard:
     def __init__(self, path: str) -> None:
         from st_dimreduce.codes.index import open_index  # noqa: PLC0415, optional

@@ -194,12 +194,12 @@ def test_shards_are_merged_or_searched_side_by_side(tmp_path):
     for effort in (EXACT, None):
         wanted = local.search(queries, 10, effort=effort)
         for found in (merged.search(queries, 10, effort=effort), beside.search(queries, 10, effort=effort)):
-            assert np.abs(found[0] - wanted[0]).mean() < 1e-3
+            assert np.abs(found[0] - wanted[0]).mean() < (1e-3 if effort else 1e-2)
             same = [len(set(a) & set(b)) / 10 for a, b in zip(found[1].tolist(), wanted[1].tolist(), strict=True)]
             assert np.mean(same) > 0.93
     with pytest.raises(ValueError, match="queries have 24 dimensions"):
         beside.search(x[:3])
     with pytest.raises(ValueError, match="there is no column 'key'"):
         build_shards(dataset(x), head, tmp_path / "other", id_column="key", kind="flat")
-    with pytest.raises(ValueError, match="holds no index.json"):
+    with pytest.raises(ValueError, match="holds no index"):
         Shards([tmp_path])
