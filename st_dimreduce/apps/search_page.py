@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import importlib.util
 import os
 import re
 import socket
@@ -12,6 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +27,7 @@ from st_dimreduce.codes.search import search
 from st_dimreduce.enums import Precision
 from st_dimreduce.models.attach import detach_head
 from st_dimreduce.models.load import load_head, load_model
+from st_dimreduce.vectors.index import build_index
 
 try:
     import uvicorn
@@ -39,6 +43,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("the search page needs a web server: pip install 'st_dimreduce[serve]'") from error
 
 LOOPBACK = "127.0.0.1"
+FEWEST_INDEXED = 50_000  # texts, from which on an index is faster than exact search
 MOST_ANSWERS, LONGEST_QUERY = 100, 2000
 _LONGEST_TEXT = 2000  # characters of an answer that are sent
 _MOST_WAITING = 8  # searches, one of which runs: a long one takes a tenth of a second of a small model
@@ -46,12 +51,14 @@ _MOST_CONNECTIONS = 200
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
 Result = TypeVar("Result")
+Finder = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]  # of queries and a number of results
 
 
 class Corpus:
     """Texts encoded by a full and a reduced model, ready to be searched.
 
-    The body of the reduced model is the full model, so each text is encoded once for both.
+    The body of the reduced model is the full model, so each text is encoded once for both. From 50,000 texts on the
+    reduced model is searched through an index, where FAISS is installed; the full one always exactly.
 
     Args:
         path: Folder or name of the reduced model.
@@ -86,8 +93,8 @@ class Corpus:
         full = embeddings if self._base is None else self._base.encode_document(list(texts), **options)
         self._full = quantize(full, Precision.FLOAT32)
         self._reduced = self._reduce(embeddings)
-        self._codes: dict[Precision, np.ndarray] = {}
-        self._texts = texts
+        self._finders: dict[Precision, Finder] = {}
+        self._texts, self._shown = texts, show_progress_bar
         self._lock = threading.Lock()
         record = self._head.record
         self.about = {
@@ -124,13 +131,14 @@ class Corpus:
         if not 1 <= top_k <= MOST_ANSWERS:
             raise ValueError(f"k={top_k}: choose 1 to {MOST_ANSWERS}")
         with self._lock:  # a tokenizer serves one thread at a time, and a time is that of one search
-            if precision not in self._codes:
-                self._codes[precision] = quantize(self._reduced, precision)
+            if precision not in self._finders:
+                self._finders[precision] = self._finder(precision)
             embedding, encoding_ms = _encode_query(self._body, query)
             reduced, reducing_ms = _timed(lambda: self._reduce(embedding))
             full, full_ms = (embedding, encoding_ms) if self._base is None else _encode_query(self._base, query)
-            by_full = self._find(full, self._full, Precision.FLOAT32, top_k)
-            by_reduced = self._find(reduced, self._codes[precision], precision, top_k)
+            exact = partial(_exact, self._full, Precision.FLOAT32)
+            by_full = self._find(full, exact, Precision.FLOAT32, top_k)
+            by_reduced = self._find(reduced, self._finders[precision], precision, top_k)
         by_full["encoding_ms"], by_reduced["encoding_ms"] = full_ms, encoding_ms + reducing_ms
         full_ranks, reduced_ranks = _ranks(by_full), _ranks(by_reduced)
         for found, other_ranks in ((by_full, reduced_ranks), (by_reduced, full_ranks)):
@@ -142,13 +150,23 @@ class Corpus:
     def _reduce(self, embeddings: np.ndarray) -> np.ndarray:
         return self._head.reduce(embeddings)[:, : self._size]
 
-    def _find(self, query: np.ndarray, codes: np.ndarray, precision: Precision, top_k: int) -> dict[str, Any]:
+    def _finder(self, precision: Precision) -> Finder:
+        """Return what searches the reduced documents: an index where there are many and FAISS is there."""
+        codes = quantize(self._reduced, precision)
+        if len(codes) < FEWEST_INDEXED or importlib.util.find_spec("faiss") is None:
+            return partial(_exact, codes, precision)
+        bias = None if self._head.bias is None else self._head.bias[: self._size]
+        head = replace(self._head, weight=self._head.weight[: self._size], bias=bias)
+        return build_index(codes, head, precision=precision, show_progress_bar=self._shown).search
+
+    def _find(self, query: np.ndarray, find: Finder, precision: Precision, top_k: int) -> dict[str, Any]:
         # The least of three: a thread's first search takes longer than all others.
-        runs = [_timed(lambda: search(query, codes, precision, top_k)) for _ in range(3)]
+        runs = [_timed(lambda: find(query, top_k)) for _ in range(3)]
         (scores, rows), milliseconds = min(runs, key=lambda run: run[1])
         answers = [
             {"rank": rank, "document": int(row), "score": round(float(score), 4), "text": self._shortened(int(row))}
             for rank, (row, score) in enumerate(zip(rows[0], scores[0], strict=True), 1)
+            if row >= 0
         ]
         dimensions = query.shape[1]
         width = precision.bytes_per_vector(dimensions)
@@ -156,7 +174,7 @@ class Corpus:
             "dimensions": dimensions,
             "precision": precision.value,
             "bytes_per_vector": width,
-            "total_bytes": width * len(codes),
+            "total_bytes": width * len(self._texts),
             "search_ms": milliseconds,
             "answers": answers,
         }
@@ -174,6 +192,10 @@ def _load_reduced(path: str | os.PathLike[str]) -> SentenceTransformer:
             f"{path} holds a head without a model: put it behind its own with attach_head (st-dimreduce attach)"
         )
     return load_model(path)
+
+
+def _exact(codes: np.ndarray, precision: Precision, query: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    return search(query, codes, precision, top_k)
 
 
 def _encode_query(model: SentenceTransformer, query: str) -> tuple[np.ndarray, float]:

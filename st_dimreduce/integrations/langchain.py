@@ -1,14 +1,21 @@
-"""LangChain embeddings that return int8 or binary codes."""
+"""LangChain: embeddings that return codes, and a retriever over an index of codes."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
+from st_dimreduce.codes.index import CodeIndex
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.enums import Precision
 
 try:
+    from langchain_core.documents import Document
     from langchain_core.embeddings import Embeddings
+    from langchain_core.retrievers import BaseRetriever
+    from pydantic import ConfigDict
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("LangChain is missing: pip install 'st_dimreduce[frameworks]'") from error
 
@@ -23,7 +30,7 @@ class CodeEmbeddings(Embeddings):
     ========== ================================================= ================================================
     int8       k integers from -127 to 127, queries as floats    any store that compares by cosine
     binary     k / 8 bytes from 0 to 255, queries as well        stores that compare bits by Hamming distance
-    int4, int2 packed bytes from 0 to 255, queries as floats     :func:`st_dimreduce.search`, no store
+    int4, int2 packed bytes from 0 to 255, queries as floats     :class:`IndexRetriever`
     ========== ================================================= ================================================
 
     int8 saves space only where the store has a column of bytes. A store whose queries must be bytes as well, such as
@@ -60,3 +67,32 @@ class CodeEmbeddings(Embeddings):
         if self.query_precision is Precision.FLOAT32:
             return vector
         return quantize(np.array([vector]), self.query_precision).tolist()[0]
+
+
+class IndexRetriever(BaseRetriever):
+    """A retriever over an index of codes.
+
+    Attributes:
+        index: The index.
+        embeddings: The embeddings of the reduced model whose codes it holds.
+        documents: The documents, by their ids in the index: a mapping or a list.
+        top_k: How many to find. Defaults to 4.
+    """
+
+    index: CodeIndex
+    embeddings: Embeddings
+    documents: Any
+    top_k: int = 4
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        vector = np.array([self.embeddings.embed_query(query)], np.float32)
+        scores, ids = self.index.search(vector, self.top_k)
+        found = [
+            (one, score) for one, score in zip(ids[0].tolist(), scores[0].tolist(), strict=True) if math.isfinite(score)
+        ]
+        return [
+            self.documents[one].model_copy(update={"metadata": {**self.documents[one].metadata, "score": score}})
+            for one, score in found
+        ]

@@ -222,14 +222,8 @@ def build_shards(
         middles = centres(np.concatenate(some), manifest, cells, seed)
     choose = partial(_selected, column=column, id_column=id_column)
     chosen = dataset.map_batches(choose, batch_size=None, batch_format="pyarrow")
-    options: dict[str, Any] = {
-        "place": place,
-        "head": known,
-        "manifest": manifest,
-        "id_column": id_column,
-        "seed": seed,
-    }
-    build = partial(_build_shard, middles=middles, **options)
+    made: dict[str, Any] = {"place": place, "head": known, "manifest": manifest, "middles": middles}
+    build = partial(_build_shard, **made, id_column=id_column, seed=seed)
     codes = reduce_vectors(chosen, known, precision, **settings)
     built = codes.map_batches(build, batch_size=shard_rows, batch_format="pyarrow")
     return sorted(Path(row["path"]) for row in _raised(built.take_all))

@@ -479,3 +479,82 @@ def test_without_faiss_one_line_says_what_to_install(tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert done.stdout == "an index of codes needs FAISS: pip install 'st_dimreduce[faiss]'\n"
+
+
+@pytest.fixture
+def searched(tiny, tmp_path):
+    """A reduced model's folder, texts, and an index of them."""
+    from sentence_transformers import SentenceTransformer
+
+    from st_dimreduce import reduce_model, save_portable
+    from tests.helpers.tiny import SENTENCES
+
+    save_portable(reduce_model(tiny, SENTENCES, 16), tmp_path / "model")
+    model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    return str(tmp_path / "model"), SENTENCES, build_index(SENTENCES, model, tmp_path / "index", kind="flat")
+
+
+@pytest.mark.component("LangChain")
+def test_a_langchain_retriever(searched):
+    from langchain_core.documents import Document
+    from langchain_huggingface import HuggingFaceEmbeddings
+
+    from st_dimreduce.integrations.langchain import IndexRetriever
+
+    path, texts, index = searched
+    documents = [Document(text, metadata={"number": number}) for number, text in enumerate(texts)]
+    retriever = IndexRetriever(index=index, embeddings=HuggingFaceEmbeddings(model_name=path), documents=documents)
+    found = retriever.invoke(texts[7])
+    assert [len(found), found[0].page_content] == [4, texts[7]]
+    assert found[0].metadata["number"] == 7
+    assert found[0].metadata["score"] >= found[1].metadata["score"]
+    assert "score" not in documents[7].metadata
+
+
+@pytest.mark.component("LlamaIndex")
+def test_a_llamaindex_retriever(searched):
+    from llama_index.core.schema import TextNode
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    from st_dimreduce.integrations.llama_index import IndexRetriever
+
+    path, texts, index = searched
+    nodes = {number: TextNode(text=text) for number, text in enumerate(texts)}
+    found = IndexRetriever(index, HuggingFaceEmbedding(model_name=path), nodes, top_k=3).retrieve(texts[7])
+    assert [len(found), found[0].text] == [3, texts[7]]
+    assert found[0].score >= found[1].score
+
+
+@pytest.mark.component("Haystack")
+def test_a_haystack_retriever_in_a_pipeline(searched):
+    from haystack import Document, Pipeline
+    from haystack_integrations.components.embedders.sentence_transformers import SentenceTransformersTextEmbedder
+
+    from st_dimreduce.integrations.haystack import IndexRetriever
+
+    path, texts, index = searched
+    pipeline = Pipeline()
+    pipeline.add_component("embedder", SentenceTransformersTextEmbedder(model=path, progress_bar=False))
+    pipeline.add_component("retriever", IndexRetriever(index, [Document(content=text) for text in texts], top_k=3))
+    pipeline.connect("embedder.embedding", "retriever.query_embedding")
+    found = pipeline.run({"embedder": {"text": texts[7]}})["retriever"]["documents"]
+    assert [len(found), found[0].content] == [3, texts[7]]
+    assert found[0].score >= found[1].score
+
+
+def test_the_search_page_uses_an_index_for_many_texts(searched, monkeypatch):
+    from st_dimreduce.apps import search_page
+
+    path, texts, _ = searched
+    exact = search_page.Corpus(path, texts).search(texts[7], 5, "int8")
+    monkeypatch.setattr(search_page, "FEWEST_INDEXED", 100)
+    corpus = search_page.Corpus(path, texts)
+    assert type(corpus._finders[Precision.FLOAT32].__self__).__name__ == "CodeIndex"
+    found = corpus.search(texts[7], 5, "int8")
+    assert found["reduced"]["answers"][0]["text"] == texts[7]
+    assert found["full"]["answers"] == exact["full"]["answers"]
+    assert len(found["reduced"]["answers"]) == 5
+    monkeypatch.setattr(search_page.importlib.util, "find_spec", lambda _: None)
+    assert (
+        search_page.Corpus(path, texts).search(texts[7], 5, "int8")["reduced"]["answers"] == exact["reduced"]["answers"]
+    )

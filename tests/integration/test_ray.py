@@ -196,7 +196,7 @@ def test_shards_are_merged_or_searched_side_by_side(tmp_path):
         for found in (merged.search(queries, 10, effort=effort), beside.search(queries, 10, effort=effort)):
             assert np.abs(found[0] - wanted[0]).mean() < (1e-3 if effort else 1e-2)
             same = [len(set(a) & set(b)) / 10 for a, b in zip(found[1].tolist(), wanted[1].tolist(), strict=True)]
-            assert np.mean(same) > 0.93
+            assert np.mean(same) > (0.99 if effort else 0.85)
     with pytest.raises(ValueError, match="queries have 24 dimensions"):
         beside.search(x[:3])
     with pytest.raises(ValueError, match="there is no column 'key'"):
