@@ -34,6 +34,5 @@ class IndexRetriever:
         """Find the documents nearest to a query, with their cosines as scores."""
         scores, ids = self._index.search(np.array([query_embedding], np.float32), top_k or self._top_k)
         found = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
-        return {
-            "documents": [replace(self._documents[one], score=score) for one, score in found if math.isfinite(score)]
-        }
+        there = [(self._documents[one], score) for one, score in found if math.isfinite(score)]
+        return {"documents": [replace(document, score=score) for document, score in there]}

@@ -89,10 +89,8 @@ class IndexRetriever(BaseRetriever):
     def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
         vector = np.array([self.embeddings.embed_query(query)], np.float32)
         scores, ids = self.index.search(vector, self.top_k)
-        found = [
-            (one, score) for one, score in zip(ids[0].tolist(), scores[0].tolist(), strict=True) if math.isfinite(score)
-        ]
+        found = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
+        there = [(self.documents[one], score) for one, score in found if math.isfinite(score)]
         return [
-            self.documents[one].model_copy(update={"metadata": {**self.documents[one].metadata, "score": score}})
-            for one, score in found
+            document.model_copy(update={"metadata": {**document.metadata, "score": score}}) for document, score in there
         ]
