@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -45,8 +46,10 @@ from benchmarks.printing import header, paragraph, table, write
 from st_dimreduce import (
     Precision,
     Summary,
+    build_index,
     fit_head,
     load_head,
+    open_index,
     quantize,
     reduce_model,
     reduce_vectors,
@@ -135,6 +138,38 @@ class Searched(Job):
     def answers(self) -> bytes:
         found = [search(self.queries, codes, precision, 20) for precision, codes in self.codes.items()]
         return b"".join(scores.tobytes() + rows.tobytes() for scores, rows in found)
+
+
+class Indexed(Job):
+    """An index of 20,000 codes: 50 more, as many removed, 8 queries by cells and by ids, opened anew, compacted."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        rows = vectors(20_000)
+        head = fit_head(Summary.of(rows), 64).with_record(mean_norm=1.0, precision=Precision.INT4)
+        self.queries = head.reduce_stored(rows[:: len(rows) // 8][:8])
+        self.codes = quantize(head.reduce_stored(rows[:50]), Precision.INT4)
+        self.index = build_index(rows, head, folder / "index")
+        self.rounds = 0
+
+    def work(self) -> int:
+        added = range(10**6, 10**6 + len(self.codes))
+        self.index.add(self.codes, ids=added)
+        self.index.search(self.queries, 20)
+        self.index.search(self.queries, 20, ids=range(5000))
+        self.index.remove(added)
+        self.rounds += 1
+        if self.rounds % 10 == 0:
+            self.index.compact()
+            self.index = open_index(self.folder / "index")
+        return 4
+
+    def rest(self) -> None:
+        self.index.compact()
+
+    def answers(self) -> bytes:
+        scores, ids = self.index.search(self.queries, 20, recall=0.99)
+        return scores.tobytes() + ids.tobytes()
 
 
 class Replaced(Job):
@@ -249,6 +284,7 @@ JOBS: dict[str, Callable[[Path], Job]] = {
     "serve": Served,
     "reduce_vectors": Applied,
     "search": Searched,
+    "index": Indexed,
     "save_portable": Replaced,
 }
 
@@ -313,7 +349,7 @@ def watch(job: Job, seconds: float) -> Found:
     end = _state(job)
     slope, _, low, high = theilslopes([mb for _, mb in samples], [done / 1000 for done, _ in samples])
     interval = (float(slope), float(low), float(high))
-    left = sorted(end[3] - names)
+    left = sorted((end[3] - names).elements())
     return Found(minutes, operations, (memory, end[0]), interval, (files, end[1]), (threads, end[2]), left, same)
 
 
@@ -323,10 +359,13 @@ def _memory(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _state(job: Job) -> tuple[float, int, int, set[str]]:
-    """Return resident memory in MB, open file descriptors, threads and the names of all files."""
+def _state(job: Job) -> tuple[float, int, int, Counter[str]]:
+    """Return resident memory in MB, open file descriptors, threads and the names of all files, without numbers in them.
+
+    The files of an index are numbered as it changes.
+    """
     process = Path(f"/proc/{job.pid}")
-    names = {str(path.relative_to(job.folder)) for path in job.folder.rglob("*")}
+    names = Counter(re.sub(r"\d+", "0", str(path.relative_to(job.folder))) for path in job.folder.rglob("*"))
     return _memory(job.pid), len(list((process / "fd").iterdir())), len(list((process / "task").iterdir())), names
 
 
