@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from st_dimreduce.codes.precision import dequantize, quantize
     from st_dimreduce.codes.search import rescore, search
     from st_dimreduce.dim_reduce import DimReduce
-    from st_dimreduce.enums import Objective, Precision
+    from st_dimreduce.enums import Objective, Precision, Verdict
     from st_dimreduce.evaluation.compare import Comparison, compare
     from st_dimreduce.fitting.budget import Choice, Size, choose
     from st_dimreduce.fitting.fit import fit_head
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_model
     from st_dimreduce.runtimes.export import export
+    from st_dimreduce.vectors.drift import Drift, drift
     from st_dimreduce.vectors.fit import fit_on_vectors, summarize
     from st_dimreduce.vectors.reduce import reduce_vectors
 
@@ -30,6 +31,7 @@ _HOMES = {
     "Choice": "fitting.budget",
     "Comparison": "evaluation.compare",
     "DimReduce": "dim_reduce",
+    "Drift": "vectors.drift",
     "FitRecord": "head",
     "Head": "head",
     "Objective": "enums",
@@ -37,11 +39,13 @@ _HOMES = {
     "Precision": "enums",
     "Size": "fitting.budget",
     "Summary": "fitting.summary",
+    "Verdict": "enums",
     "attach_head": "models.attach",
     "check": "portable.check",
     "choose": "fitting.budget",
     "compare": "evaluation.compare",
     "dequantize": "codes.precision",
+    "drift": "vectors.drift",
     "export": "runtimes.export",
     "fit_head": "fitting.fit",
     "fit_on_vectors": "vectors.fit",
@@ -61,6 +65,7 @@ __all__ = [
     "Choice",
     "Comparison",
     "DimReduce",
+    "Drift",
     "FitRecord",
     "Head",
     "Objective",
@@ -68,11 +73,13 @@ __all__ = [
     "Precision",
     "Size",
     "Summary",
+    "Verdict",
     "attach_head",
     "check",
     "choose",
     "compare",
     "dequantize",
+    "drift",
     "export",
     "fit_head",
     "fit_on_vectors",
