@@ -103,7 +103,8 @@ def drift(
         head: The head, or a module that holds one.
         source: The new vectors, 200 or more, as in :func:`st_dimreduce.reduce_vectors`.
         reference: Vectors that the head is good for, a source of 200 or more, to compare with instead of the record.
-            Better ones that it was not fitted on: a head fits those it saw better than any others. Defaults to None.
+            Not those that it was fitted on: it fits these better than any others, and would seem off for all. Defaults
+            to None.
         column: As in :func:`st_dimreduce.reduce_vectors`, in both sources.
         seed: Seed of the sample. Defaults to 0.
         on_bad_row: As in :func:`st_dimreduce.summarize`.
