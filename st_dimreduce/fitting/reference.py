@@ -71,23 +71,21 @@ class Reference:
         """
         sizes = {"mean": out_features, "sketch": _SKETCHES}
         values: dict[str, Any] = {"precision": Precision(content.get("precision"))}
-        for each in fields(cls):
-            value = content.get(each.name)
-            if each.name in values:
-                continue
-            if each.name in sizes:
-                good = isinstance(value, (list, tuple)) and len(value) == sizes[each.name] and all(map(_number, value))
-                values[each.name] = tuple(value) if good else None
+        for name in (each.name for each in fields(cls) if each.name != "precision"):
+            value: Any = content.get(name)
+            if name in sizes:
+                good = isinstance(value, (list, tuple)) and len(value) == sizes[name] and all(map(_number, value))
+                value = tuple(value) if good else value
+            elif name in ("vectors", "mean_vectors"):
+                good = _number(value) and isinstance(value, int) and value > 0
             else:
-                whole = each.name in ("vectors", "mean_vectors")
-                most = 4 if each.name == "bits_used" else 1
-                good = _number(value) and (isinstance(value, int) and value > 0 if whole else 0 <= value <= most)
-                values[each.name] = value
+                good = _number(value) and 0 <= value <= (4 if name == "bits_used" else 1)
             if not good:
                 raise ValueError(
-                    f"the head's reference says {each.name} {short(value)}, which does not fit the head: fit it again, "
+                    f"the head's reference says {name} {short(value)}, which does not fit the head: fit it again, "
                     "or pass reference, vectors that the head is good for (--reference)"
                 )
+            values[name] = value
         return cls(**values)
 
     def is_of(self, head: Head) -> bool:
