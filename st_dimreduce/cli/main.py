@@ -38,7 +38,7 @@ def main(
     Exit status:
 
     0: the command succeeded.
-    1: check found problems, or an unexpected error occurred.
+    1: check found problems, drift asks for a refit, or an unexpected error occurred.
     2: an error that you can correct, such as a missing file or an invalid option.
     130: interrupted by Ctrl-C.
     """

@@ -40,3 +40,4 @@ BadRows = Annotated[
         "store it as zeros.",
     ),
 ]
+Json = Annotated[str | None, typer.Option("--json", help="JSON file to write the figures to.")]

@@ -1,4 +1,4 @@
-"""Commands for stored vectors: fit a head on them, apply it to them, attach it to their model."""
+"""Commands for stored vectors: fit a head on them, apply it to them, attach it to their model, judge new ones."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,7 @@ from st_dimreduce.cli.options import (
     Dim,
     Force,
     Goal,
+    Json,
     Keep,
     Output,
     Quiet,
@@ -20,7 +21,7 @@ from st_dimreduce.cli.options import (
     Trust,
     VectorColumn,
 )
-from st_dimreduce.enums import Objective, OnBadRow, Precision
+from st_dimreduce.enums import Objective, OnBadRow, Precision, Verdict
 
 
 @command
@@ -122,3 +123,48 @@ def attach(
     base = load_model(model, trust_remote_code=trust_remote_code)
     save_portable(attach_head(base, loaded), output, overwrite=force)
     show(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", quiet=quiet)
+
+
+@command
+def drift(
+    head: Annotated[str, typer.Argument(help="Folder of a head, or name or folder of a reduced model.")],
+    source: Source,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Vectors that the head is good for, to compare with instead of those of its fit."),
+    ] = None,
+    column: VectorColumn = None,
+    seed: Seed = 0,
+    on_bad_row: BadRows = OnBadRow.RAISE,
+    json_: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Judge whether a head still fits the vectors that arrive: it fits, is to be watched, or should be refitted.
+
+    The exit status is 1 if it should be refitted.
+    """
+    from st_dimreduce.files import check_place
+    from st_dimreduce.models.load import load_head
+    from st_dimreduce.vectors.drift import drift as judge
+
+    if json_:
+        check_place(json_)
+    if not Path(head).is_dir():  # it is downloaded
+        hide_loading_bars(quiet)
+    found = judge(
+        load_head(head),
+        source,
+        reference=reference,
+        column=column,
+        seed=seed,
+        on_bad_row=on_bad_row,
+        show_progress_bar=False if quiet else None,
+    )
+
+    from st_dimreduce.evaluation.report import drift_table, write_figures
+
+    if json_:
+        write_figures(found.to_dict(), json_)
+    show(drift_table(found.to_dict()), f"{found.verdict.value}: {found.explanation}", quiet=quiet)
+    if found.verdict is Verdict.REFIT:
+        raise typer.Exit(1)

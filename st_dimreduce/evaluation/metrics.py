@@ -34,11 +34,16 @@ def nearest(queries: np.ndarray, documents: np.ndarray, own: np.ndarray | None =
     """
     if own is None:
         return search(queries, documents, Precision.FLOAT32, TOP_K)[1]
-    found = search(queries, documents, Precision.FLOAT32, TOP_K + 1)[1]
-    # Where it was not found, after ten documents equal to it, the last of these gives way.
+    return others(search(queries, documents, Precision.FLOAT32, TOP_K + 1)[1], own)
+
+
+def others(found: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return the rows found, shape (q, n), without each query's own: shape (q, n - 1).
+
+    Where it was not found, after documents equal to it, the last of these gives way.
+    """
     dropped = np.where((found == own[:, None]).any(axis=1), (found == own[:, None]).argmax(axis=1), found.shape[1] - 1)
-    others = np.arange(found.shape[1]) != dropped[:, None]
-    return found[others].reshape(len(found), -1)
+    return found[np.arange(found.shape[1]) != dropped[:, None]].reshape(len(found), -1)
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -114,6 +114,23 @@ def choice_table(choice: dict[str, Any]) -> Table:
     return table
 
 
+def drift_table(drift: dict[str, Any]) -> Table:
+    """Return the figures of new vectors beside those of the fit as a rich table.
+
+    Args:
+        drift: What :meth:`st_dimreduce.Drift.to_dict` returned.
+    """
+    table = _table(f"{drift['vectors']:,} vectors")
+    table.add_column("figure")
+    for name in ("at the fit", "now", "watch above", "refit above"):
+        table.add_column(name, justify="right")
+    for figure in drift["figures"]:
+        form = "{:.1%}" if figure["name"].endswith("lost") else "{:.3g}"
+        values = (figure[name] for name in ("at_fit", "now", "watch", "refit"))
+        table.add_row(figure["name"], *("" if value is None else form.format(value) for value in values))
+    return table
+
+
 def publication_table(files: dict[str, int]) -> Table:
     """Return the files of a model and their sizes in bytes as a rich table."""
     table = _table(f"{len(files)} files, {sum(files.values()):,} bytes")
@@ -124,10 +141,10 @@ def publication_table(files: dict[str, int]) -> Table:
     return table
 
 
-def write_figures(comparison: Comparison, path: str | os.PathLike[str]) -> None:
-    """Write the metrics of a comparison as JSON; an existing file is replaced."""
+def write_figures(figures: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write figures as JSON, what the ``to_dict`` of a comparison or a drift returned; an existing file is replaced."""
     with new_file(path) as file:
-        write_json(file, comparison.to_dict())
+        write_json(file, figures)
 
 
 def write_html(

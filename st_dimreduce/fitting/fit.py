@@ -8,6 +8,7 @@ from st_dimreduce.enums import Objective, Precision
 from st_dimreduce.fitting.budget import DEFAULT_OUT_FEATURES, Size, choose
 from st_dimreduce.fitting.closed_form import DEFAULT_GAIN, Rotation, closed_form_head
 from st_dimreduce.fitting.pairs import Pairs
+from st_dimreduce.fitting.reference import held_out_reference
 from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.head import Head
 
@@ -32,7 +33,8 @@ def fit_head(
 
     Without labels and for quality, the fit is in closed form (:mod:`st_dimreduce.fitting.closed_form`) and takes
     seconds. Labelled pairs then train it contrastively, and for fidelity it is distilled from the base model's
-    cosines; both need torch.
+    cosines; both need torch. A second head is fitted in the same way on a part of the sample, and measured on the rest:
+    the ``reference`` in the record, for :func:`st_dimreduce.drift`; not where there are fewer than 400 vectors.
 
     Args:
         summary: Summary of embeddings of size d.
@@ -71,26 +73,34 @@ def fit_head(
         chosen = {"choice": choice.to_dict(), "precision": precision}
     if pairs is not None and whitening is None:
         whitening = WHITENING_BEFORE_TRAINING
-    head = closed_form_head(
-        summary,
-        out_features,
-        nested=size.nested,
-        objective=objective,
-        cloze_pairs=cloze_pairs if pairs is None else None,
-        whitening=whitening,
-        rotation=rotation,
-        gain=gain,
-        **common,
+
+    def fit(summary: Summary, pairs: Pairs | None) -> Head:
+        head = closed_form_head(
+            summary,
+            out_features,
+            nested=size.nested,
+            objective=objective,
+            cloze_pairs=cloze_pairs if pairs is None else None,
+            whitening=whitening,
+            rotation=rotation,
+            gain=gain,
+            **common,
+        )
+        if train and pairs is not None:
+            from st_dimreduce.fitting.contrastive import contrast_head  # noqa: PLC0415, needs torch
+
+            return contrast_head(head, pairs, precision=precision, **common)
+        if train and objective is Objective.FIDELITY:
+            from st_dimreduce.fitting.distillation import distill_head  # noqa: PLC0415, needs torch
+
+            return distill_head(head, summary, precision=precision, **common)
+        return head
+
+    head = fit(summary, pairs).with_record(**chosen)
+    reference = held_out_reference(
+        head, summary, lambda seen, held_out: fit(seen, None if pairs is None else pairs.without(held_out))
     )
-    if train and pairs is not None:
-        from st_dimreduce.fitting.contrastive import contrast_head  # noqa: PLC0415, needs torch
-
-        head = contrast_head(head, pairs, precision=precision, **common)
-    elif train and objective is Objective.FIDELITY:
-        from st_dimreduce.fitting.distillation import distill_head  # noqa: PLC0415, needs torch
-
-        head = distill_head(head, summary, precision=precision, **common)
-    return head.with_record(**chosen)
+    return head if reference is None else head.with_record(reference=reference.to_dict())
 
 
 def check_objective(objective: Objective, pairs: object) -> None:

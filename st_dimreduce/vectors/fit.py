@@ -13,7 +13,7 @@ from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.head import Head
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.vectors.kinds import open_source
-from st_dimreduce.vectors.reduce import good_rows
+from st_dimreduce.vectors.reduce import check_width, good_rows
 from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES
 
 NO_GOOD_ROWS = "every vector of the source is NaN, infinite or zero: nothing can be fitted on them"
@@ -99,12 +99,18 @@ def read_summary(
     on_bad_row: OnBadRow,
     batch_bytes: int = DEFAULT_BATCH_BYTES,
     show_progress_bar: bool | None = None,
+    head: Head | None = None,
 ) -> Summary:
-    """Summarise vectors as :func:`summarize`, which takes these arguments; returns an empty summary if all are bad."""
+    """Summarise vectors as :func:`summarize`, which takes these arguments; returns an empty summary if all are bad.
+
+    With a head, vectors of another width than it takes are refused before all are read.
+    """
     opened = open_source(source, column)
     bar = progress_bar("Summarising", "rows", show_progress_bar, total=opened.rows)
     with bar, closing(opened.batches(0, batch_bytes)) as batches:
         first = next(batches)  # an empty source raises an error here
+        if head is not None:
+            check_width(head, first)
         summary = Summary(first.vectors.shape[1], sample_size, seed)
         for batch in chain([first], batches):
             summary.update(good_rows(batch, on_bad_row))

@@ -170,14 +170,19 @@ def reduce_batch(head: Head, batch: Batch, precision: Precision, on_bad_row: OnB
     Raises:
         ValueError: If the vectors are not of the head's size, or as :func:`bad_rows`.
     """
-    width = batch.vectors.shape[1]
-    if width != head.in_features:
-        raise ValueError(f"the vectors have {width} dimensions, the head takes {head.in_features}: use its own")
+    check_width(head, batch)
     bad = bad_rows(batch, on_bad_row)
     with np.errstate(over="ignore", invalid="ignore"):  # in bad rows, which are replaced
         reduced = head.reduce_stored(batch.vectors)
     reduced[bad] = 0
     return quantize(reduced, precision), len(bad)
+
+
+def check_width(head: Head, batch: Batch) -> None:
+    """Raise ``ValueError`` if the vectors are not of the head's size."""
+    width = batch.vectors.shape[1]
+    if width != head.in_features:
+        raise ValueError(f"the vectors have {width} dimensions, the head takes {head.in_features}: use its own")
 
 
 def good_rows(batch: Batch, on_bad_row: OnBadRow) -> np.ndarray:

@@ -13,6 +13,7 @@ from st_dimreduce import (
     DimReduce,
     attach_head,
     check,
+    drift,
     fit_head,
     fit_on_vectors,
     load_head,
@@ -142,3 +143,20 @@ def test_a_base_model_without_a_head_is_clean(minilm_path):
 
 def test_served_in_the_servers_order_it_gives_what_encode_gives(minilm, texts, tmp_path):
     assert_served_as_encoded(reduce_model(minilm, texts[:150], 16), texts[:150], tmp_path)
+
+
+@pytest.mark.slow
+def test_drift_tells_source_code_from_fresh_docstrings(minilm, tmp_path):
+    documents = [document for _, document in docstring_pairs(1000)]
+    functions = [inspect.getsource(one) for one in vars(np.lib._function_base_impl).values() if inspect.isfunction(one)]
+    code = [function[start : start + 500] for function in functions for start in range(0, 2000, 500)][:250]
+    assert len(code) == 250
+    save_portable(reduce_model(minilm, documents[:600], 128, objective="fidelity"), tmp_path / "model")
+    head = load_head(tmp_path / "model")
+    assert head.record.mean_norm > 2, "fitted below the model's Normalize"
+    assert (tmp_path / "model" / "st_dimreduce.json").stat().st_size < 8000
+    fresh, other = minilm.encode(documents[600:]), minilm.encode(code)
+    for rows in (fresh, fresh[:200], fresh[200:]):
+        assert drift(head, rows).verdict == "fits"
+    assert drift(head, other).verdict == "refit"
+    assert drift(head, np.concatenate([other, fresh[:250]])).verdict != "fits"

@@ -34,6 +34,7 @@ RECORD = FitRecord(
     versions={"numpy": "2"},
     choice={"best": {"out_features": 3}},
     figures={"rows": [1]},
+    reference={"vectors": 300},
 )
 
 
@@ -133,7 +134,7 @@ def test_a_record_is_read_as_it_was_written():
     written = json.loads(json.dumps(RECORD.to_dict()))
     assert FitRecord.from_dict(written) == RECORD
     assert FitRecord.from_dict(written | {"of a later version": 1, "gain": None}).gain is None
-    assert RECORD.to_dict().keys() - RECORD.to_dict(large=False).keys() == {"choice", "figures"}
+    assert RECORD.to_dict().keys() - RECORD.to_dict(large=False).keys() == {"choice", "figures", "reference"}
     assert FitRecord().to_dict() == {"precision": "float32"}
     with pytest.raises(FrozenInstanceError):
         RECORD.seed = 1
@@ -158,6 +159,7 @@ def test_a_record_is_read_as_it_was_written():
         ({"vectors": 1.5}, "says vectors 1.5: expected a whole number"),
         ({"seed": True}, "says seed 1: expected a whole number"),
         ({"figures": [1]}, "says figures .*: expected an object"),
+        ({"reference": "none"}, "says reference .*: expected an object"),
         ({"base_model": ["a"]}, "says base_model .*: expected a string"),
     ],
 )

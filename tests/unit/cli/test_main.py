@@ -44,7 +44,7 @@ def test_help_names_the_commands_and_the_exit_statuses():
         assert words in done.output
     for status in ("1: check found problems", "2: an error that you can correct", "130: interrupted by Ctrl-C"):
         assert status in done.output
-    names = ("reduce", "publish", "export", "check", "fit", "apply", "attach", "demo", "compare", "serve")
+    names = ("reduce", "publish", "export", "check", "fit", "apply", "attach", "drift", "demo", "compare", "serve")
     places = [done.output.index(f"│ {name} ") for name in names]
     assert places == sorted(places)
     assert run().exit_code == 2

@@ -1,4 +1,4 @@
-"""``st-dimreduce fit``, ``apply`` and ``attach``."""
+"""``st-dimreduce fit``, ``apply``, ``attach`` and ``drift``."""
 
 from __future__ import annotations
 
@@ -120,6 +120,14 @@ def test_a_run_goes_on_when_it_is_called_again(tmp_path, monkeypatch):
         (("apply", "HEAD", "X", "OUT.txt"), "OUT.txt ends in .txt: expected .npy"),
         (("apply", "HOME", "X", "OUT"), "home holds no head: expected the folder of a head"),
         (("apply", "OTHER", "X", "OUT"), "the vectors have 8 dimensions, the head takes 9"),
+        (("drift", "HEAD", "none"), "the head's record has no reference to compare with"),
+        (("drift", "HOME", "X"), "home holds no head: expected the folder of a head"),
+        (
+            ("drift", "HEAD", "X", "--reference", "X"),
+            "the reference has 100 vectors, too few to judge: give at least 200",
+        ),
+        (("drift", "OTHER", "X", "--reference", "X"), "the vectors have 8 dimensions, the head takes 9"),
+        (("drift", "HEAD", "X", "--reference", "none"), "no file or folder none"),
         (("attach", "HEAD", "no/such-model", "-o", "OUT"), "no model could be loaded from 'no/such-model'"),
         (("attach", "HEAD", "BASE", "-o", "OUT"), "the head takes 8 dimensions, the model gives 32"),
         (("attach", "HEAD", "BASE", "-o", "HOME"), "exists: choose another folder"),
@@ -141,6 +149,28 @@ def test_bad_input_is_one_line_and_status_2(tiny, tmp_path, arguments, message):
     assert len(lines) == 1, done.stderr
     assert message in lines[0]
     assert sorted(tmp_path.rglob("*")) == before, "something was written"
+
+
+def test_drift_says_in_its_exit_status_whether_to_refit(tmp_path):
+    rng, variances = np.random.default_rng(0), np.geomspace(3, 0.1, 16)
+    for name, rows, axes in (("fit", 900, variances), ("later", 400, variances), ("other", 400, variances[::-1])):
+        np.save(tmp_path / f"{name}.npy", rng.standard_normal((rows, 16)) * axes)
+    assert run("fit", tmp_path / "fit.npy", "--dim", 4, "-o", tmp_path / "head", "--quiet").exit_code == 0
+    done = run("drift", tmp_path / "head", tmp_path / "later.npy", "--json", tmp_path / "later.json")
+    assert done.exit_code == 0, done.output
+    words = " ".join(done.stdout.split())
+    for expected in ("400 vectors", "at the fit", "refit above", "variance lost", "mean norm", "fits: The "):
+        assert expected in words, done.stdout
+    written = json.loads((tmp_path / "later.json").read_text())
+    assert (written["verdict"], written["vectors"]) == ("fits", 400)
+    done = run("drift", tmp_path / "head", tmp_path / "other.npy", "--json", tmp_path / "later.json")
+    assert done.exit_code == 1, done.output
+    assert "refit: The head loses" in done.stdout
+    assert json.loads((tmp_path / "later.json").read_text())["verdict"] == "refit"
+    done = run("drift", tmp_path / "head", tmp_path / "other.npy", "--quiet")
+    assert (done.exit_code, done.output) == (1, "")
+    done = run("drift", tmp_path / "head", tmp_path / "other.npy", "--reference", tmp_path / "other.npy")
+    assert done.exit_code == 0, done.output
 
 
 def test_a_path_is_no_markup(stored, tmp_path):

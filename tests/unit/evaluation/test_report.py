@@ -115,7 +115,7 @@ def test_the_files_of_a_model():
 
 
 def test_figures_are_json_without_texts(comparison, tmp_path):
-    write_figures(comparison, tmp_path / "figures.json")
+    write_figures(comparison.to_dict(), tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures == json.loads(json.dumps(comparison.to_dict()))
     assert figures["metric"] == "ndcg"
@@ -166,7 +166,7 @@ def test_a_name_is_no_formula_and_no_markup(tmp_path):
     comparison = named(NAME)
     texts = Question(documents=[f"document {row} \ud800" for row in range(60)])
     write_html(comparison, tmp_path / "report.html", texts)
-    write_figures(comparison, tmp_path / "figures.json")
+    write_figures(comparison.to_dict(), tmp_path / "figures.json")
     page = (tmp_path / "report.html").read_text()
     assert page.count("<img ") == 3
     assert "Not drawn" not in page
