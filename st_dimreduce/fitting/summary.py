@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -12,7 +13,8 @@ from safetensors.numpy import save_file
 from st_dimreduce.codes.rows import refuse_masked
 from st_dimreduce.files import new_file
 
-_BLOCK = 4096  # rows whose Gram matrix is summed in float32 before it is added in float64
+_BLOCK = 2048  # rows whose Gram matrix is summed in float32 before it is added in float64
+_CACHED = 128  # rows that are still in the cache when they are scaled, after their norms were taken
 _FORMAT = "st_dimreduce.summary.1"
 _ARRAYS = ("sum", "gram_sum", "rows", "keys")
 _SMALLEST, _LARGEST = 1e-30, 1e30  # norms whose inverse float32 holds
@@ -51,6 +53,16 @@ def check_rows(vectors: np.ndarray, first_row: int = 0) -> np.ndarray:
         kind = "is all zeros" if norm == 0 else f"has norm {norm:g}" if norm > 0 else "holds NaN"
         raise ValueError(f"the vector in row {first_row + bad[0]} {kind}: drop or repair it, it has no direction")
     return norms
+
+
+def _blocks(start: int, stop: int) -> Iterator[slice]:
+    for first in range(start, stop, _BLOCK):
+        yield slice(first, min(first + _BLOCK, stop))
+
+
+def _scale(vectors: np.ndarray, norms: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return vectors of these norms scaled to norm 1, float32."""
+    return np.multiply(vectors, (1 / norms).astype(np.float32)[:, None], out=out, dtype=np.float32)
 
 
 class Summary:
@@ -127,19 +139,42 @@ class Summary:
         vectors = np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise ValueError(f"vectors have shape {vectors.shape}, expected (n, {self.width})")
-        checked = [check_rows(vectors[i : i + _BLOCK], self.count + i) for i in range(0, len(vectors), _BLOCK)]
-        # Fresh memory for every block would cost as much as the computation in it.
-        buffer = np.empty((min(_BLOCK, len(vectors)), self.width), np.float32)
-        product = np.empty((self.width, self.width), np.float32)
-        for i, norms in zip(range(0, len(vectors), _BLOCK), checked, strict=True):
-            unit, inverse = buffer[: len(norms)], (1 / norms).astype(np.float32)[:, None]
-            np.multiply(vectors[i : i + _BLOCK], inverse, out=unit, dtype=np.float32)
-            self.count += len(unit)
-            self._norm_sum += float(norms.sum())
-            self._sum += np.ones(len(unit), np.float32) @ unit
-            self._gram_sum += np.matmul(unit.T, unit, out=product)
-            self._keep(unit, self._draw(unit))
+        if not len(vectors):
+            return self
+        held, room = len(self._keys), min(self.sample_size - len(self._keys), len(vectors))
+        # Rows that the sample has room for are scaled in their place; grows without a copy of what is there.
+        self._rows.resize((held + room, self.width), refcheck=False)
+        try:
+            norms, row_sum, gram_sum = self._sums(vectors, self._rows[held:])
+        except BaseException:
+            self._rows.resize((held, self.width), refcheck=False)
+            raise
+        keys = self._draw(_scale(vectors[:1], norms[:1]), len(vectors))
+        self.count += len(vectors)
+        self._norm_sum += float(norms.sum())
+        self._sum += row_sum
+        self._gram_sum += gram_sum
+        self._keys = np.concatenate([self._keys, keys[:room]])
+        for some in _blocks(room, len(vectors)):
+            rows = some.start + np.flatnonzero(keys[some] < self._keys.max())
+            self._keep(_scale(vectors[rows], norms[rows]), keys[rows])
         return self
+
+    def _sums(self, vectors: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return norms, sum and Gram matrix of vectors; the first of them, scaled to norm 1, are put into ``kept``."""
+        norms, row_sum, gram_sum = np.empty(len(vectors)), np.zeros(self.width), np.zeros((self.width, self.width))
+        # Fresh memory for every block would cost as much as the computation in it.
+        buffer = np.empty((min(_BLOCK, max(len(vectors) - len(kept), 1)), self.width), np.float32)
+        product, ones = np.empty((self.width, self.width), np.float32), np.ones(_BLOCK, np.float32)
+        for block in [*_blocks(0, len(kept)), *_blocks(len(kept), len(vectors))]:
+            unit = kept[block] if block.stop <= len(kept) else buffer[: block.stop - block.start]
+            for first in range(0, len(unit), _CACHED):
+                some = slice(block.start + first, min(block.start + first + _CACHED, block.stop))
+                norms[some] = check_rows(vectors[some], self.count + some.start)
+                _scale(vectors[some], norms[some], unit[first : first + _CACHED])
+            row_sum += ones[: len(unit)] @ unit
+            gram_sum += np.matmul(unit.T, unit, out=product)
+        return norms, row_sum, gram_sum
 
     def merge(self, other: Summary) -> Summary:
         """Add what another summary saw; returns itself. The other is left as it was.
@@ -156,13 +191,14 @@ class Summary:
         self._keep(other._rows.copy() if other is self else other._rows, other._keys)
         return self
 
-    def _draw(self, rows: np.ndarray) -> np.ndarray:
+    def _draw(self, first: np.ndarray, count: int) -> np.ndarray:
+        """Return a random key for each of so many rows, of which ``first`` is the first."""
         if self._stream is None:
             # Rounded, since a model's embedding of a text depends in the last digits on the batch it is in.
-            self._stream = zlib.crc32(np.rint(2 * np.sqrt(self.width) * rows[0]).astype(np.int32).tobytes())
+            self._stream = zlib.crc32(np.rint(2 * np.sqrt(self.width) * first).astype(np.int32).tobytes())
         bits = np.random.PCG64(np.random.SeedSequence([self.seed, self._stream]))
-        keys = np.random.Generator(bits.advance(self._drawn)).random(len(rows))
-        self._drawn += len(rows)
+        keys = np.random.Generator(bits.advance(self._drawn)).random(count)
+        self._drawn += count
         return keys
 
     def _keep(self, rows: np.ndarray, keys: np.ndarray) -> None:
