@@ -25,7 +25,7 @@ from st_dimreduce.codes.lists import from_stored
 from st_dimreduce.codes.manifest import MANIFEST, Manifest, SegmentState
 from st_dimreduce.codes.precision import check_codes
 from st_dimreduce.codes.search import decode, search, unit_queries
-from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe
+from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe, save_array
 from st_dimreduce.codes.writing import write_codes, write_merged, write_reassigned
 from st_dimreduce.enums import Kind, Precision
 from st_dimreduce.files import clear_up, disk_errors, held, new_file, new_folder
@@ -421,8 +421,8 @@ class CodeIndex:
                 removed = searched.segment.is_removed
                 removed[gone] = True
                 name, folder = f"removed-{self.manifest.generation + 1:06d}.npy", self.path / state.name
-                with new_file(folder / name) as file, file.open("xb") as written:
-                    np.save(written, np.packbits(removed, bitorder="little"))
+                with new_file(folder / name) as file:
+                    save_array(file, np.packbits(removed, bitorder="little"))
                 files = {each: about for each, about in state.files.items() if each != state.removed}
                 files[name] = describe(folder / name)
                 state = replace(state, files=files, removed=name, removed_rows=int(removed.sum()))  # noqa: PLW2901
@@ -674,7 +674,7 @@ def create(
     keys, names = new_ids(ids, len(codes), manifest.named, manifest.next_id)
     files = {}
     if centres is not None:
-        np.save(folder / CELLS, centres)
+        save_array(folder / CELLS, centres)
         files[CELLS] = describe(folder / CELLS)
     name = "segment-000000-0"
     (folder / name).mkdir()

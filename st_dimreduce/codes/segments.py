@@ -59,7 +59,7 @@ def write_segment(
         arrays |= {TEXT: names.text, ENDS: names.ends}
     arrays |= dict(zip(GRAPH, graph, strict=False))
     for name, array in arrays.items():
-        np.save(folder / name, array)
+        save_array(folder / name, array)
     return {path.name: describe(path) for path in sorted(folder.iterdir())}
 
 
@@ -71,6 +71,14 @@ def _groups(lists: Lists) -> Iterable[tuple[int, int]]:
         last = max(last, first + 1)
         yield first, last
         first = last
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a new .npy file; ``numpy.save`` does not say why the disk refused what is left of an array."""
+    array = np.ascontiguousarray(array)
+    with path.open("xb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def describe(path: Path) -> list[Any]:

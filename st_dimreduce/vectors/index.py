@@ -22,7 +22,7 @@ from st_dimreduce.codes.index import HEAD, CodeIndex, create, open_index
 from st_dimreduce.codes.manifest import MANIFEST, Manifest
 from st_dimreduce.codes.precision import check_codes, quantize
 from st_dimreduce.codes.search import decode
-from st_dimreduce.codes.segments import DAMAGED
+from st_dimreduce.codes.segments import DAMAGED, save_array
 from st_dimreduce.codes.writing import cells_of
 from st_dimreduce.enums import Kind, OnBadRow, Precision
 from st_dimreduce.files import check_target, is_own, new_file, new_folder, only_run, write_json
@@ -279,8 +279,8 @@ class _Work:
         path = self.folder / name
         if not path.exists():
             made = make()
-            with new_file(path) as file, file.open("xb") as written:
-                np.save(written, made)
+            with new_file(path) as file:
+                save_array(file, made)
         return np.load(path, allow_pickle=False)
 
 

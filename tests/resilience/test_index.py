@@ -343,7 +343,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("st_dimreduce.codes.segments.np.save", full)
+    monkeypatch.setattr("st_dimreduce.codes.segments.save_array", full)
     with pytest.raises(OSError, match="No space left on device"):
         index.add(quantize(vectors(5)[:, :K], "int2"))
     monkeypatch.undo()
@@ -353,3 +353,19 @@ def test_a_full_disk_leaves_the_index_as_it_was(path, monkeypatch):
     assert len(index) == len(open_index(path)) == ROWS - 1
     index.add(quantize(vectors(5)[:, :K], "int2"))
     assert len(index) == ROWS + 4
+
+
+def test_a_build_goes_on_when_the_disk_has_space_again(disk, tmp_path):
+    np.save(tmp_path / "x.npy", vectors(20_000))
+    out = disk.path / "out"
+    for pages in (4, 60, 150):
+        disk.leave(pages)
+        with pytest.raises(OSError, match=r"could not be written .*: free some space there and call again") as caught:
+            build_index(tmp_path / "x.npy", HEAD, out, cells=8)
+        assert "\n" not in str(caught.value)
+        assert not out.exists()
+    disk.remount("size=16m")
+    build_index(tmp_path / "x.npy", HEAD, out, cells=8)
+    assert [path.name for path in disk.path.iterdir()] == ["out"]
+    build_index(tmp_path / "x.npy", HEAD, tmp_path / "whole", cells=8)
+    assert content(out) == content(tmp_path / "whole")
