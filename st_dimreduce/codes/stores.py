@@ -128,6 +128,7 @@ STORES = {
         (
             "https://qdrant.tech/documentation/manage-data/vectors/",
             "https://qdrant.tech/documentation/manage-data/quantization/",
+            "https://github.com/qdrant/landing_page/pull/2517",
         ),
     ),
     Store.PGVECTOR: StoreFacts(
@@ -169,7 +170,10 @@ STORES = {
             _bits("binary", 16_000, "hamming", "codes.view(int8)"),
         ),
         "compression_level of float, which stays on disk: 2x (float16), 4x (int8), 8x, 16x, 32x (4, 2 and 1 bit); PQ",
-        ("https://docs.opensearch.org/latest/mappings/supported-field-types/knn-memory-optimized/",),
+        (
+            "https://docs.opensearch.org/latest/mappings/supported-field-types/knn-memory-optimized/",
+            "https://docs.opensearch.org/latest/vector-search/optimizing-storage/binary-quantization/",
+        ),
     ),
     Store.LANCEDB: StoreFacts(
         "LanceDB",
@@ -202,7 +206,12 @@ STORES = {
             _bits("BINARY_VECTOR", 32_768, "HAMMING", "row.tobytes()"),
         ),
         "IVF_SQ8, IVF_PQ, IVF_RABITQ, SCANN, HNSW_SQ, HNSW_PQ, HNSW_PRQ of float vectors",
-        ("https://milvus.io/docs/schema.md", "https://milvus.io/docs/ivf-rabitq.md"),
+        (
+            "https://milvus.io/docs/schema.md",
+            "https://milvus.io/docs/limitations.md",
+            "https://milvus.io/docs/ivf-rabitq.md",
+            "https://github.com/zilliztech/knowhere/pull/1059",
+        ),
     ),
     Store.MILVUS_LITE: StoreFacts(
         "Milvus Lite",
@@ -263,6 +272,7 @@ STORES = {
         "SVS-VAMANA with LVQ (4 and 8 bits) and LeanVec; vector sets: Q8 and BIN",
         (
             "https://redis.io/docs/latest/develop/ai/search-and-query/vectors/",
+            "https://github.com/redis/docs/pull/2128",
             "https://redis.io/commands/VADD",
         ),
     ),
