@@ -9,7 +9,7 @@ continues after an interruption. When no program searches with OLD_HEAD any more
 
 Where the collection documents with the full vectors is still there, the new head reduces those. Where it is gone, the
 reduced vectors are mapped back: what OLD_HEAD dropped is lost, the rest is weighted anew. benchmarks/REFIT.md says what
-that keeps: of floats and of int8 and int4 codes most, of int2 and binary codes less than the old head.
+that regains: from floats, and from int8 and int4 codes, nearly all; for int2 and binary codes keep OLD_HEAD instead.
 
 Programs search with ``nearest`` below: it reads which collection is live, and reduces the query with its head.
 """
