@@ -25,7 +25,7 @@ WAYS = {
     "elasticsearch": ["float", "byte", "bit"],
     "usearch": ["f32", "f16", "i8", "i8, cast", "b1"],
     "sqlite_vec": ["float", "int8", "bit", "int8, its own", "bit, its own"],
-    "duckdb": ["FLOAT", "BIT", "BLOB, int4"],
+    "duckdb": ["FLOAT", "BIT", "BLOB, int4, search"],
     "milvus": ["FLAT", "HNSW_SQ"],
 }
 
