@@ -38,14 +38,18 @@ RULES = [
     """A store's own quantiser gets `float32` codes: reduced vectors are quantised like any others, and where the floats
     stay on disk they are smaller too.""",
 ]
-CHOICE = """- A type for `int8`: as many dimensions as bytes. 128 of them find no less than the full float32 vectors.
-- Bits and no bytes (pgvector, LanceDB, DuckDB): as many dimensions as the base model has, a bit each. With reduced vectors as 16-bit floats
-  beside the bits, in a column that no index reads, one query takes 200 candidates by their bits and orders them by the floats: that finds
-  no less than the full vectors.
-- Qdrant: the type `turbo4`, of float32 codes of twice as many dimensions as bytes. No floats are kept, and in three of four cases it finds
-  more than `uint8` in the same bytes. `store="qdrant"` does not propose it: its codes are Qdrant's own.
-- FAISS: `int4` and `int2` in the index of `build_index`.
-- Floats only (Chroma, Milvus Lite, Weaviate): 128 dimensions, and the store's own quantiser, if it has one, on them."""
+CHOICE = [
+    "A type for `int8`: as many dimensions as bytes. 128 of them find no less than the full float32 vectors.",
+    """Bits and no bytes (pgvector, LanceDB, DuckDB): as many dimensions as the base model has, a bit each. With reduced
+    vectors as 16-bit floats beside the bits, in a column that no index reads, one query takes 200 candidates by their
+    bits and orders them by the floats: that finds no less than the full vectors.""",
+    """Qdrant: the type `turbo4`, of float32 codes of twice as many dimensions as bytes. No floats are kept, and in
+    three of four cases it finds more than `uint8` in the same bytes. `store="qdrant"` does not propose it: its codes
+    are Qdrant's own.""",
+    "FAISS: `int4` and `int2` in the index of `build_index`.",
+    """Floats only (Chroma, Milvus Lite, Weaviate): 128 dimensions, and the store's own quantiser, if it has one, on
+    them.""",
+]
 
 
 def row(facts: StoreFacts, column: Column) -> list[str]:
@@ -80,7 +84,7 @@ def page() -> list[str]:
         *map(paragraph, RULES),
         "## Which to take",
         paragraph("What each finds is in `benchmarks/STORES.md`, with the bytes searched and on disk."),
-        CHOICE,
+        "\n".join(paragraph(f"- {line}").replace("\n", "\n  ") for line in CHOICE),
         "## What each store can do to floats",
         paragraph(
             "Tested: the tests store vectors there and search them. The others were not run here: their rows follow "
