@@ -41,9 +41,9 @@ ABOUT = """
     single query from Python, on docstrings, on one thread where a store asks how many."""
 BEST = """
     The tables of the best: the most that a store finds on docstrings within a budget, by its own quantiser on full
-    vectors (or their bits); by reduced vectors in its own types, which hold our codes; and by its own quantiser on
-    reduced vectors. In brackets how it stores them, and the bytes on disk. What is rescored reads more than it
-    searches: its other vectors count as bytes on disk."""
+    vectors (or by our codes of them, where it has none); by reduced vectors in its own types, which hold our codes; and
+    by its own quantiser on reduced vectors. In brackets how it stores them, and the bytes on disk. What is rescored
+    reads more than it searches: its other vectors count as bytes on disk."""
 NOTES = """
     "Quantised": the store's own quantiser made the codes. Where it keeps the floats as well, they are on disk, and
     Qdrant rescores with them what the codes found. "Bits, then ...": the 200 candidates with the smallest Hamming
