@@ -43,6 +43,27 @@ class Objective(StringEnum):
     FIDELITY = "fidelity"
 
 
+class Store(StringEnum):
+    """A vector store whose types :mod:`st_dimreduce.codes.stores` knows."""
+
+    FAISS = "faiss"
+    QDRANT = "qdrant"
+    PGVECTOR = "pgvector"
+    ELASTICSEARCH = "elasticsearch"
+    OPENSEARCH = "opensearch"
+    LANCEDB = "lancedb"
+    CHROMA = "chroma"
+    MILVUS = "milvus"
+    MILVUS_LITE = "milvus-lite"
+    SQLITE_VEC = "sqlite-vec"
+    USEARCH = "usearch"
+    DUCKDB = "duckdb"
+    WEAVIATE = "weaviate"
+    REDIS = "redis"
+    MONGODB = "mongodb"
+    VESPA = "vespa"
+
+
 class OnBadRow(StringEnum):
     """What to do with a vector that has no direction: NaN, infinite or zero."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce.enums import Objective, Precision
+from st_dimreduce.enums import Objective, Precision, Store
 from st_dimreduce.evaluation.compare import Comparison, compare
 from st_dimreduce.fitting.budget import Size
 from st_dimreduce.fitting.cloze import cloze_pairs
@@ -30,6 +30,7 @@ def reduce_model(
     bytes_per_vector: int | None = None,
     keep: float | None = None,
     nested: Sequence[int] | None = None,
+    store: Store | str | None = None,
     objective: Objective | str = Objective.QUALITY,
     pairs: Sequence[Sequence[str]] | None = None,
     embeddings: np.ndarray | None = None,
@@ -56,6 +57,8 @@ def reduce_model(
             smallest dimension and precision that keep it.
         nested: Sizes at which the reduced embeddings may be truncated (``truncate_dim``), such as ``(64, 128, 256)``,
             in place of ``out_features``.
+        store: The vector store, such as ``"pgvector"``, to which ``bytes_per_vector`` or ``keep`` is restricted; see
+            :class:`st_dimreduce.Size`.
         objective: ``"quality"``, to find what people look for, or ``"fidelity"``, to find what the base model finds.
             Defaults to ``"quality"``.
         pairs: Labelled pairs of a query and the document it should find, or triples with a document that it should
@@ -78,7 +81,7 @@ def reduce_model(
             are given, it does not fit the model or is too little for ``out_features``, or the model cannot be loaded
             or gives no sentence embedding.
     """
-    size, objective = Size(out_features, bytes_per_vector, keep, nested), Objective(objective)
+    size, objective = Size(out_features, bytes_per_vector, keep, nested, store), Objective(objective)
     check_objective(objective, pairs)
     if sentences is None or embeddings is not None or summary is not None:
         given = [name for name, value in (("embeddings", embeddings), ("summary", summary)) if value is not None]

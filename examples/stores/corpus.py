@@ -1,21 +1,24 @@
-"""Shared by the store examples: vectors of 2,000 docstrings, full and reduced, and the measurements of an index."""
+"""Shared by the store examples: vectors of docstrings, full and reduced, and the measurements of an index."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from st_dimreduce.evaluation.metrics import retrieval
+
 CANDIDATES = 200  # found by binary codes, then rescored
-COLUMNS = "| store | index | model | MB on disk | overlap@10 | ms per query |\n| --- | --- | --- | --: | --: | --: |"
+FULL = "full"  # in place of a number of dimensions: the base model's vectors
+COLUMNS = ["store", "stored as", "vectors", "bytes searched", "bytes on disk", "nDCG@10", "ms per query"]
 
 
 class Corpus:
-    """Unit vectors of documents and queries by the full and the reduced model, and a temporary folder for stores.
+    """Unit vectors of documents and queries, full and reduced, and a temporary folder for stores.
 
     Args:
         vectors: File of the vectors; made if it does not exist.
@@ -30,39 +33,51 @@ class Corpus:
             encode(vectors, model, int(count))
         with np.load(vectors) as arrays:
             self._arrays = dict(arrays)
-        there = len(self._arrays["full"])
+        there = len(self._arrays[FULL])
         if there != int(count):
             sys.exit(f"{vectors} holds {there} documents, {count} were asked for: name another file")
-        print(COLUMNS)
-        self._stores = tempfile.TemporaryDirectory()  # removed when the example ends
-        scores = self.queries("full") @ self._arrays["full"].T
-        self._nearest = np.argsort(-scores, axis=1)[:, :10].tolist()
+        print(f"| {' | '.join(COLUMNS)} |\n| --- | --- | --- | --: | --: | --: | --: |")
+        # Removed when the example ends, but for what a store's threads may still be writing.
+        self._stores = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        asked, wanted = self._arrays["relevant"].T
+        self._relevant = [wanted[asked == query].tolist() for query in range(len(self.queries(FULL)))]
+        exact = np.argsort(-self.queries(FULL) @ self._arrays[FULL].T, axis=1, kind="stable")[:, :10]
+        self._exact = retrieval(exact, self._relevant)[0].mean()
 
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the name and the document vectors of each model: float32 of shape (n, 384), then (n, 128)."""
-        return ((model, self._arrays[model]) for model in ("full", "reduced"))
+    def documents(self, size: int | str) -> np.ndarray:
+        """Return document vectors, float32 of norm 1: ``FULL``, or reduced to a size."""
+        return self._arrays[f"{size}"]
 
-    def queries(self, model: str) -> np.ndarray:
-        """Return the query vectors of a model."""
-        return self._arrays[f"{model} queries"]
+    def queries(self, size: int | str) -> np.ndarray:
+        """Return the query vectors that go with them."""
+        return self._arrays[f"{size} queries"]
 
-    def place(self, *names: str) -> Path:
+    def place(self, *names: object) -> Path:
         """Return a path in the temporary folder."""
-        return Path(self._stores.name, "-".join(names).replace(" ", "-"))
+        return Path(self._stores.name, "-".join(map(str, names)).replace(" ", "-"))
 
     def measure(
-        self, store: str, index: str, model: str, find: Callable[[np.ndarray], Sequence[int]], *stored: Path | int
+        self,
+        store: str,
+        kind: str,
+        size: int | str,
+        searched: float,
+        find: Callable[[np.ndarray], Sequence[int]],
+        *stored: Path | int,
+        quantised: bool = False,
     ) -> None:
-        """Print a row of the table: size on disk, neighbour overlap@10, and median time per query.
+        """Print a row of the table: bytes per vector, share of the full vectors' nDCG@10, median time per query.
 
         Args:
             store: The store's name.
-            index: The kind of index.
-            model: ``"full"`` or ``"reduced"``.
+            kind: How the vectors are stored.
+            size: Which vectors: ``FULL``, or their dimensions.
+            searched: Bytes per vector that are scored, without ids and graph.
             find: Returns the rows of the ten nearest documents of a query vector.
             stored: The files and folders of the index, or their sizes in bytes.
+            quantised: Whether the store's own quantiser made the codes. Defaults to False.
         """
-        size = sum(place if isinstance(place, int) else bytes_on_disk(place) for place in stored)
+        disk = sum(place if isinstance(place, int) else bytes_on_disk(place) for place in stored)
         seconds: list[float] = []
 
         def timed(query: np.ndarray) -> Sequence[int]:
@@ -71,13 +86,18 @@ class Corpus:
             seconds.append(time.perf_counter() - start)
             return found
 
-        cells = store, index, model, f"{size / 1e6:.2f}", self.overlap(model, timed), f"{1000 * np.median(seconds):.2f}"
+        share = self.share(size, timed)
+        vectors = (FULL if size == FULL else f"reduced to {size}") + (", quantised" if quantised else "")
+        each = f"{disk / len(self.documents(size)):,.0f}"
+        cells = store, kind, vectors, f"{searched:,.0f}", each, share, f"{1000 * np.median(seconds):.2f}"
         print(f"| {' | '.join(cells)} |", flush=True)
 
-    def overlap(self, model: str, find: Callable[[np.ndarray], Sequence[int]]) -> str:
-        """Return the share of the full model's exact ten nearest neighbours that ``find`` returns, in percent."""
-        found = [find(query) for query in self.queries(model)]
-        return f"{np.mean([len({*near} & {*best}) / 10 for near, best in zip(found, self._nearest, strict=True)]):.1%}"
+    def share(self, size: int | str, find: Callable[[np.ndarray], Sequence[int]]) -> str:
+        """Return the nDCG@10 of what ``find`` returns, in percent of an exact search of the full vectors."""
+        found = [list(map(int, find(query))) for query in self.queries(size)]
+        most = max(map(len, found))
+        rows = np.array([near + [-1] * (most - len(near)) for near in found])
+        return f"{retrieval(rows, self._relevant)[0].mean() / self._exact:.1%}"
 
 
 def bytes_on_disk(place: Path) -> int:

@@ -11,12 +11,13 @@ import sys
 from typing import Any
 
 import numpy as np
-from corpus import Corpus
+from corpus import FULL, Corpus
 
 from st_dimreduce import Precision, quantize
 
 ELEMENTS = {"float": Precision.FLOAT32, "byte": Precision.INT8, "bit": Precision.BINARY}
 SIMILARITIES = {"cosine", "dot_product", "l2_norm", "max_inner_product"}
+WAYS = [(FULL, "float"), (FULL, "byte"), (FULL, "bit"), (128, "byte"), (64, "byte"), (384, "bit"), (256, "bit")]
 INDEXES = {family + kind for family in ("", "int8_", "int4_", "bbq_") for kind in ("hnsw", "flat")}
 
 
@@ -73,27 +74,31 @@ def codes(element: str, vectors: np.ndarray) -> np.ndarray:
     return quantize(vectors, ELEMENTS[element]).view(np.float32 if element == "float" else np.int8)
 
 
+def numbers(element: str, stored: np.ndarray) -> np.ndarray:
+    """Return what is compared, as floats: bits as -1 and 1, whose cosines have the order of the Hamming distances."""
+    if element == "bit":
+        return 2 * np.unpackbits(stored.view(np.uint8), axis=1).astype(np.float32) - 1
+    return stored.astype(np.float32)
+
+
 def main(corpus: Corpus) -> None:
-    """Check all documents, then print the mapping of each element type and the overlap@10 of an exact search."""
-    for model, documents in corpus:
-        for element in ELEMENTS:
-            field = mapping(element, documents.shape[1])
-            stored = codes(element, documents)
-            wrong = wrong_mapping(field) + [line for row in stored.tolist() for line in wrong_vector(field, row)]
-            if wrong:
-                sys.exit("\n".join(wrong))
-            print(json.dumps({"mappings": {"properties": {"embedding": field}}}))
+    """Check all documents, then print the mapping of each way and what an exact search of it finds."""
+    for size, element in WAYS:
+        documents = corpus.documents(size)
+        field = mapping(element, documents.shape[1])
+        stored = codes(element, documents)
+        wrong = wrong_mapping(field) + [line for row in stored.tolist() for line in wrong_vector(field, row)]
+        if wrong:
+            sys.exit("\n".join(wrong))
+        print(json.dumps({"mappings": {"properties": {"embedding": field}}}))
+        units = numbers(element, stored)
+        units /= np.linalg.norm(units, axis=1, keepdims=True)
 
-            def find(query: np.ndarray, element: str = element, stored: np.ndarray = stored) -> list[int]:
-                asked = codes(element, query[None])[0]
-                if element == "bit":
-                    scores = -np.unpackbits(stored.view(np.uint8) ^ asked.view(np.uint8), axis=1).sum(axis=1, dtype=int)
-                else:
-                    scores = stored.astype(float) @ asked / np.linalg.norm(stored.astype(float), axis=1)
-                return np.argsort(-scores, kind="stable")[:10].tolist()
+        def find(query: np.ndarray, element: str = element, units: np.ndarray = units) -> list[int]:
+            scores = units @ numbers(element, codes(element, query[None]))[0]
+            return np.argsort(-scores, kind="stable")[:10].tolist()
 
-            size = stored.nbytes // len(stored)
-            print(f"{model}, {element}: {size} bytes per vector, an exact search finds {corpus.overlap(model, find)}")
+        corpus.measure("Elasticsearch", element, size, stored[0].nbytes, find, stored.nbytes)
 
 
 if __name__ == "__main__":

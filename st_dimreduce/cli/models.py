@@ -12,6 +12,7 @@ from st_dimreduce.cli.options import (
     Dim,
     Force,
     Goal,
+    InStore,
     Keep,
     Output,
     Quiet,
@@ -30,6 +31,7 @@ def reduce(
     dim: Dim = None,
     bytes_: Bytes = None,
     keep: Keep = None,
+    store: InStore = None,
     objective: Goal = Objective.QUALITY,
     column: TextColumn = None,
     seed: Seed = 0,
@@ -43,7 +45,7 @@ def reduce(
     from st_dimreduce.fitting.budget import Size
     from st_dimreduce.texts import read_texts
 
-    size = Size(dim, bytes_, keep)
+    size = Size(dim, bytes_, keep, store=store)
     check_target(output, force)
     sentences = read_texts(texts, column)
 

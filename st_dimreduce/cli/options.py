@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from st_dimreduce.enums import Objective, OnBadRow
+from st_dimreduce.enums import Objective, OnBadRow, Store
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
@@ -13,6 +13,10 @@ Bytes = Annotated[int | None, typer.Option("--bytes", help="Instead of --dim: by
 Keep = Annotated[
     float | None,
     typer.Option(help="Instead of --dim: retention to reach, as a share of the full embeddings' quality such as 0.99."),
+]
+InStore = Annotated[
+    Store | None,
+    typer.Option("--store", help="With --bytes or --keep: the vector store, whose types alone are considered."),
 ]
 Goal = Annotated[
     Objective,

@@ -100,14 +100,15 @@ def choice_table(choice: dict[str, Any]) -> Table:
     Args:
         choice: What :meth:`st_dimreduce.Choice.to_dict` returned.
     """
-    table = _table("Chosen on held-out data")
+    store = choice.get("store")  # records of 0.1.0 have none
+    table = _table(f"Chosen on held-out data, of what {store} stores" if store else "Chosen on held-out data")
     for name in ("bytes", "dims", "stored as", f"{choice['metric']} retention", ""):
         table.add_column(name, justify="right")
     for option in choice["measured"]:
         table.add_row(
             str(option["bytes_per_vector"]),
             str(option["out_features"]),
-            option["precision"],
+            f"{option['precision']} in {option['column']}" if option.get("column") else option["precision"],
             _percent(option["retention"]),
             "*" if option == choice["best"] else "",
         )

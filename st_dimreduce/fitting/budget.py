@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.codes.search import search
-from st_dimreduce.enums import Objective, Precision
+from st_dimreduce.codes.stores import Column, columns_of
+from st_dimreduce.enums import Objective, Precision, Store
 from st_dimreduce.evaluation.metrics import TOP_K, nearest, overlaps, retrieval
 from st_dimreduce.fitting.closed_form import DEFAULT_WHITENING, directions, rotate, usable_pairs
 from st_dimreduce.fitting.pairs import Pairs
@@ -22,7 +23,7 @@ from st_dimreduce.progress import progress_bar
 FEWEST_VECTORS = 60  # fewer leave too few neighbours to tell two options apart
 DEFAULT_OUT_FEATURES = 128
 _LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
-_PRECISIONS = (Precision.BINARY, Precision.INT2, Precision.INT4, Precision.INT8)
+_SEARCHED = [Column(precision) for precision in (Precision.BINARY, Precision.INT2, Precision.INT4, Precision.INT8)]
 _SPLITS = 3  # of the pairs: between two similar options, a single split decides half by chance
 _MOST_DOCUMENTS, _MOST_QUERIES = 10_000, 500
 
@@ -40,15 +41,18 @@ class Size:
             that keep it.
         nested: Ascending sizes at which the outputs may be truncated, such as ``(64, 128, 256)``; the last is
             ``out_features``. In multiples of 8, codes can be truncated there too.
+        store: The vector store, such as ``"pgvector"``: of a byte budget or of ``keep``, only those precisions are
+            considered that the store searches by itself. ``docs/stores.md`` lists them.
 
     Raises:
-        ValueError: If several are given, or one is out of range.
+        ValueError: If several are given, one is out of range, or the store is not known.
     """
 
     out_features: int | None = None
     bytes_per_vector: int | None = None
     keep: float | None = None
     nested: Sequence[int] | None = None
+    store: Store | str | None = None
 
     def __post_init__(self) -> None:
         if self.nested and self.out_features is None:
@@ -68,6 +72,11 @@ class Size:
             raise ValueError(f"bytes_per_vector={self.bytes_per_vector}: choose a budget of at least 1")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise ValueError(f"keep={self.keep}: choose a share greater than 0 and at most 1, such as 0.99")
+        if self.store is not None:
+            object.__setattr__(self, "store", Store(self.store))
+            if self.out_features is not None:
+                asked = "give bytes_per_vector or keep, not a dimension"
+                raise ValueError(f"store={str(self.store)!r} is for choosing a precision: {asked}")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -90,12 +99,14 @@ class Option:
         bytes_per_vector: Bytes per vector.
         retention: Share of the full embedding's metric that is kept: nDCG@10 where there are pairs, else neighbour
             overlap@10.
+        column: The store's type for it, such as ``"halfvec"``; None where no store was named.
     """
 
     out_features: int
     precision: str
     bytes_per_vector: int
     retention: float
+    column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,11 +117,13 @@ class Choice:
         best: The option to use.
         measured: Every option measured.
         metric: What ``retention`` is a share of.
+        store: The store whose types were considered; None for :func:`st_dimreduce.search`.
     """
 
     best: Option
     measured: list[Option]
     metric: str
+    store: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the choice as JSON can hold it."""
@@ -125,6 +138,7 @@ def choose(
     objective: Objective | str = Objective.QUALITY,
     pairs: Pairs | None = None,
     cloze_pairs: Pairs | None = None,
+    store: Store | str | None = None,
     seed: int = 0,
     show_progress_bar: bool | None = None,
 ) -> Choice:
@@ -134,6 +148,10 @@ def choose(
     texts. Given pairs, a third of them is held out and searched for among the other documents, three times over;
     without, held-out vectors search for their neighbours.
 
+    Each option is measured as it will be searched: by float queries, or by queries in codes where a store takes no
+    others. A 16-bit float type of a store counts as float32 in two bytes per dimension: of a unit vector it loses
+    nothing that could be measured.
+
     Args:
         summary: Summary of at least 60 vectors of size d.
         bytes_per_vector: Bytes per stored vector, 1 to 4 d. Takes the best option within it.
@@ -142,13 +160,52 @@ def choose(
         objective: As in :func:`st_dimreduce.fit_head`.
         pairs: As in :func:`st_dimreduce.fit_head`.
         cloze_pairs: As in :func:`st_dimreduce.fit_head`; used where there are no labelled pairs.
+        store: As in :class:`Size`. Any precision if None (the default), to be searched by
+            :func:`st_dimreduce.search`.
         seed: Seed of what is held out. Defaults to 0.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Raises:
-        ValueError: If not exactly one of ``bytes_per_vector`` and ``keep`` is given, it is out of range, or there are
-            too few vectors.
+        ValueError: If not exactly one of ``bytes_per_vector`` and ``keep`` is given, it is out of range, there are
+            too few vectors, or the store is not known or holds nothing in so few bytes.
     """
+    objective, store = Objective(objective), None if store is None else Store(store)
+    _check_budget(summary, bytes_per_vector, keep, store)
+    pairs = cloze_pairs if pairs is None else pairs
+    splits = _SPLITS if usable_pairs(objective, pairs) else 1
+    evidence = [
+        _Evidence(summary, objective, pairs, seed + split)
+        for split in progress_bar("Holding out", "splits", show_progress_bar, range(splits))
+    ]
+    measured: list[Option] = []
+    seen: set[tuple[int, Column]] = set()
+    with progress_bar("Choosing", "options", show_progress_bar) as bar:
+        for budget in [bytes_per_vector] if bytes_per_vector is not None else _LADDER:
+            new = [option for option in _options(budget, summary, store) if option not in seen]
+            seen.update(new)  # a larger budget may buy no more of a column
+            for size, column in new:
+                retention = float(np.mean([split.retention(size, column) for split in evidence]))
+                name = None if store is None else column.type
+                used = column.bytes_per_vector(size)
+                measured.append(Option(size, column.precision.value, used, retention, name))
+                bar.update()
+            if keep is not None and measured and max(option.retention for option in measured) >= keep:
+                break
+    metric = evidence[0].metric
+    good = [option for option in measured if keep is not None and option.retention >= keep]
+    if good:
+        best = min(good, key=lambda option: (option.bytes_per_vector, -option.retention))
+    else:
+        best = max(measured, key=lambda option: option.retention)
+        if keep is not None:
+            warnings.warn(
+                f"nothing keeps {keep:.1%} of the {metric}: the best keeps {best.retention:.1%}", stacklevel=2
+            )
+    return Choice(best, measured, metric, None if store is None else store.value)
+
+
+def _check_budget(summary: Summary, bytes_per_vector: int | None, keep: float | None, store: Store | None) -> None:
+    """Raise ``ValueError`` as :func:`choose` says."""
     if (bytes_per_vector is None) == (keep is None):
         raise ValueError("give either bytes_per_vector or keep")
     if bytes_per_vector is not None and not 1 <= bytes_per_vector <= 4 * summary.width:
@@ -159,44 +216,27 @@ def choose(
     if summary.count < FEWEST_VECTORS:
         needed = f"give {FEWEST_VECTORS}, or a dimension"
         raise ValueError(f"{summary.count} vectors are too few to hold any out for a choice: {needed}")
-    objective = Objective(objective)
-    pairs = cloze_pairs if pairs is None else pairs
-    splits = _SPLITS if usable_pairs(objective, pairs) else 1
-    evidence = [
-        _Evidence(summary, objective, pairs, seed + split)
-        for split in progress_bar("Holding out", "splits", show_progress_bar, range(splits))
-    ]
-    measured: list[Option] = []
-    with progress_bar("Choosing", "options", show_progress_bar) as bar:
-        for budget in [bytes_per_vector] if bytes_per_vector is not None else _LADDER:
-            for size, precision in _options(budget, summary):
-                retention = float(np.mean([split.retention(size, precision) for split in evidence]))
-                measured.append(Option(size, precision.value, precision.bytes_per_vector(size), retention))
-                bar.update()
-            if keep is not None and measured and max(option.retention for option in measured) >= keep:
-                break
-    if keep is not None:
-        good = [option for option in measured if option.retention >= keep]
-        if good:
-            best = min(good, key=lambda option: (option.bytes_per_vector, -option.retention))
-            return Choice(best, measured, evidence[0].metric)
-        highest = max(option.retention for option in measured)
-        warnings.warn(
-            f"nothing keeps {keep:.1%} of the {evidence[0].metric}: the best keeps {highest:.1%}", stacklevel=2
-        )
-    return Choice(max(measured, key=lambda option: option.retention), measured, evidence[0].metric)
+    if store is not None and bytes_per_vector is not None:
+        least = min(column.bytes_per_vector(1) for column in columns_of(store))
+        if bytes_per_vector < least:
+            raise ValueError(f"bytes_per_vector={bytes_per_vector}: one dimension takes {least} in {store.value}")
 
 
-def _options(budget: int, summary: Summary) -> Iterator[tuple[int, Precision]]:
-    """Yield every split of the budget that uses more than half of it and no more dimensions than there are."""
+def _options(budget: int, summary: Summary, store: Store | None) -> Iterator[tuple[int, Column]]:
+    """Yield the splits of the budget, of no more dimensions than there are: for a store, one for each precision.
+
+    Without a store, those that use less than half of what others use are left out: there are better ones.
+    """
     widest = min(summary.width, summary.count)
-    sizes = {precision: min(8 * budget // precision.bits, widest) for precision in _PRECISIONS}
-    used = {precision: precision.bytes_per_vector(size) for precision, size in sizes.items() if size}
-    for precision, size in used.items():
-        if 2 * size > max(used.values()):
-            yield sizes[precision], precision
-    if budget >= 4 * summary.width:
-        yield widest, Precision.FLOAT32
+    columns = _SEARCHED if store is None else columns_of(store)
+    sizes = [min(8 * budget // column.bits, widest, column.most or widest) for column in columns]
+    options = [(size, column) for size, column in zip(sizes, columns, strict=True) if size]
+    most = max((column.bytes_per_vector(size) for size, column in options), default=0)
+    for size, column in options:
+        if store is not None or 2 * column.bytes_per_vector(size) > most:
+            yield size, column
+    if store is None and budget >= 4 * summary.width:
+        yield widest, Column(Precision.FLOAT32)
 
 
 class _Evidence:
@@ -225,12 +265,14 @@ class _Evidence:
         self._nearest = nearest(self._queries, self._documents)
         self._full = self._value(self._nearest)
 
-    def retention(self, out_features: int, precision: Precision) -> float:
+    def retention(self, out_features: int, column: Column) -> float:
         """Return the share of the full embedding's metric that is kept."""
+        precision = column.precision
         projection = self._directions[:, :out_features]
         projection = projection @ rotate(self._documents[:1] @ projection, "random", self._seed).astype(np.float32)
         codes = quantize(self._documents @ projection, precision)
-        return self._value(search(self._queries @ projection, codes, precision, TOP_K)[1]) / self._full
+        queries = dequantize(quantize(self._queries @ projection, column.query), column.query, out_features)
+        return self._value(search(queries, codes, precision, TOP_K)[1]) / self._full
 
     def _value(self, found: np.ndarray) -> float:
         if self._relevant is None:

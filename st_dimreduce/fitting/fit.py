@@ -67,7 +67,7 @@ def fit_head(
     chosen: dict[str, Any] = {}
     out_features, precision = size.out_features, Precision.FLOAT32
     if out_features is None:
-        budget: dict[str, Any] = {"bytes_per_vector": size.bytes_per_vector, "keep": size.keep}
+        budget: dict[str, Any] = {"bytes_per_vector": size.bytes_per_vector, "keep": size.keep, "store": size.store}
         choice = choose(summary, objective=objective, pairs=pairs, cloze_pairs=cloze_pairs, **budget, **common)
         out_features, precision = choice.best.out_features, Precision(choice.best.precision)
         chosen = {"choice": choice.to_dict(), "precision": precision}

@@ -7,33 +7,40 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from st_dimreduce import load_head, quantize
+from st_dimreduce import Summary, fit_head, load_head, quantize, save_head
 
 EXAMPLES = Path("examples", "databases").absolute()
 WIDTH, SIZE = 64, 32
+COUNT, HALVES = "SELECT count(*) FROM {}", "SELECT id, reduced FROM {} ORDER BY id"
 
-# Runs a script, which ends as by `kill -9` when it is about to reduce its third batch.
+# Runs a script, which ends as by `kill -9` when it is about to reduce its third batch with the head that it saved.
 DIES = """
 import os, runpy, signal, sys
 from st_dimreduce import Head
 
-reduce, calls = Head.reduce_stored, []
+reduce, save, calls, saved = Head.reduce_stored, Head.save, [], []
 
 def reduce_two_batches(self, rows, *options, **named):
-    calls.append(rows)
+    calls.extend(saved)  # a fit reduces too
     if len(calls) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return reduce(self, rows, *options, **named)
 
-Head.reduce_stored = reduce_two_batches
+def save_and_count(self, *options, **named):
+    save(self, *options, **named)
+    saved.append(True)
+
+Head.reduce_stored, Head.save = reduce_two_batches, save_and_count
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -180,6 +187,188 @@ def test_qdrant(tmp_path, capsys):
         assert set(nearest_to_first) == set(found[ids.index(there[0].id)])
         assert overlap(found, vectors, ids) > 0.8
     example.refuses_another_head()
+
+
+class Searching(threading.Thread):
+    """Searches again and again, until it is told to stop; keeps what failed, and the overlap of each search."""
+
+    def __init__(self, search):
+        super().__init__(daemon=True)
+        self.search, self.overlaps, self.failures, self.stopped = search, [], [], threading.Event()
+
+    def run(self):
+        while not self.stopped.is_set():
+            with self.kept():
+                self.overlaps.append(self.search())
+
+    @contextmanager
+    def kept(self):
+        try:
+            yield
+        except Exception as error:
+            self.failures.append(error)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopped.set()
+        self.join(60)
+
+
+@pytest.fixture
+def connect(postgres):
+    """Connections to a database without tables, in which there will be none when the test ends."""
+    import pgvector.psycopg
+    import psycopg
+
+    tables = "DROP TABLE IF EXISTS documents, documents_reduced, documents_live CASCADE"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        connection.execute(tables)
+    with ExitStack() as stack:
+
+        def connect():
+            connection = stack.enter_context(psycopg.connect(postgres, autocommit=True))
+            pgvector.psycopg.register_vector(connection)
+            return connection
+
+        yield connect
+        connect().execute(tables)
+
+
+class Documents:
+    """A table of documents, which grows, and the old and the new head of its codes."""
+
+    def __init__(self, connect, vectors):
+        self.connection, self.searching, self.vectors = connect(), connect(), vectors
+        self.ids = [3 * row - 99 for row in range(len(vectors))]
+        self.connection.execute(f"CREATE TABLE documents (id bigint PRIMARY KEY, embedding vector({WIDTH}))")
+
+    def add(self, first, last):
+        rows = list(zip(self.ids[first:last], self.vectors[first:last], strict=True))
+        with self.connection.cursor() as cursor:
+            cursor.executemany("INSERT INTO documents VALUES (%s, %s)", rows)
+
+    def search(self, names, heads, count):
+        """The table that is searched, and the overlap of five searches with exact ones among the first documents."""
+        found = [[id_ for id_, _ in names["nearest"](self.searching, heads, vector)] for vector in self.vectors[:5]]
+        return names["live"](self.searching)[0], overlap(found, self.vectors[:count], self.ids[:count])
+
+
+@pytest.mark.component("pgvector")
+def test_refit_pgvector(connect, postgres, tmp_path, capsys):
+    script, old_folder, new_folder = EXAMPLES / "refit_pgvector.py", tmp_path / "old", tmp_path / "new"
+    names, shrink = runpy.run_path(str(script)), runpy.run_path(str(EXAMPLES / "shrink_pgvector.py"))["main"]
+    documents = Documents(connect, clustered(2500))
+    connection, ids = documents.connection, documents.ids
+    documents.add(0, 600)  # the old head knows a quarter of what will come
+    shrink(postgres, str(old_folder), str(SIZE))
+    documents.add(600, 2400)
+    shrink(postgres, str(old_folder))
+
+    arguments = [postgres, str(old_folder), str(new_folder)]
+    killed = subprocess.run([sys.executable, "-c", DIES, script, *arguments], timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    old, new = load_head(old_folder), load_head(new_folder)
+    heads, table = {old.digest: old, new.digest: new}, names["table_of"](new)
+    assert connection.execute(COUNT.format(table)).fetchone() == (2000,)
+    with pytest.raises(SystemExit, match="not live yet"):
+        names["drop"](connection, old, new)
+
+    lines = []
+    with Searching(lambda: documents.search(names, heads, 2400)) as searching:
+        for line in names["refit"](connection, old, new):
+            lines.append(line)
+            if len(lines) == 1:
+                documents.add(2400, 2450)  # come while the codes are being replaced
+        switched, deadline = len(searching.overlaps), time.monotonic() + 60
+        while len(searching.overlaps) < switched + 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    counts = f"reduced 400 documents up to id {ids[2399]}", f"reduced 50 documents up to id {ids[2449]}"
+    assert lines == [*counts, f"switched to {table}"]
+    assert searching.failures == []
+    assert {name for name, _ in searching.overlaps} == {"documents_reduced", table}
+    assert min(share for _, share in searching.overlaps) > 0.5  # codes of one head and queries of the other: near 0
+
+    documents.add(2450, 2500)
+    capsys.readouterr()
+    names["main"](*arguments)  # the same command adds what has come
+    assert capsys.readouterr().out.startswith(f"reduced 50 documents up to id {ids[2499]}\n")
+    found_ids, halves = zip(*connection.execute(HALVES.format(table)).fetchall(), strict=True)
+    assert list(found_ids) == ids
+    expected = quantize(new.reduce_stored(documents.vectors)[:, :SIZE], "float32")
+    np.testing.assert_allclose(np.stack([half.to_numpy() for half in halves]), expected, atol=1e-3)
+
+    names["main"](*arguments, "drop")
+    assert capsys.readouterr().out == "dropped documents_reduced\n"
+    assert connection.execute("SELECT to_regclass('documents_reduced')").fetchone() == (None,)
+    assert documents.search(names, heads, 2500)[0] == table
+    with pytest.raises(SystemExit, match="another head"):
+        list(names["refit"](connection, old, load_head_like(new)))
+    connection.execute(f"DROP TABLE {table}")
+
+
+def load_head_like(head):
+    """Another head of the same sizes."""
+    return replace(head, weight=head.weight[::-1].copy())
+
+
+@pytest.mark.component("Qdrant")
+@pytest.mark.parametrize("kept", ["full vectors", "reduced vectors only"])
+def test_refit_qdrant(tmp_path, capsys, kept):
+    import qdrant_client as qdrant
+
+    vectors = clustered(200)
+    ids = list(range(len(vectors)))
+    database, old_folder, new_folder = (str(tmp_path / name) for name in ("qdrant", "old", "new"))
+    save_head(fit_head(Summary.of(vectors[:80]), SIZE, objective="fidelity", train=False), old_folder)
+    old = load_head(old_folder)
+    params = qdrant.models.VectorParams(size=WIDTH, distance=qdrant.models.Distance.COSINE)
+    with closing(qdrant.QdrantClient(path=database)) as client:
+        client.create_collection("documents", params)
+        client.upload_collection("documents", vectors, [{"row": row} for row in ids], ids)
+    runpy.run_path(str(EXAMPLES / "shrink_qdrant.py"))["main"](database, old_folder)
+    if kept != "full vectors":
+        with closing(qdrant.QdrantClient(path=database)) as client:
+            client.delete_collection("documents")
+
+    script = EXAMPLES / "refit_qdrant.py"
+    names, arguments = runpy.run_path(str(script)), [database, old_folder, new_folder]
+    killed = subprocess.run([sys.executable, "-c", DIES, script, *arguments], timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    new = load_head(new_folder)
+    name = names["collection_of"](new)
+    heads = {"documents_reduced": old, name: new}
+    with closing(qdrant.QdrantClient(path=database)) as client:
+
+        def search():
+            found = [[id_ for id_, _ in names["nearest"](client, heads, vector)] for vector in vectors[:20]]
+            return names["live"](client), overlap(found, vectors, ids)
+
+        assert client.count(name).count == 2 * 64
+        searches = [search(), *(search() for _ in names["refit"](client, old, new, "documents_reduced"))]
+        assert [live for live, _ in searches] == ["documents_reduced"] * 3 + [name]  # 64 and 8 points were missing
+        assert min(share for _, share in searches) > 0.7
+        points = client.retrieve(name, ids, with_vectors=True)
+        assert {point.id: point.payload for point in points} == {row: {"row": row} for row in ids}
+        if kept == "full vectors":
+            stored = np.array([point.vector for point in sorted(points, key=lambda point: point.id)])
+            np.testing.assert_allclose(stored, quantize(new.reduce_stored(vectors), "float32"), atol=1e-6)
+
+    capsys.readouterr()
+    names["main"](*arguments)
+    assert [line.partition(" ")[0] for line in capsys.readouterr().out.splitlines()] == ["switched", "nearest:"]
+    names["main"](*arguments, "drop")
+    assert capsys.readouterr().out == "dropped documents_reduced\n"
+    with closing(qdrant.QdrantClient(path=database)) as client:
+        assert search_only(client, names, new, vectors[0])[0] == 0
+
+
+def search_only(client, names, head, vector):
+    """The ids that a program finds that knows the new head only."""
+    return [id_ for id_, _ in names["nearest"](client, {names["collection_of"](head): head}, vector)]
 
 
 @pytest.mark.component("DuckDB")

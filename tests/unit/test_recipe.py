@@ -174,6 +174,11 @@ def test_behind_a_head_on_tokens(tiny_path):
     assert names(reduce_model(base, SENTENCES, 4)) == ["Transformer", "DimReduce", "Pooling", "Dense"]
 
 
+def test_a_byte_budget_of_a_store(tiny):
+    head = DimReduce.from_model(reduce_model(tiny, SENTENCES, bytes_per_vector=8, store="chroma"))
+    assert (head.out_features, head.record.precision, head.record.choice["store"]) == (2, Precision.FLOAT32, "chroma")
+
+
 def test_reduce_model_within_a_budget(tiny):
     reduced = reduce_model(tiny, SENTENCES, bytes_per_vector=8)
     head = DimReduce.from_model(reduced)

@@ -51,6 +51,15 @@ def test_standard_input_columns_force_and_quiet(base_path, tmp_path):
     assert SentenceTransformer(str(out), device="cpu").get_embedding_dimension() == 5
 
 
+def test_a_budget_of_a_store(base_path, texts_path, tmp_path):
+    done = run("reduce", base_path, texts_path, "--bytes", "8", "--store", "pgvector", "-o", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "st_dimreduce.json").read_text())
+    assert record["choice"]["store"] == "pgvector"
+    assert record["choice"]["best"]["column"] in {"bit", "halfvec"}
+    assert "of what pgvector stores" in " ".join(done.stdout.split())
+
+
 def test_a_budget_in_place_of_a_dimension(base_path, texts_path, tmp_path):
     done = run("reduce", base_path, texts_path, "--bytes", "8", "--objective", "fidelity", "-o", str(tmp_path / "out"))
     assert done.exit_code == 0, done.stderr
@@ -75,6 +84,7 @@ def test_a_budget_in_place_of_a_dimension(base_path, texts_path, tmp_path):
         (("BASE", "TEXTS", "--bytes", "0"), "bytes_per_vector=0: choose a budget of at least 1"),
         (("BASE", "TEXTS", "--bytes", "999"), "bytes_per_vector=999: choose 1 to 128"),
         (("BASE", "TEXTS", "--keep", "1.5"), "keep=1.5: choose a share"),
+        (("BASE", "TEXTS", "--store", "faiss"), "store='faiss' is for choosing a precision"),
         (("BASE", "TEXTS", "--keep", "0.9", "--dim", "8"), "out_features, keep were given: give exactly one"),
         (
             ("BASE", "FEW", "--dim", "8"),

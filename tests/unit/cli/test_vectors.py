@@ -61,6 +61,20 @@ def test_from_stored_vectors_to_a_model_that_finds_them(stored, tmp_path):
     assert (again * theirs).sum(axis=1).min() >= 0.9999, "a reduced model's own head reduces them the same"
 
 
+def test_a_store_is_named_with_its_types(stored, tmp_path):
+    done = run("fit", tmp_path / "x.parquet", "--bytes", 8, "--store", "pgvector", "--output", tmp_path / "head")
+    assert done.exit_code == 0, done.output
+    words = " ".join(done.output.split())
+    assert "of what pgvector stores" in words
+    assert "binary in bit" in words
+    assert "float32 in halfvec" in words
+    assert load_head(tmp_path / "head").record.choice["store"] == "pgvector"
+    done = run("fit", tmp_path / "x.parquet", "--bytes", 8, "--store", "pinecone", "--output", tmp_path / "other")
+    assert done.exit_code == 2
+    assert "sqlite-vec" in done.stderr  # all are listed
+    assert not (tmp_path / "other").exists()
+
+
 def test_bad_rows_force_and_quiet(tmp_path):
     rows = np.random.default_rng(0).standard_normal((70, 8))
     rows[3] = 0
@@ -111,6 +125,7 @@ def test_a_run_goes_on_when_it_is_called_again(tmp_path, monkeypatch):
         (("fit", "none.npy", "-o", "OUT"), "no file or folder none.npy: give an array"),
         (("fit", "X", "-o", "OUT", "--dim", 99), "out_features=99: choose a size from 1 to in_features=8"),
         (("fit", "X", "-o", "OUT", "--dim", 4, "--keep", 0.9), "give exactly one of out_features"),
+        (("fit", "X", "-o", "OUT", "--dim", 4, "--store", "pgvector"), "is for choosing a precision"),
         (("fit", "X", "-o", "OUT", "--bytes", 99), "bytes_per_vector=99: choose 1 to 32"),
         (("fit", "X", "-o", "OUT", "--dim", 4, "--column", "v"), "column 'v' was named, but"),
         (("fit", "X", "-o", "HOME", "--dim", 4), "exists: choose another folder"),

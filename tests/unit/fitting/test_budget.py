@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from st_dimreduce import Pairs, Precision, Size, Summary, choose, dequantize, fit_head, quantize
+from st_dimreduce import Pairs, Precision, Size, Summary, choose, dequantize, fit_head, fit_on_vectors, quantize
+from st_dimreduce.codes.stores import STORES, columns_of
+from st_dimreduce.enums import Store
 from st_dimreduce.fitting.closed_form import closed_form_head
 from st_dimreduce.fitting.contrastive import _loss, contrast_head
 from st_dimreduce.fitting.distillation import distill_head
@@ -61,9 +64,80 @@ def test_keep_that_nothing_does_is_said():
     assert choice.best.retention == max(shares(choice).values())
 
 
+def by_type(choice):
+    return {(option.out_features, option.column): option for option in choice.measured}
+
+
+@pytest.mark.parametrize("store", ["pgvector", "elasticsearch", "chroma", "qdrant", "faiss"])
+@pytest.mark.parametrize("budget", [4, 24])
+def test_a_store_gets_what_it_searches(store, budget):
+    choice = choose(SUMMARY, bytes_per_vector=budget, pairs=PAIRS, store=store)
+    assert choice.store == store
+    columns = {column.precision.value: column for column in columns_of(Store(store))}
+    assert {option.precision for option in choice.measured} == columns.keys()
+    for option in choice.measured:
+        assert option.column == columns[option.precision].type
+        assert option.bytes_per_vector == columns[option.precision].bytes_per_vector(option.out_features) <= budget
+    assert choice.best.retention == max(option.retention for option in choice.measured)
+
+
+def test_floats_of_16_bits_take_two_bytes_per_dimension():
+    choice = choose(SUMMARY, bytes_per_vector=24, objective="fidelity", store="pgvector")
+    assert by_type(choice)[12, "halfvec"].bytes_per_vector == 24
+    assert (
+        by_type(choice)[12, "halfvec"].retention
+        == choose(SUMMARY, bytes_per_vector=48, objective="fidelity", store="chroma").best.retention
+    )
+
+
+def test_a_store_that_compares_bits_with_bits_is_measured_so():
+    """Float queries find more in the same bits."""
+    bits = choose(SUMMARY, bytes_per_vector=4, objective="fidelity", store="pgvector")
+    floats = choose(SUMMARY, bytes_per_vector=4, objective="fidelity", store="faiss")
+    assert by_type(bits)[32, "bit"].retention < by_type(floats)[32, "build_index"].retention - 0.05
+
+
+def test_keep_measures_what_more_bytes_do_not_improve_once():
+    choice = choose(SUMMARY, keep=0.9, objective="fidelity", store="pgvector")
+    assert len(by_type(choice)) == len(choice.measured)
+    assert choice.best.retention >= 0.9
+    assert choice.best.column == "halfvec"
+
+
+def test_a_limit_of_the_store_is_kept(monkeypatch):
+    halves = replace(columns_of(Store.PGVECTOR)[0], most=10)
+    monkeypatch.setitem(STORES, Store.PGVECTOR, replace(STORES[Store.PGVECTOR], columns=(halves,)))
+    [option] = choose(SUMMARY, bytes_per_vector=100, store="pgvector").measured
+    assert option.out_features == 10
+
+
+def test_a_head_knows_what_its_store_holds():
+    head = fit_head(SUMMARY, Size(bytes_per_vector=4, store="pgvector"), cloze_pairs=PAIRS)
+    assert (head.out_features, head.precision) == (32, Precision.BINARY)
+    assert (head.record.choice["store"], head.record.choice["best"]["column"]) == ("pgvector", "bit")
+    assert fit_on_vectors(X, keep=0.5, store="chroma", objective="fidelity").precision is Precision.FLOAT32
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"bytes_per_vector": 8, "store": "pinecone"}, "unknown store 'pinecone': choose from faiss, qdrant, pgvector"),
+        ({"store": "pgvector"}, "store='pgvector' is for choosing a precision: give bytes_per_vector or keep"),
+        ({"out_features": 8, "store": "pgvector"}, "store='pgvector' is for choosing a precision"),
+        ({"nested": (8, 16), "store": "pgvector"}, "store='pgvector' is for choosing a precision"),
+    ],
+)
+def test_bad_stores(arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Size(**arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bytes_per_vector": 3, "store": "chroma"}, "bytes_per_vector=3: one dimension takes 4 in chroma"),
+        ({"bytes_per_vector": 3, "store": "nothing"}, "unknown store 'nothing'"),
         ({}, "give either bytes_per_vector or keep"),
         ({"bytes_per_vector": 8, "keep": 0.9}, "give either bytes_per_vector or keep"),
         ({"bytes_per_vector": 0}, "bytes_per_vector=0: choose 1 to 128"),

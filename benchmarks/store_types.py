@@ -1,0 +1,98 @@
+"""The page of what each vector store holds: docs/stores.md, printed from the facts that ``store=`` reads.
+
+python -m benchmarks.store_types
+"""
+
+from __future__ import annotations
+
+from benchmarks.printing import paragraph, table, write
+from st_dimreduce.codes.stores import STORES, Column, StoreFacts
+from st_dimreduce.enums import Precision
+
+INTRO = """
+    A byte budget, or a share to keep, takes the precision that finds most when our own `search` reads the codes. A
+    vector store reads fewer. With `store="pgvector"` (`--store pgvector`), only the types that the store searches by
+    itself are considered, each measured as the store will search it: by queries in codes, where it takes no others."""
+CODE = """```bash
+st-dimreduce fit vectors.parquet --bytes 128 --store pgvector --output head
+```
+
+```python
+from st_dimreduce import Size, fit_head, fit_on_vectors, reduce_model, summarize
+
+head = fit_on_vectors("vectors.npy", bytes_per_vector=128, store="pgvector")
+head.precision  # what to store; head.record.choice names the type and what else was measured
+```"""
+RULES = [
+    """`codes` in the table are `quantize(head.reduce_stored(vectors), precision)`, or what `apply` wrote. Queries are
+    reduced by the same head and given in the precision of the column "queries": `quantize(query, "int8")` and so on;
+    "float32" also takes unnormalised queries where the distance is a cosine.""",
+    """Types of 16 bits are not a precision of ours: they hold `float32` codes in two bytes per dimension, and the store
+    casts them. Of a unit vector that loses nothing that could be measured, so a budget for a store that has such a type
+    counts two bytes. `apply` still writes four.""",
+    """`binary` codes are `numpy.packbits(reduced > 0)`: k bits, filled up to whole bytes with zeros, which change no
+    Hamming distance. Where a store asks for a multiple of 8, it is 8 times the bytes of a code.""",
+    """`int8` codes have nearly, not exactly, the same norm: take the cosine where a store has it. Qdrant's `uint8` has
+    no sign, so 128 is added to codes and queries, and the Euclidean distance, which does not see it, gives nearly the
+    order of the cosines.""",
+    """A store's own quantiser gets `float32` codes: reduced vectors are quantised like any others, and where the floats
+    stay on disk they are smaller too.""",
+]
+CHOICE = [
+    "A type for `int8`: as many dimensions as bytes. 128 of them find no less than the full float32 vectors.",
+    """Bits and no bytes (pgvector, LanceDB, DuckDB): as many dimensions as the base model has, a bit each. With reduced
+    vectors as 16-bit floats beside the bits, in a column that no index reads, one query takes 200 candidates by their
+    bits and orders them by the floats: that finds no less than the full vectors.""",
+    """Qdrant: the type `turbo4`, of float32 codes of twice as many dimensions as bytes. No floats are kept, and in
+    three of four cases it finds more than `uint8` in the same bytes. `store="qdrant"` does not propose it: its codes
+    are Qdrant's own.""",
+    "FAISS: `int4` and `int2` in the index of `build_index`.",
+    """Floats only (Chroma, Milvus Lite, Weaviate): 128 dimensions, and the store's own quantiser, if it has one, on
+    them.""",
+]
+
+
+def row(facts: StoreFacts, column: Column) -> list[str]:
+    """Return the cells of a type."""
+    query = "float32" if column.query is Precision.FLOAT32 else f"{column.query.value} codes"
+    most = f"{column.most:,}" if column.most else ""
+    cells = [facts.name, column.precision.value, f"`{column.type}`", f"`{column.hand_over}`", column.distance, query]
+    return [*cells, f"{column.bits}", most]
+
+
+def page() -> list[str]:
+    """Return the blocks of the page."""
+    head = ["store", "precision", "type", "give it", "distance", "queries", "bits", "dimensions at most"]
+    types = [row(facts, column) for facts in STORES.values() for column in facts.columns]
+    quantisers = [
+        [
+            f"{facts.name} (`{store.value}`)",
+            facts.version,
+            "yes" if facts.tested else "no",
+            facts.quantisers,
+            ", ".join(f"[{number}]({source})" for number, source in enumerate(facts.sources, 1)),
+        ]
+        for store, facts in STORES.items()
+    ]
+    return [
+        "# Stores",
+        paragraph(INTRO),
+        CODE,
+        "## What each store searches by itself",
+        paragraph("Bits are those of a dimension; the last column is empty where no limit is documented."),
+        table(head, types, left=6),
+        *map(paragraph, RULES),
+        "## Which to take",
+        paragraph("What each finds is in `benchmarks/STORES.md`, with the bytes searched and on disk."),
+        "\n".join(paragraph(f"- {line}").replace("\n", "\n  ") for line in CHOICE),
+        "## What each store can do to floats",
+        paragraph(
+            "Tested: the tests store vectors there and search them. The others were not run here: their rows follow "
+            "their documentation."
+        ),
+        table(["store", "version", "tested", "its own quantisers", "sources"], quantisers, left=5),
+    ]
+
+
+if __name__ == "__main__":
+    write("../docs/stores.md", page())
