@@ -80,6 +80,9 @@ def test_commands_and_options_exist(code):
     group = typer.main.get_command(app)
     for name, *arguments in commands(code):
         command = group.commands[name]
+        if hasattr(command, "commands"):  # a group of its own
+            name, *arguments = arguments  # noqa: PLW2901
+            command = command.commands[name]
         context = command.make_context(name, list(arguments), resilient_parsing=False)
         assert context.params
 
