@@ -158,8 +158,9 @@ class CodeIndex:
         unit = self.unit_queries(queries, top_k)
         effort = self._effort(recall, effort, top_k)
         keys = None if ids is None else np.unique(self._keys(ids))
-        scores, found = self._find(unit, top_k, effort, self.manifest.candidates, keys, threads)
-        return scores, self._ids_at(found)
+        segments = self._segments  # the same ones throughout, whatever another thread opens meanwhile
+        scores, found = _find(segments, unit, top_k, effort, self.manifest.candidates, keys, threads)
+        return scores, self._ids_at(found, segments)
 
     def unit_queries(self, queries: np.ndarray | Tensor, top_k: int) -> np.ndarray:
         """Return queries scaled to norm 1, after checking that they are of the index's size."""
@@ -168,39 +169,6 @@ class CodeIndex:
             expected = f"{self.out_features}: encode them with the reduced model, or reduce them with its head"
             raise ValueError(f"queries have {unit.shape[1]} dimensions, expected {expected}")
         return unit
-
-    def _find(
-        self,
-        unit: np.ndarray,
-        top_k: int,
-        effort: int,
-        candidates: int,
-        keys: np.ndarray | None = None,
-        threads: int | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the nearest codes: scores, and positions counted through all segments, -1 where there are fewer.
-
-        Args:
-            unit: Queries of norm 1.
-            top_k: How many to find per query.
-            effort: Cells to look into.
-            candidates: Candidates to score exactly, per result.
-            keys: Keys to find only; None for all.
-            threads: As in :meth:`search`.
-        """
-        from st_dimreduce.codes import scan  # noqa: PLC0415, optional
-
-        scores = np.full((len(unit), top_k), -np.inf, np.float32)
-        found = np.full((len(unit), top_k), -1)
-        first = 0
-        with scan.threads(threads):
-            for searched in self._segments:
-                positions = searched.candidates(unit, candidates * top_k, effort, keys)
-                if positions.shape[1]:
-                    some = searched.score(unit, positions)
-                    scores, found = _best(scores, found, some, np.where(positions < 0, -1, positions + first), top_k)
-                first += len(searched.segment)
-        return scores, found
 
     @property
     def _efforts(self) -> tuple[int, int]:
@@ -246,11 +214,11 @@ class CodeIndex:
         """Return ids as the numbers that segments hold."""
         return as_keys(ids, self.manifest.named)[0]
 
-    def _ids_at(self, found: np.ndarray) -> np.ndarray:
+    def _ids_at(self, found: np.ndarray, segments: Sequence[_Searched]) -> np.ndarray:
         """Return the ids of vectors that are numbered through all segments."""
-        starts = np.cumsum([0, *(len(searched.segment) for searched in self._segments)])
+        starts = np.cumsum([0, *(len(searched.segment) for searched in segments)])
         out = np.full(found.shape, None) if self.manifest.named else np.full(found.shape, -1)
-        for searched, first, last in zip(self._segments, starts, starts[1:], strict=False):
+        for searched, first, last in zip(segments, starts, starts[1:], strict=False):
             here = (found >= first) & (found < last)
             segment, positions = searched.segment, found[here] - first
             names = segment.names
@@ -347,8 +315,8 @@ class CodeIndex:
 
         def found(depth: int, effort: int, candidates: int) -> np.ndarray:
             if own is None:
-                return self._find(unit, depth, effort, candidates)[0]
-            scores, rows = self._find(unit, depth + 1, effort, candidates)
+                return _find(self._segments, unit, depth, effort, candidates)[0]
+            scores, rows = _find(self._segments, unit, depth + 1, effort, candidates)
             scores[rows == own[:, None]] = -np.inf  # a code finds itself
             return -np.sort(-scores, axis=1)[:, :depth]
 
@@ -543,6 +511,41 @@ class _Searched:
     def _codes(self, positions: np.ndarray) -> np.ndarray:
         inside = np.clip(positions, 0, len(self.segment) - 1)  # what a damaged file names stays inside
         return from_stored(self.segment.codes(inside), self._manifest.precision)
+
+
+def _find(
+    segments: Sequence[_Searched],
+    unit: np.ndarray,
+    top_k: int,
+    effort: int,
+    candidates: int,
+    keys: np.ndarray | None = None,
+    threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest codes: scores, and positions counted through all segments, -1 where there are fewer.
+
+    Args:
+        segments: The segments.
+        unit: Queries of norm 1.
+        top_k: How many to find per query.
+        effort: Cells to look into.
+        candidates: Candidates to score exactly, per result.
+        keys: Keys to find only; None for all.
+        threads: As in :meth:`CodeIndex.search`.
+    """
+    from st_dimreduce.codes import scan  # noqa: PLC0415, optional
+
+    scores = np.full((len(unit), top_k), -np.inf, np.float32)
+    found = np.full((len(unit), top_k), -1)
+    first = 0
+    with scan.threads(threads):
+        for searched in segments:
+            positions = searched.candidates(unit, candidates * top_k, effort, keys)
+            if positions.shape[1]:
+                some = searched.score(unit, positions)
+                scores, found = _best(scores, found, some, np.where(positions < 0, -1, positions + first), top_k)
+            first += len(searched.segment)
+    return scores, found
 
 
 def _best(

@@ -299,6 +299,11 @@ def test_readers_see_the_old_or_the_new_while_a_writer_works(path):
     queries = np.random.default_rng(0).standard_normal((5, K)).astype(np.float32)
     codes = quantize(vectors(30, 9)[:, :K], "int2")
     problems, seen, stop = [], set(), threading.Event()
+    shared = open_index(path)
+
+    def refresh():
+        while not stop.is_set():
+            shared.refresh()
 
     def read():
         try:
@@ -308,10 +313,12 @@ def test_readers_see_the_old_or_the_new_while_a_writer_works(path):
                 seen.add(len(reader))
                 assert (reader.search(queries, 5, effort=8)[1] >= 0).all()
                 seen.add(len(open_index(path)))
+                # While another thread opens what has changed.
+                assert np.isin(shared.search(queries, 5, effort=8)[1], np.arange(ROWS + 1000)).all()
         except Exception as error:
             problems.append(repr(error))
 
-    readers = [threading.Thread(target=read) for _ in range(2)]
+    readers = [threading.Thread(target=each) for each in (read, read, refresh)]
     for reader in readers:
         reader.start()
     writer = open_index(path)
