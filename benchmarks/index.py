@@ -302,7 +302,7 @@ def main() -> None:
 def report(data: Data, grown: dict[int, Any], tables: dict[int, Any]) -> list[str]:
     """Return the blocks of INDEX.md."""
     about = f"""
-        {len(data.documents):,} real vectors: {MODEL} of the docstrings of every installed package. More are mixtures
+        {len(data.documents):,} real vectors: {MODEL} of docstrings of the installed packages. More are mixtures
         x + (y - z) / 2 of a real vector and two of its 16 nearest, scaled to norm 1. 1,500 first sentences are the
         queries. Codes: {SIZE} x {PRECISION.value}, 64 bytes, of one head that was fitted on the real vectors."""
     rows = []

@@ -1,4 +1,4 @@
-"""Millions of vectors that are like real ones: the docstrings of every installed package, and mixtures of near ones.
+"""Millions of vectors that are like real ones: docstrings of the installed packages, and mixtures of near ones.
 
 A mixture is x + (y - z) / 2, scaled to norm 1, where x is a real vector and y and z are two of its 16 nearest: it lies
 as far from x, and in the same directions, as its neighbours do, so that spectrum and neighbourhoods stay nearly the
@@ -7,6 +7,7 @@ same (compare SMOTE; Chawla et al., JAIR 2002).
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 
@@ -18,6 +19,7 @@ from st_dimreduce.apps.docstrings import docstring_pairs, package_pairs
 
 MODEL = "all-MiniLM-L6-v2"
 _NEAR = 16
+_MORE = 20_000  # documents of other packages than those of the corpus with queries
 _BLOCK = 1 << 16
 
 
@@ -26,9 +28,10 @@ def real() -> tuple[np.ndarray, np.ndarray]:
     pairs = docstring_pairs()
     known = [document for _, document in pairs]
     others = {document for name in sorted(packages_distributions()) for _, document in package_pairs(name)}
-    documents = known + sorted(others - set(known))
+    more = random.Random(0).sample(sorted(others - set(known)), _MORE)  # noqa: S311, no secret
     queries = [query for query, _ in pairs[:TEST_QUERIES]]
-    return vectors(MODEL, "packages", "documents", documents), vectors(MODEL, "packages", "queries", queries)
+    first, then = vectors(MODEL, "docstrings", "documents", known), vectors(MODEL, "packages", "documents", more)
+    return np.concatenate([first, then]), vectors(MODEL, "docstrings", "queries", queries)
 
 
 def near(rows: np.ndarray) -> np.ndarray:
