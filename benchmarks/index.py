@@ -1,6 +1,6 @@
 """An index of codes beside exact search, and beside the indexes of FAISS and usearch at the same bytes.
 
-    python -m benchmarks.index [--rows N ...] [--peers N]
+    python -m benchmarks.index [--rows N ...] [--peers N ...]
 
 Writes benchmarks/INDEX.md. Results are kept in benchmarks/.cache/index.json, one by one: a run that is interrupted goes
 on; ``--again`` measures anew.
@@ -23,7 +23,7 @@ import faiss
 import numpy as np
 
 from benchmarks.data import CACHE
-from benchmarks.measuring import _memory, once, run_module, seconds_and_peak
+from benchmarks.measuring import once, run_module, seconds_and_peak
 from benchmarks.printing import header, paragraph, table, write
 from benchmarks.widened import MODEL, near, real, widened
 from st_dimreduce import CodeIndex, Head, Precision, Summary, build_index, fit_head, open_index, search
@@ -107,9 +107,8 @@ def build(rows: int) -> dict[str, float]:
 
 
 def opened(rows: int) -> dict[str, Any]:
-    """Search our index in a process of its own; returns memory per vector and rates."""
+    """Search our index in a process of its own; returns rates and recalls."""
     data = Data()
-    before = [_memory(name) for name in ("RssAnon", "RssFile")]
     index = open_index(data.folder(rows), check_hashes=False)
     found: dict[str, Any] = {"segments": len(index.manifest.segments), "cells": index._efforts[1]}
     codes = _codes(data, index, rows)
@@ -139,8 +138,6 @@ def opened(rows: int) -> dict[str, Any]:
         "rate": rate(find, data.reduced),
         "latency": latency(find, data.reduced[:300]),
     }
-    after = [_memory(name) for name in ("RssAnon", "RssFile")]
-    found["bytes"] = [(now - then) * 2**20 / rows for now, then in zip(after, before, strict=True)]
     return found
 
 
@@ -273,7 +270,13 @@ PEERS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    parser.add_argument("--peers", type=int, default=1_000_000, help="vectors that the peers are built on")
+    parser.add_argument(
+        "--peers",
+        type=int,
+        nargs="*",
+        default=[0, 1_000_000],
+        help="vectors that peers are built on; 0 for the real ones",
+    )
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -294,8 +297,8 @@ def main() -> None:
         return kept(f"{kind} {argument}", lambda: run_module("index", "--job", kind, argument))
 
     grown = {rows: (job("build", f"{rows}"), job("opened", f"{rows}")) for rows in options.rows}
-    small = len(data.documents)
-    tables = {rows: {name: job("peer", f"{name}/{rows}") for name in PEERS} for rows in (small, options.peers)}
+    counts = [rows or len(data.documents) for rows in options.peers]
+    tables = {rows: {name: job("peer", f"{name}/{rows}") for name in PEERS} for rows in counts}
     write("INDEX.md", report(data, grown, tables))
 
 
@@ -330,19 +333,15 @@ def report(data: Data, grown: dict[int, Any], tables: dict[int, Any]) -> list[st
             f"{built['seconds']:.0f}",
             f"{built['size']:,.0f}",
             f"{built['peak']:,.0f}",
-            f"{built['peak'] / built['size']:.2f}",
-            f"{found['bytes'][1]:.1f} + {found['bytes'][0]:.1f}",
         ]
-        for number, (built, found) in grown.items()
+        for number, (built, _) in grown.items()
     ]
-    head = ["vectors", "seconds to build", "MB on disk", "MB while building", "of the index", "bytes in RAM per vector"]
+    head = ["vectors", "seconds to build", "MB on disk", "MB while building"]
     blocks.append(table(head, sizes))
     note = """
         Recall is measured when an index is built, with vectors as its codes stand for; the queries here are sentences,
         which find less easily. Seconds to build: from vectors in memory, with k-means, codes and the measurement of
-        recall. MB while building: beyond what the process held before. Bytes in RAM: pages of the mapped files that
-        were touched, plus memory of the process, after the searches of this table, exact search of all codes among
-        them."""
+        recall. MB while building: beyond what the process held before."""
     blocks.append(paragraph(note))
     for number, found in tables.items():
         real_only = number == len(data.documents)
@@ -360,6 +359,8 @@ def report(data: Data, grown: dict[int, Any], tables: dict[int, Any]) -> list[st
                 lines.append([*cells, *(figures if real_only else figures[:2])])
         head = ["index", "bytes", "seconds to build", "effort", "queries/s", "overlap@10"]
         blocks.append(table([*head, "nDCG@10"] if real_only else head, lines))
+    if not tables:
+        return blocks
     note = """
         Overlap: with the 10 nearest full vectors. Peers hold the full vectors of 384 dimensions in their own codes;
         bytes are those of a code, and of the links of a graph. Effort: cells per query, or what the walk through a
