@@ -7,7 +7,9 @@ the fixed levels of :mod:`st_dimreduce.codes.precision`. The files of an index a
 from __future__ import annotations
 
 import ctypes
+import errno
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +105,10 @@ class CellScan:
         np.frombuffer(where, np.uint64).reshape(cells, 3)[:] = np.stack(
             [lists.sizes, lists.capacities, lists.offsets[:-1]], axis=1
         )
-        mapped.do_mmap()
+        try:
+            mapped.do_mmap()
+        except RuntimeError as error:  # a writer has removed it meanwhile
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
         self._lists, self._size = mapped, size
         self._index.replace_invlists(mapped, False)
         self._index.ntotal = int(lists.starts[-1])
