@@ -25,7 +25,9 @@ def build(
     head: Annotated[str, typer.Argument(help="Folder of a head, or name or folder of a reduced model.")],
     source: Indexed,
     output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the index to.")],
-    kind: Annotated[Kind, typer.Option(help="An inverted file (ivf), or every code scanned (flat).")] = Kind.IVF,
+    kind: Annotated[
+        Kind, typer.Option(help="An inverted file (ivf), a graph (hnsw), or every code scanned (flat).")
+    ] = Kind.IVF,
     precision: Annotated[
         Precision | None, typer.Option(help="Precision of the codes; the head's if not given.")
     ] = None,

@@ -25,7 +25,7 @@ from st_dimreduce.codes.lists import from_stored
 from st_dimreduce.codes.manifest import MANIFEST, Manifest, SegmentState
 from st_dimreduce.codes.precision import check_codes
 from st_dimreduce.codes.search import decode, search, unit_queries
-from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe, save_array
+from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe, mapped_array, save_array
 from st_dimreduce.codes.writing import write_codes, write_merged, write_reassigned
 from st_dimreduce.enums import Kind, Precision
 from st_dimreduce.files import clear_up, disk_errors, held, new_file, new_folder
@@ -307,21 +307,21 @@ class CodeIndex:
             BlockingIOError: If another process is writing the index.
             ValueError: If the queries are not of the index's size.
         """
-        own = None
-        if queries is None:
-            levels, own = self._some_codes(_QUERIES, seed)
-            queries = likely_vectors(levels, self.precision, seed)
-        unit = self.unit_queries(queries, 1)
+        with self._writing():  # from the beginning: positions are those of the segments of one generation
+            own = None
+            if queries is None:
+                levels, own = self._some_codes(_QUERIES, seed)
+                queries = likely_vectors(levels, self.precision, seed)
+            unit, segments = self.unit_queries(queries, 1), self._segments
 
-        def found(depth: int, effort: int, candidates: int) -> np.ndarray:
-            if own is None:
-                return _find(self._segments, unit, depth, effort, candidates)[0]
-            scores, rows = _find(self._segments, unit, depth + 1, effort, candidates)
-            scores[rows == own[:, None]] = -np.inf  # a code finds itself
-            return -np.sort(-scores, axis=1)[:, :depth]
+            def found(depth: int, effort: int, candidates: int) -> np.ndarray:
+                if own is None:
+                    return _find(segments, unit, depth, effort, candidates)[0]
+                scores, rows = _find(segments, unit, depth + 1, effort, candidates)
+                scores[rows == own[:, None]] = -np.inf  # a code finds itself
+                return -np.sort(-scores, axis=1)[:, :depth]
 
-        truths = [found(depth, EXACT, ALL) for depth in DEPTHS]
-        with self._writing():
+            truths = [found(depth, EXACT, ALL) for depth in DEPTHS]
             candidates, efforts, recalls = measure(found, truths, *self._efforts)
             self._commit(replace(self.manifest, candidates=candidates, efforts=efforts, recalls=recalls))
 
@@ -687,10 +687,7 @@ def create(
 
 
 def _read_centres(path: Path, size: int) -> np.ndarray:
-    try:
-        centres = np.load(path, allow_pickle=False)
-    except Exception as error:  # NumPy promises no particular one
-        raise ValueError(f"{path} is no .npy file: {DAMAGED}") from error
-    if centres.dtype != np.float32 or centres.ndim != 2 or centres.shape[1] != size or not np.isfinite(centres).all():
-        raise ValueError(f"{path} holds {centres.dtype} of shape {centres.shape}: {DAMAGED}")
+    centres = mapped_array(path, np.float32, 2)
+    if centres.shape[1] != size or not np.isfinite(centres).all():
+        raise ValueError(f"{path} holds centres of shape {centres.shape}, or not finite: {DAMAGED}")
     return centres

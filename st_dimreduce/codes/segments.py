@@ -125,15 +125,15 @@ class Segment:
 
     def __init__(self, folder: Path, width: int, packed: bool, removed: str | None) -> None:
         self.folder = folder
-        sizes = np.array(_mapped(folder / SIZES, np.int64))
+        sizes = np.array(mapped_array(folder / SIZES, np.int64))
         if (sizes < 0).any() or sizes.sum() > 2**48:
             raise ValueError(f"{folder / SIZES} holds sizes that no cell can have: {DAMAGED}")
         self.lists = Lists(sizes, width, packed)
-        self.ids, self.order = (_mapped(folder / name, np.int64) for name in (IDS, ORDER))
+        self.ids, self.order = (mapped_array(folder / name, np.int64) for name in (IDS, ORDER))
         self.names = None
         if (folder / TEXT).exists():
-            self.names = Names(_mapped(folder / TEXT, np.uint8), _mapped(folder / ENDS, np.int64))
-        self._removed = None if removed is None else np.array(_mapped(folder / removed, np.uint8))
+            self.names = Names(mapped_array(folder / TEXT, np.uint8), mapped_array(folder / ENDS, np.int64))
+        self._removed = None if removed is None else np.array(mapped_array(folder / removed, np.uint8))
         self.path = folder / LISTS
         lengths = {len(self), len(self.ids), len(self.order), len(self) if self.names is None else len(self.names)}
         bits = -(-len(self) // 8)
@@ -160,7 +160,7 @@ class Segment:
     @property
     def graph(self) -> tuple[np.ndarray, np.ndarray, int]:
         """Levels, links and entry of a graph, as :class:`st_dimreduce.codes.scan.Graph` takes them."""
-        levels, links, entry = (_mapped(self.folder / name, np.int32) for name in GRAPH)
+        levels, links, entry = (mapped_array(self.folder / name, np.int32) for name in GRAPH)
         return levels, links, int(entry[0])
 
     def find(self, ids: np.ndarray) -> np.ndarray:
@@ -183,13 +183,19 @@ class Segment:
         return np.concatenate(list(self.lists.read(self.data, first, last)))
 
 
-def _mapped(path: Path, dtype: Any) -> np.ndarray:
+def mapped_array(path: Path, dtype: Any, dimensions: int = 1) -> np.ndarray:
+    """Map a .npy file of an index into memory.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: If it is no .npy file, or of another type or shape than it should have.
+    """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise
     except Exception as error:  # NumPy promises no particular one
         raise ValueError(f"{path} is no .npy file: {DAMAGED}") from error
-    if array.dtype != dtype or array.ndim != 1:
+    if array.dtype != dtype or array.ndim != dimensions:
         raise ValueError(f"{path} holds {array.dtype} of shape {array.shape}: {DAMAGED}")
     return array
