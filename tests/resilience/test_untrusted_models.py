@@ -68,7 +68,10 @@ def arguments(command, model, place, out):
     }[command]
 
 
-@pytest.mark.parametrize("command", PICKLED)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(name, marks=[pytest.mark.component("ONNX Runtime")] if name == "export" else []) for name in PICKLED],
+)
 @pytest.mark.parametrize("by", ["folder", "relative folder"])
 def test_no_command_runs_a_pickle(command, by, place, tmp_path, monkeypatch):
     folder = shutil.copytree(place / ("base" if command in {"reduce", "attach"} else "reduced"), tmp_path / "model")

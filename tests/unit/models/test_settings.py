@@ -278,6 +278,7 @@ def test_a_pickle_is_read_as_weights_alone(folder, tmp_path):
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.slow  # which brings the packages that the models are in
 @pytest.mark.parametrize("name", ["minilm_path", "mpnet_folder"])
 def test_real_models_pass(name, request):
     """Each of the settings of the real models at hand."""
