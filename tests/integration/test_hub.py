@@ -174,6 +174,7 @@ def test_the_client_asked_nothing_that_the_hub_does_not_know(published, consumed
 @pytest.mark.parametrize("moment", ["upload", "commit"])
 def test_ctrl_c_leaves_what_was_there_and_the_same_command_completes_it(moment, folders, tmp_path):
     with closing(LoopbackHub()) as hub:
+        once = threading.Lock()  # several files are uploaded at a time
 
         def run():
             command = [sys.executable, "-c", "from st_dimreduce.cli import app; app()"]
@@ -183,9 +184,10 @@ def test_ctrl_c_leaves_what_was_there_and_the_same_command_completes_it(moment, 
             )
 
         def press():
-            hub.on_request = hub.on_upload = None
-            process.send_signal(signal.SIGINT)
-            time.sleep(1)
+            if once.acquire(blocking=False):
+                hub.on_request = hub.on_upload = None
+                process.send_signal(signal.SIGINT)
+                time.sleep(1)
 
         if moment == "upload":
             hub.on_upload = press

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 
 import numpy as np
 import pytest
@@ -114,7 +115,11 @@ def test_ctrl_c_at_three_hundred_moments(kind, tmp_path):
                 while True:
                     replace()
             except BaseException as error:
-                os._exit(0 if isinstance(error, KeyboardInterrupt) else 1)
+                # Interrupted between closing a folder and returning, Python's own rmtree closes it again and fails.
+                stopped = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+                if not stopped:
+                    traceback.print_exc()
+                os._exit(not stopped)
         time.sleep(0.01 + rng.random() / 100)
         os.kill(child, signal.SIGINT)
         while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):  # Python drops it in a finaliser: press again
