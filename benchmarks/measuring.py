@@ -62,9 +62,9 @@ def median_and_range(seconds: list[float]) -> str:
 def seconds_and_peak(function: Callable[[], Any]) -> tuple[float, float]:
     """Return the seconds of one call, and its peak memory in MB beyond what the process held before."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     seconds = once(function)
-    return seconds, _memory("VmHWM") - before
+    return seconds, memory("VmHWM") - before
 
 
 def run_module(module: str, *arguments: str) -> Any:
@@ -74,7 +74,7 @@ def run_module(module: str, *arguments: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _memory(name: str) -> float:
-    """Return a figure of Linux about this process, in MB."""
+def memory(name: str) -> float:
+    """Return a figure of Linux about this process, such as its VmRSS, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))

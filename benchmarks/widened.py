@@ -20,7 +20,8 @@ from st_dimreduce.apps.docstrings import docstring_pairs, package_pairs
 MODEL = "all-MiniLM-L6-v2"
 _NEAR = 16
 _MORE = 20_000  # documents of other packages than those of the corpus with queries
-_BLOCK = 1 << 16
+_BLOCK = 1 << 16  # drawn at a time
+_YIELDED = 1 << 13
 
 
 def real() -> tuple[np.ndarray, np.ndarray]:
@@ -41,11 +42,14 @@ def near(rows: np.ndarray) -> np.ndarray:
 
 def widened(known: np.ndarray, neighbours: np.ndarray, rows: int, seed: int = 0) -> Iterator[np.ndarray]:
     """Yield the real vectors and then mixtures, in blocks, until there are so many rows."""
-    yield known[:rows]
+    for first in range(0, min(len(known), rows), _YIELDED):
+        yield known[first : min(first + _YIELDED, rows)]
     rng = np.random.default_rng(seed)
     for start in range(len(known), rows, _BLOCK):
         count = min(_BLOCK, rows - start)
         own = rng.integers(len(known), size=count)
         one, other = neighbours[own, rng.integers(_NEAR, size=(2, count))]
-        mixed = known[own] + (known[one] - known[other]) / 2
-        yield mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+        for first in range(0, count, _YIELDED):
+            some = slice(first, first + _YIELDED)
+            mixed = known[own[some]] + (known[one[some]] - known[other[some]]) / 2
+            yield mixed / np.linalg.norm(mixed, axis=1, keepdims=True)

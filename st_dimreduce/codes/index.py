@@ -13,13 +13,14 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from filelock import Timeout
 
-from st_dimreduce.codes.calibration import ALL, DEPTHS, likely_vectors, measure
+from st_dimreduce.codes.calibration import DEPTHS, EXACT, enough_candidates, likely_queries, measure
 from st_dimreduce.codes.ids import Names, as_keys, new_ids
 from st_dimreduce.codes.lists import from_stored
 from st_dimreduce.codes.manifest import MANIFEST, Manifest, SegmentState
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 CELLS = "cells.npy"
 HEAD = "head"  # its folder in that of the index
 DEFAULT_RECALL = 0.95
-EXACT = 2**31 - 1  # an effort that misses nothing
 _SCORED_BYTES = 1 << 25  # of decoded candidates at a time
 _EXACT_ROWS = 20_000  # of a filter, up to which every allowed code is scored
 _QUERIES = 256  # of a calibration without any
@@ -299,8 +299,8 @@ class CodeIndex:
         """Measure the recall at several efforts, for :meth:`search` to choose by.
 
         Args:
-            queries: Typical queries, of shape (q, k); 100 and more. Defaults to None: vectors as some codes of the
-                index stand for, each searching for the others. Questions find less easily than documents do.
+            queries: Typical queries, of shape (q, k); 100 and more. Defaults to None: vectors that lie
+                to some documents of the index as questions about them do, at a cosine of 0.65.
             seed: Seed of the choice of codes. Defaults to 0.
 
         Raises:
@@ -308,21 +308,22 @@ class CodeIndex:
             ValueError: If the queries are not of the index's size.
         """
         with self._writing():  # from the beginning: positions are those of the segments of one generation
-            own = None
+            own, segments = None, self._segments
             if queries is None:
                 levels, own = self._some_codes(_QUERIES, seed)
-                queries = likely_vectors(levels, self.precision, seed)
-            unit, segments = self.unit_queries(queries, 1), self._segments
+                documents, queries = likely_queries(levels, self.precision, seed)
+            else:
+                documents = queries = self.unit_queries(queries, 1)
 
-            def found(depth: int, effort: int, candidates: int) -> np.ndarray:
+            def found(unit: np.ndarray, depth: int, effort: int, candidates: int) -> np.ndarray:
                 if own is None:
                     return _find(segments, unit, depth, effort, candidates)[0]
                 scores, rows = _find(segments, unit, depth + 1, effort, candidates)
                 scores[rows == own[:, None]] = -np.inf  # a code finds itself
                 return -np.sort(-scores, axis=1)[:, :depth]
 
-            truths = [found(depth, EXACT, ALL) for depth in DEPTHS]
-            candidates, efforts, recalls = measure(found, truths, *self._efforts)
+            candidates = enough_candidates(partial(found, documents), self._efforts[1])
+            efforts, recalls = measure(partial(found, queries), candidates, *self._efforts)
             self._commit(replace(self.manifest, candidates=candidates, efforts=efforts, recalls=recalls))
 
     def refresh(self) -> bool:

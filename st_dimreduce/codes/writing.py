@@ -15,15 +15,18 @@ from st_dimreduce.codes.segments import Segment, write_segment
 from st_dimreduce.enums import Kind
 
 _FLAT_ROWS = 1 << 16  # in a cell of a flat index
-_ASSIGNED_ROWS = 1 << 16
+_DECODED_ROWS = 1 << 14  # at a time
 
 
 def cells_of(codes: np.ndarray, centres: np.ndarray, manifest: Manifest) -> np.ndarray:
     """Return the cell of each code, int64 of shape (n,)."""
     from st_dimreduce.codes import scan  # noqa: PLC0415, optional
 
-    rows, inverse = decode(codes, manifest.precision, manifest.out_features)
-    return scan.assign(rows * inverse[:, None], centres)
+    cells = np.empty(len(codes), np.int64)
+    for start in range(0, len(codes), _DECODED_ROWS):
+        some = slice(start, start + _DECODED_ROWS)
+        cells[some] = scan.assign(decode(codes[some], manifest.precision, manifest.out_features)[0], centres)
+    return cells
 
 
 def write_codes(
@@ -50,9 +53,7 @@ def write_codes(
         cells: The cell of each code; found here if None (the default).
     """
     if cells is None and centres is not None:
-        blocks = range(0, len(codes), _ASSIGNED_ROWS)
-        parts = [cells_of(codes[start : start + _ASSIGNED_ROWS], centres, manifest) for start in blocks]
-        cells = np.concatenate(parts)
+        cells = cells_of(codes, centres, manifest)
     if cells is None or centres is None:
         cells = np.zeros(len(codes), np.int64) if manifest.kind is Kind.HNSW else np.arange(len(codes)) // _FLAT_ROWS
         count = int(cells[-1]) + 1
@@ -77,8 +78,8 @@ def _graph(codes: np.ndarray, manifest: Manifest) -> tuple[np.ndarray, ...]:
 
     precision, size = manifest.precision, manifest.out_features
     graph = scan.Graph(precision, precision.bytes_per_vector(size), size)
-    for start in range(0, len(codes), _ASSIGNED_ROWS):
-        graph.grow(decode(codes[start : start + _ASSIGNED_ROWS], precision, size)[0])
+    for start in range(0, len(codes), _DECODED_ROWS):
+        graph.grow(decode(codes[start : start + _DECODED_ROWS], precision, size)[0])
     return graph.arrays()
 
 

@@ -419,7 +419,8 @@ def centres(sample: np.ndarray, manifest: Manifest, count: int, seed: int) -> np
     from st_dimreduce.codes import scan  # noqa: PLC0415, optional
 
     rows, inverse = decode(sample, manifest.precision, manifest.out_features)
-    return scan.train_cells(rows * inverse[:, None], count, seed)
+    rows *= inverse[:, None]
+    return scan.train_cells(rows, count, seed)
 
 
 def _assigned(

@@ -26,7 +26,7 @@ from st_dimreduce import (
     reduce_vectors,
     search,
 )
-from st_dimreduce.codes.index import EXACT
+from st_dimreduce.codes.calibration import EXACT
 from tests.helpers.command import run
 
 pytestmark = pytest.mark.component("FAISS")
@@ -406,8 +406,7 @@ def test_queries_that_do_not_fit(index, vectors, queries):
 
 
 def test_a_recall_that_cannot_be_had(head, vectors, tmp_path, monkeypatch):
-    monkeypatch.setattr("st_dimreduce.codes.calibration._FACTORS", ())
-    monkeypatch.setattr("st_dimreduce.codes.calibration.ALL", 1)
+    monkeypatch.setattr("st_dimreduce.codes.index.enough_candidates", lambda *_: 1)
     index = build_index(vectors, head, tmp_path / "index", queries=head.reduce_stored(drawn(100, 5)))
     with pytest.raises(ValueError, match=r"recall=0.99: this index reaches 0.\d{4} at most; search scores every code"):
         index.search(head.reduce_stored(vectors[:1]), recall=0.99)

@@ -177,7 +177,7 @@ def test_without_ray_the_extra_is_named():
 def test_shards_are_merged_or_searched_side_by_side(tmp_path):
     pytest.importorskip("faiss")
     from st_dimreduce import build_index, merge_indexes
-    from st_dimreduce.codes.index import EXACT
+    from st_dimreduce.codes.calibration import EXACT
     from st_dimreduce.vectors.ray_data import Shards, build_shards
 
     x, head = X[:30_000], HEAD.with_record(precision="int4")
