@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +51,20 @@ def kept(name: str, measure: Callable[[], Any]) -> Any:
 
 
 class Data:
-    """The vectors, the head, and the queries."""
+    """The vectors, the head, and the queries.
 
-    def __init__(self) -> None:
-        self.documents, self.queries = real()
+    Args:
+        anew: Whether to read all packages; else what an earlier process found is taken.
+    """
+
+    def __init__(self, anew: bool = False) -> None:
+        found = CACHE / f"{MODEL}-index.npz"
+        if anew:
+            documents, queries = real()
+            with new_file(found) as file, file.open("xb") as stream:
+                np.savez(stream, documents=documents, queries=queries)
+        with np.load(found) as arrays:
+            self.documents, self.queries = arrays["documents"], arrays["queries"]
         path = CACHE / f"{MODEL}-packages-near-{len(self.documents)}.npy"
         if not path.exists():
             found = near(self.documents)
@@ -99,6 +108,7 @@ def build(rows: int) -> dict[str, float]:
     data = Data()
     path = data.folder(rows)
     shutil.rmtree(path, ignore_errors=True)
+    _codes_at(rows).unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     seconds, peak = seconds_and_peak(lambda: build_index(data.blocks(rows), data.head, path, show_progress_bar=False))
     drawing = once(lambda: [None for _ in data.blocks(rows)])
@@ -116,7 +126,7 @@ def opened(rows: int) -> dict[str, Any]:
     index.search(asked[:20], 10, effort=index._efforts[1])  # looks into every cell
     found: dict[str, Any] = {"segments": len(index.manifest.segments), "cells": index._efforts[1]}
     found["ram"] = (memory("VmRSS") - before) * 2**20 / rows
-    codes = _codes(data, index, rows)
+    codes = _codes(index, rows)
     exact = search(asked, codes, PRECISION, 10)[1]
     some = data.reduced[:40]
     found["exact"] = 40 / once(partial(search, some, codes, PRECISION, 10))
@@ -132,9 +142,8 @@ def opened(rows: int) -> dict[str, Any]:
             "latency": latency(find, data.reduced[:300]),
         }
     measured = index._effort(0.95, None, 10)
-    needed = next(
-        (effort for effort in count(measured) if _reached(index, asked, exact, effort) >= 0.95), index._efforts[1]
-    )
+    efforts = range(measured, index._efforts[1])
+    needed = next((e for e in efforts if _reached(index, asked, exact, e) >= 0.95), index._efforts[1])
     find = lambda queries: index.search(queries, 10, effort=needed)  # noqa: E731
     found["reached"] = {
         "effort": needed,
@@ -149,9 +158,13 @@ def _reached(index: CodeIndex, queries: np.ndarray, exact: np.ndarray, effort: i
     return float(overlaps(exact, index.search(queries, 10, effort=effort)[1]).mean())
 
 
-def _codes(data: Data, index: CodeIndex, rows: int) -> np.ndarray:
+def _codes_at(rows: int) -> Path:
+    return FOLDER / f"codes-{rows}.npy"
+
+
+def _codes(index: CodeIndex, rows: int) -> np.ndarray:
     """Return the codes of all vectors in their order."""
-    path = FOLDER / f"codes-{rows}.npy"
+    path = _codes_at(rows)
     if not path.exists():
         with new_file(path) as file:
             out = np.lib.format.open_memmap(file, "w+", np.uint8, (rows, PRECISION.bytes_per_vector(SIZE)))
@@ -295,7 +308,7 @@ def main() -> None:
         return
     if options.again:
         KEPT.unlink(missing_ok=True)
-    data = Data()
+    data = Data(anew=True)
 
     def job(kind: str, argument: str) -> Any:
         return kept(f"{kind} {argument}", lambda: run_module("index", "--job", kind, argument))
