@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.metadata
+import json
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 
@@ -96,16 +97,35 @@ def docstrings(_: Path) -> Texts:
 
 
 def cisi(shared: Path) -> Texts:
-    """CISI: abstracts with their titles, and the queries that have relevant abstracts."""
-    documents = smart(shared / "cisi" / "CISI.ALL")
-    queries = smart(shared / "cisi" / "CISI.QRY")
+    """CISI: abstracts on library science with their titles, and the queries that have relevant abstracts."""
+    return _judged(*(shared / "cisi" / f"CISI.{kind}" for kind in ("ALL", "QRY", "REL")))
+
+
+def cacm(shared: Path) -> Texts:
+    """CACM: titles on computing, half of them with an abstract, and the queries that have relevant ones."""
+    return _judged(*(shared / "cacm" / name for name in ("cacm.all", "query.text", "qrels.text")))
+
+
+def _judged(documents_at: Path, queries_at: Path, relevant_at: Path) -> Texts:
+    documents, queries = smart(documents_at), smart(queries_at)
     rows = {number: row for row, number in enumerate(documents)}
     relevant: dict[int, set[int]] = {}
-    for line in (shared / "cisi" / "CISI.REL").read_text().splitlines():
+    for line in relevant_at.read_text().splitlines():
         query, document = line.split()[:2]
         relevant.setdefault(int(query), set()).add(rows[int(document)])
     texts, numbers = list(documents.values()), sorted(relevant)
     return Texts(texts, texts, [queries[number] for number in numbers], [relevant[number] for number in numbers])
+
+
+def korquad(shared: Path) -> Texts:
+    """KorQuAD: paragraphs of the Korean Wikipedia, and 1,500 questions, each about one of them."""
+    articles = json.loads((shared / "korquad" / "KorQuAD_v1.0_dev.json").read_text(encoding="utf-8"))["data"]
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    texts = list(dict.fromkeys(paragraph["context"] for paragraph in paragraphs))
+    rows = {text: row for row, text in enumerate(texts)}
+    asked = [(qa["question"], rows[paragraph["context"]]) for paragraph in paragraphs for qa in paragraph["qas"]]
+    chosen = np.random.default_rng(0).permutation(len(asked))[:TEST_QUERIES]
+    return Texts(texts, texts, [asked[i][0] for i in chosen], [{asked[i][1]} for i in chosen])
 
 
 def smart(path: Path) -> dict[int, str]:
@@ -156,12 +176,15 @@ DATASETS: dict[str, Callable[[Path], Texts]] = {
     "CISI": cisi,
     "STS-B": stsb,
     "KorSTS": korsts,
+    "CACM": cacm,
+    "KorQuAD": korquad,
 }
+RETRIEVAL = ("docstrings", "CISI", "CACM", "KorQuAD")
 
 
 def same_language(model: str, dataset: str) -> bool:
     """Whether a model is measured on a data set: the multilingual one on Korean, the English ones on English."""
-    return (model == "USE") == (dataset == "KorSTS")
+    return (model == "USE") == dataset.startswith("Kor")
 
 
 class Task:
@@ -171,19 +194,27 @@ class Task:
         model: A name of ``MODELS``.
         dataset: A name of ``DATASETS``.
         shared: Folder of the data files.
+        half: Whether only a random half of the documents is fitted on, as if the others came later. Defaults to False.
 
     Attributes:
         texts: The data set.
         train, documents, queries: float32 unit vectors of the texts.
+        seen: Whether each document is fitted on, where only half of them are; else None.
     """
 
-    def __init__(self, model: str, dataset: str, shared: Path = SHARED) -> None:
+    def __init__(self, model: str, dataset: str, shared: Path = SHARED, half: bool = False) -> None:
         self.model, self.dataset = model, dataset
         self.texts = DATASETS[dataset](shared)
         self.documents = self.vectors("documents", self.texts.documents)
         self.queries = self.vectors("queries", self.texts.queries)
         same = self.texts.train is self.texts.documents
         self.train = self.documents if same else self.vectors("train", self.texts.train)
+        self.seen: np.ndarray | None = None
+        if half:
+            self.seen = np.random.default_rng(0).permutation(len(self.documents)) < len(self.documents) // 2
+            self.train = self.documents[self.seen]
+            some = [text for text, seen in zip(self.texts.documents, self.seen, strict=True) if seen]
+            self.texts = replace(self.texts, train=some)
 
     @property
     def width(self) -> int:
@@ -218,7 +249,9 @@ class Task:
         """Measure a search: overlap@10 with the full model, and nDCG@10 and recall@10, or Spearman on STS.
 
         Returns:
-            Means over the queries, as shares in [0, 1].
+            Means over the queries, as shares in [0, 1]. Where half of the documents are fitted on, also "seen" and
+            "unseen": nDCG@10 of the relevant documents that were, and of those that were not; the others do not count,
+            as if they were not stored.
         """
         if self.texts.relevant is None:
             scores, rows = find(len(self.documents))
@@ -226,10 +259,23 @@ class Task:
             cosines = np.where(own, scores, -np.inf).max(axis=1)
             metrics = {"spearman": RankCorrelation(cosines, np.asarray(self.texts.scores)).value}
         else:
-            _, rows = find(TOP_K)
+            more = 0 if self.seen is None else max(map(len, self.texts.relevant))
+            _, rows = find(min(TOP_K + more, len(self.documents)))
             ndcg, recall = retrieval(rows[:, :TOP_K], self.texts.relevant)
             metrics = {"ndcg": float(ndcg.mean()), "recall": float(recall.mean())}
+            if self.seen is not None:
+                kept = set(np.flatnonzero(self.seen).tolist())
+                metrics |= {"seen": self._share(rows, kept.__contains__)}
+                metrics |= {"unseen": self._share(rows, lambda row: row not in kept)}
         return metrics | {"overlap": float(overlaps(self.nearest, rows[:, :TOP_K]).mean())}
+
+    def _share(self, rows: np.ndarray, counts: Callable[[int], bool]) -> float:
+        """Return nDCG@10 of some of the relevant documents."""
+        relevant = [{row for row in wanted if counts(row)} for wanted in self.texts.relevant or []]
+        gone = [wanted - some for wanted, some in zip(self.texts.relevant or [], relevant, strict=True)]
+        rest = [[row for row in found if row not in some] for found, some in zip(rows.tolist(), gone, strict=True)]
+        left = np.array([row[:TOP_K] for row in rest])
+        return float(np.nanmean(retrieval(left, relevant)[0]))
 
     def vectors(self, part: str, texts: list[str]) -> np.ndarray:
         """Return the unit vectors of texts, which are encoded once and then kept under this name."""

@@ -8,7 +8,6 @@ Writes benchmarks/DRIFT.md. Vectors are kept in benchmarks/.cache, like those of
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.data import DATASETS, SHARED, smart, vectors
+from benchmarks.data import DATASETS, SHARED, vectors
 from benchmarks.printing import header, paragraph, table, write
 from st_dimreduce import Drift, Head, Size, Summary, Verdict, drift, fit_head
 from st_dimreduce.apps.docstrings import PACKAGES, package_pairs
@@ -39,20 +38,10 @@ HEADS: dict[str, Fit] = {
 DISTILLED, WIDE = "fidelity, 128, distilled", "quality, 256"
 
 
-def texts(name: str, data: Path) -> list[str]:
-    """Return the documents of a corpus, or its sentences."""
-    if name == "CACM":
-        return list(dict.fromkeys(filter(None, smart(data / "cacm" / "cacm.all").values())))
-    if name == "KorQuAD":
-        articles = json.loads((data / "korquad" / "KorQuAD_v1.0_dev.json").read_text(encoding="utf-8"))["data"]
-        return list(dict.fromkeys(part["context"] for article in articles for part in article["paragraphs"]))
-    return list(dict.fromkeys(DATASETS[name](data).train))
-
-
 @cache
 def corpus(model: str, name: str, data: Path) -> np.ndarray:
     """Return the vectors of a corpus, in random order."""
-    found = texts(name, data)
+    found = list(dict.fromkeys(filter(None, DATASETS[name](data).train)))
     found = found[:USE_TEXTS] if model == USE else found
     return np.random.default_rng(0).permutation(vectors(model, name, "drift", found))
 

@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 
 from benchmarks.data import CACHE
-from benchmarks.measuring import memory, once, run_module, seconds_and_peak
+from benchmarks.measuring import held, once, run_module, seconds_and_peak_shared
 from benchmarks.printing import header, paragraph, table, write
 from benchmarks.widened import MODEL, near, real, widened
 from st_dimreduce import CodeIndex, Head, Precision, Summary, build_index, fit_head, open_index, search
@@ -110,7 +110,9 @@ def build(rows: int) -> dict[str, float]:
     shutil.rmtree(path, ignore_errors=True)
     _codes_at(rows).unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    seconds, peak = seconds_and_peak(lambda: build_index(data.blocks(rows), data.head, path, show_progress_bar=False))
+    seconds, peak = seconds_and_peak_shared(
+        lambda: build_index(data.blocks(rows), data.head, path, show_progress_bar=False)
+    )
     drawing = once(lambda: [None for _ in data.blocks(rows)])
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 2**20
     return {"seconds": seconds - drawing, "peak": peak, "size": size}
@@ -120,12 +122,12 @@ def opened(rows: int) -> dict[str, Any]:
     """Search our index in a process of its own; returns rates and recalls."""
     data = Data()
     asked = data.reduced[:200]
-    before = memory("VmRSS")
+    before = held()
     index = open_index(data.folder(rows), check_hashes=False)
     index.search(asked, 10, recall=0.99)
     index.search(asked[:20], 10, effort=index._efforts[1])  # looks into every cell
     found: dict[str, Any] = {"segments": len(index.manifest.segments), "cells": index._efforts[1]}
-    found["ram"] = (memory("VmRSS") - before) * 2**20 / rows
+    found["ram"] = (held() - before) * 2**20 / rows
     codes = _codes(index, rows)
     exact = search(asked, codes, PRECISION, 10)[1]
     some = data.reduced[:40]
@@ -141,9 +143,8 @@ def opened(rows: int) -> dict[str, Any]:
             "rate": rate(find, data.reduced),
             "latency": latency(find, data.reduced[:300]),
         }
-    measured = index._effort(0.95, None, 10)
-    efforts = range(measured, index._efforts[1])
-    needed = next((e for e in efforts if _reached(index, asked, exact, e) >= 0.95), index._efforts[1])
+    efforts = index.manifest.efforts
+    needed = next((e for e in efforts if _reached(index, asked, exact, e) >= 0.95), efforts[-1])
     find = lambda queries: index.search(queries, 10, effort=needed)  # noqa: E731
     found["reached"] = {
         "effort": needed,
@@ -359,8 +360,8 @@ def report(data: Data, grown: dict[int, Any], tables: dict[int, Any]) -> list[st
     note = """
         Recall is measured when an index is built, with vectors that lie to some of its documents as questions do.
         Seconds to build: from vectors in memory, with k-means, codes and the measurement of recall. MB while building:
-        beyond what the process held before. RAM: what the process holds more once every code was looked at; codes are
-        mapped from the disk, and processes share them."""
+        beyond what the process held before. RAM: what the process holds more when every code has been looked at. Codes
+        are mapped from the disk, and processes share them."""
     blocks.append(paragraph(note))
     for number, found in tables.items():
         real_only = number == len(data.documents)

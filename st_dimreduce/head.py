@@ -337,9 +337,10 @@ class Head:
         if not isinstance(embeddings, np.ndarray) and type(embeddings).__module__.partition(".")[0] == "torch":
             return self._reduce_tensor(embeddings, normalize_embeddings, batch_size, norm)
         out = np.empty((len(embeddings), self.out_features), np.float32)
+        buffer = np.empty((0 if norm is None else min(batch_size, len(embeddings)), self.in_features), np.float32)
         for start in range(0, len(embeddings), batch_size):
             rows, block = out[start : start + batch_size], np.asarray(embeddings[start : start + batch_size])
-            block = np.asarray(block, np.float32) if norm is None else scale_rows(block, norm)
+            block = np.asarray(block, np.float32) if norm is None else scale_rows(block, norm, buffer[: len(block)])
             np.matmul(block, self.weight.T, out=rows)
             if self.bias is not None:
                 rows += self.bias

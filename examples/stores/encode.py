@@ -46,11 +46,12 @@ def save(
         relevant: For each query the rows of the documents that it should find.
     """
     summary = Summary.of(documents)
-    vectors = {"full": documents, "full queries": queries}
+    vectors, weights = {"full": documents, "full queries": queries}, {}
     for size in SIZES:
         head = fit_head(summary, size, cloze_pairs=cloze)
+        weights[f"{size} weight"] = head.weight
         vectors |= {f"{size}": head.reduce_stored(documents), f"{size} queries": head.reduce_stored(queries)}
     units = {name: quantize(rows, "float32") for name, rows in vectors.items()}
     pairs = np.array([(query, row) for query, rows in enumerate(relevant) for row in rows])
     with new_file(path) as new, new.open("wb") as file:
-        np.savez(file, relevant=pairs, **units)
+        np.savez(file, relevant=pairs, **units, **weights)

@@ -1,4 +1,4 @@
-"""Vectors of docstrings in FAISS: floats, its own quantisers, and our binary codes, alone and rescored with int8.
+"""Vectors of docstrings in FAISS: floats, its own quantisers, and our codes, as bits or in an index of codes.
 
 python examples/stores/faiss_.py [VECTORS [MODEL [COUNT]]]
 """
@@ -9,13 +9,13 @@ import faiss
 import numpy as np
 from corpus import CANDIDATES, FULL, Corpus
 
-from st_dimreduce import quantize, rescore, search
+from st_dimreduce import build_index, quantize, rescore, search
 
 # What index_factory makes of which vectors; a trained code is FAISS's own.
 FLOATS = [(FULL, "Flat"), (FULL, "HNSW32"), (64, "SQfp16"), (128, "HNSW32")]
 QUANTISERS = [(FULL, "SQ8"), (FULL, "PQ128x4fs"), (FULL, "RaBitQ")]
 BOTH = [(128, "SQ8"), (256, "SQ4"), (256, "PQ128x4fs"), (384, "RaBitQ")]
-OURS = [(256, "int4"), (256, "int2"), (384, "binary")]  # read by our own search
+OURS = [(256, "int4"), (256, "int2"), (384, "binary")]
 
 
 def with_floats(corpus: Corpus, size: int | str, kind: str, quantised: bool) -> None:
@@ -53,6 +53,14 @@ def with_bits(corpus: Corpus, size: int | str, rescoring: bool = False) -> None:
     corpus.measure("FAISS", "bits, then int8", size, index.code_size, rescored, path, codes)
 
 
+def with_index(corpus: Corpus, size: int, precision: str) -> None:
+    """Search codes with an index of codes, for which FAISS finds the candidates."""
+    codes, path = quantize(corpus.documents(size), precision), corpus.place(f"{size}-{precision}")
+    index = build_index(codes, corpus.head(size), path, precision=precision)
+    found = lambda query: index.search(query[None])[1][0]  # noqa: E731
+    corpus.measure("FAISS", f"{precision}, index", size, codes.shape[1], found, path)
+
+
 def with_search(corpus: Corpus, size: int, precision: str) -> None:
     """Search codes in a file with our own search, to compare with."""
     codes, path = quantize(corpus.documents(size), precision), corpus.place(f"{size}-{precision}.npy")
@@ -71,6 +79,8 @@ def main(corpus: Corpus) -> None:
     with_bits(corpus, 384)
     with_bits(corpus, 256)
     with_bits(corpus, 256, rescoring=True)
+    for size, precision in OURS:
+        with_index(corpus, size, precision)
     for size, precision in OURS:
         with_search(corpus, size, precision)
 

@@ -20,7 +20,7 @@ Found = Callable[[int, int, int], np.ndarray]
 
 _FACTORS = (2, 4, 8, 16, 32)  # candidates that are scored exactly, per result
 ALL = 64  # likewise; so many lose none of the true neighbours
-_ENOUGH = 0.998  # share of the true neighbours that must be among the candidates where all cells are looked into
+_ENOUGH = 0.9995  # share of true neighbours that must be among the candidates of documents; questions need more of them
 _EFFORTS = sorted({round(2 ** (step / 2)) for step in range(41)})  # that are measured
 _COMPLETE = 0.9995
 _ROUNDING = 1e-6  # of a cosine

@@ -19,7 +19,7 @@ from st_dimreduce.enums import Precision
 
 INT8_STEPS = 127 / 4.0  # steps of the int8 grid per standard deviation
 _WHOLE = (Precision.FLOAT32, Precision.INT8)  # precisions that are stored as one number per dimension
-_BLOCK = 2048  # rows whose values stay in the cache
+_BLOCK = 1024  # rows whose values stay in the cache
 
 
 def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:

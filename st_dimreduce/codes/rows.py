@@ -9,7 +9,7 @@ import numpy as np
 _SURE = 1e-20, 1e20  # squared norms that float32 holds to full precision
 
 
-def scale_rows(rows: np.ndarray, norm: float = 1.0) -> np.ndarray:
+def scale_rows(rows: np.ndarray, norm: float = 1.0, out: np.ndarray | None = None) -> np.ndarray:
     """Return rows scaled to a norm, from any norm that their type can hold.
 
     NaN counts as 0, infinity as the largest float; a row of zeros stays as it is.
@@ -17,14 +17,15 @@ def scale_rows(rows: np.ndarray, norm: float = 1.0) -> np.ndarray:
     Args:
         rows: Float array of shape (n, d).
         norm: The norm to give them. Defaults to 1.
+        out: Where to put them, float32 of shape (n, d). Defaults to None: a new array.
 
     Returns:
-        A new float32 array of shape (n, d).
+        The scaled rows, float32 of shape (n, d).
     """
     with np.errstate(all="ignore"):  # of rows that take the slower way
         single = np.asarray(rows, np.float32)
         squares = np.einsum("ij,ij->i", single, single)
-        scaled = single * (np.float32(norm) / np.sqrt(squares))[:, None]
+        scaled = np.multiply(single, (np.float32(norm) / np.sqrt(squares))[:, None], out=out)
         doubtful = np.flatnonzero(~((squares > _SURE[0]) & (squares < _SURE[1])))
         if len(doubtful):
             # float64 for its range: float16 and bfloat16 are held by float32, where infinity is cut to its largest.

@@ -13,7 +13,7 @@ from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.head import Head
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.vectors.kinds import open_source
-from st_dimreduce.vectors.reduce import check_width, good_rows
+from st_dimreduce.vectors.reduce import check_width, good_rows, naming_zero
 from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES
 
 NO_GOOD_ROWS = "every vector of the source is NaN, infinite or zero: nothing can be fitted on them"
@@ -116,6 +116,10 @@ def read_summary(
             check_width(head, first)
         summary = Summary(first.vectors.shape[1], sample_size, seed)
         for batch in chain([first], batches):
-            summary.update(good_rows(batch, on_bad_row))
+            if on_bad_row is OnBadRow.ZERO:
+                summary.update(good_rows(batch))
+            else:
+                with naming_zero():
+                    summary.update(batch.vectors)
             bar.update(len(batch.vectors))
     return summary

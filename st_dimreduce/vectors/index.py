@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 import os
 import shutil
 import tempfile
@@ -164,6 +165,7 @@ def fill(
     """
     head.save(folder / HEAD)
     create(folder, codes, ids, manifest, middles, of_rows)
+    _let_go(codes)
     open_index(folder, check_hashes=False).calibrate(queries, seed)
 
 
@@ -409,9 +411,17 @@ def _read_ids(source: Any, column: str | None, id_column: str | None) -> Any:
     return opened.ids(id_column)
 
 
+def _let_go(codes: np.ndarray) -> None:
+    """Give back the memory of an array that is mapped from a file; what is needed is read again."""
+    if isinstance(codes, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        codes._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
 def _centres_of(codes: np.ndarray, manifest: Manifest, count: int, seed: int) -> np.ndarray:
     drawn = np.random.default_rng(seed).choice(len(codes), min(count * TRAINED_PER_CELL, len(codes)), replace=False)
-    return centres(codes[np.sort(drawn)], manifest, count, seed)
+    sample = codes[np.sort(drawn)]
+    _let_go(codes)
+    return centres(sample, manifest, count, seed)
 
 
 def centres(sample: np.ndarray, manifest: Manifest, count: int, seed: int) -> np.ndarray:
@@ -432,5 +442,6 @@ def _assigned(
         for number, rows in enumerate(slices(0, len(codes), _ASSIGNED_ROWS)):
             make = partial(cells_of, codes[rows], centres, manifest)
             out[rows] = work.kept(f"cells-{number:05d}.npy", make)
+            _let_go(codes)
             bar.update(rows.stop - rows.start)
     return out

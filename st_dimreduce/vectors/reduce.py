@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -185,9 +185,9 @@ def check_width(head: Head, batch: Batch) -> None:
         raise ValueError(f"the vectors have {width} dimensions, the head takes {head.in_features}: use its own")
 
 
-def good_rows(batch: Batch, on_bad_row: OnBadRow) -> np.ndarray:
-    """Return the vectors of a batch that have a direction; raises as :func:`bad_rows` does."""
-    bad = bad_rows(batch, on_bad_row)
+def good_rows(batch: Batch) -> np.ndarray:
+    """Return the vectors of a batch that have a direction."""
+    bad = row_norms(batch.vectors)[1]
     return np.delete(batch.vectors, bad, axis=0) if len(bad) else batch.vectors
 
 
@@ -199,11 +199,18 @@ def bad_rows(batch: Batch, on_bad_row: OnBadRow) -> np.ndarray:
     """
     if on_bad_row is OnBadRow.ZERO:
         return row_norms(batch.vectors)[1]
-    try:
+    with naming_zero():
         check_rows(batch.vectors, batch.first_row)
+    return np.empty(0, np.int64)
+
+
+@contextmanager
+def naming_zero() -> Iterator[None]:
+    """Add to the error of a vector without a direction that it may be stored as zeros."""
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"{error}; or pass on_bad_row='zero' (--on-bad-row zero)") from error
-    return np.empty(0, np.int64)
 
 
 def _reduced(
