@@ -264,22 +264,23 @@ class Task:
             ndcg, recall = retrieval(rows[:, :TOP_K], self.texts.relevant)
             metrics = {"ndcg": float(ndcg.mean()), "recall": float(recall.mean())}
             if self.seen is not None:
-                kept = set(np.flatnonzero(self.seen).tolist())
-                metrics |= {"seen": self._share(rows, kept.__contains__)}
-                metrics |= {"unseen": self._share(rows, lambda row: row not in kept)}
+                metrics["seen"] = _ndcg_among(self.seen, rows, self.texts.relevant)
+                metrics["unseen"] = _ndcg_among(~self.seen, rows, self.texts.relevant)
         return metrics | {"overlap": float(overlaps(self.nearest, rows[:, :TOP_K]).mean())}
-
-    def _share(self, rows: np.ndarray, counts: Callable[[int], bool]) -> float:
-        """Return nDCG@10 of some of the relevant documents."""
-        relevant = [{row for row in wanted if counts(row)} for wanted in self.texts.relevant or []]
-        gone = [wanted - some for wanted, some in zip(self.texts.relevant or [], relevant, strict=True)]
-        rest = [[row for row in found if row not in some] for found, some in zip(rows.tolist(), gone, strict=True)]
-        left = np.array([row[:TOP_K] for row in rest])
-        return float(np.nanmean(retrieval(left, relevant)[0]))
 
     def vectors(self, part: str, texts: list[str]) -> np.ndarray:
         """Return the unit vectors of texts, which are encoded once and then kept under this name."""
         return vectors(self.model, self.dataset, part, texts)
+
+
+def _ndcg_among(counts: np.ndarray, rows: np.ndarray, relevant: list[set[int]]) -> float:
+    """Return nDCG@10 of those relevant documents that count, as if the other relevant ones were not stored."""
+    counting = set(np.flatnonzero(counts).tolist())
+    left = [
+        [row for row in found if row in counting or row not in wanted][:TOP_K]
+        for found, wanted in zip(rows.tolist(), relevant, strict=True)
+    ]
+    return float(np.nanmean(retrieval(np.array(left), [wanted & counting for wanted in relevant])[0]))
 
 
 @cache

@@ -58,12 +58,12 @@ class Data:
     """
 
     def __init__(self, anew: bool = False) -> None:
-        found = CACHE / f"{MODEL}-index.npz"
+        shared = CACHE / f"{MODEL}-index.npz"
         if anew:
             documents, queries = real()
-            with new_file(found) as file, file.open("xb") as stream:
+            with new_file(shared) as file, file.open("xb") as stream:
                 np.savez(stream, documents=documents, queries=queries)
-        with np.load(found) as arrays:
+        with np.load(shared) as arrays:
             self.documents, self.queries = arrays["documents"], arrays["queries"]
         path = CACHE / f"{MODEL}-packages-near-{len(self.documents)}.npy"
         if not path.exists():

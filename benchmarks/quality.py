@@ -146,9 +146,9 @@ class Part:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
-    def full(self) -> float:
-        """The full model's metric."""
-        return self.task.judge(partial(search, self.task.queries, self.task.documents, "float32"))[self.task.metric]
+    def full(self) -> dict[str, float]:
+        """The full model's metrics."""
+        return self.task.judge(partial(search, self.task.queries, self.task.documents, "float32"))
 
     def lines(self) -> list[Line]:
         """Return all our settings and the best setting of each peer; the best first within a budget."""
@@ -171,7 +171,7 @@ def best(lines: list[Line], most: int, mine: bool) -> Line | None:
 
 def details(part: Part) -> str:
     """Return the table of one model and data set."""
-    lines, full = part.lines(), part.full
+    lines, full = part.lines(), part.full[part.metric]
     names = [name for name in TITLES if lines and name in lines[0].runs[0]]
     rows = []
     for line in lines:
@@ -193,7 +193,7 @@ def overview(parts: list[Part]) -> str:
     """Return the table of our best line beside the best peer, at every budget."""
     budgets = sorted({row["budget"] for part in parts for row in part.rows if row["budget"] in BUDGETS})
     titles = [f"{part.task.model}, {part.task.dataset}" for part in parts]
-    measured = [(part.lines(), part.full) for part in parts]
+    measured = [(part.lines(), part.full[part.metric]) for part in parts]
     rows = []
     for budget in budgets:
         cells = []
@@ -214,7 +214,7 @@ def plot(parts: list[Part], path: Path) -> None:
     figure, panels = plt.subplots(1, len(parts), figsize=(5.5 * len(parts), 5), squeeze=False, layout="constrained")
     colours = {method: plt.get_cmap("tab20")(i) for i, method in enumerate(METHODS)}
     for panel, part in zip(panels[0], parts, strict=True):
-        lines, full = part.lines(), part.full
+        lines, full = part.lines(), part.full[part.metric]
         for method in METHODS:
             points: dict[int, Line] = {}
             for line in lines:
@@ -267,7 +267,7 @@ def report(parts: list[Part]) -> list[str]:
     ]
     for part in parts:
         count = f"{len(part.task.documents):,} documents, {len(part.task.queries):,} queries"
-        full = f"full model {TITLES[part.task.metric]} {100 * part.full:.2f}"
+        full = f"full model {TITLES[part.task.metric]} {100 * part.full[part.metric]:.2f}"
         title = f"## {part.task.model} ({part.task.width} dimensions), {part.task.dataset}"
         run = {row["method"] for row in part.rows}
         missing = [name for name in METHODS if name not in run]
@@ -294,13 +294,12 @@ def unseen(parts: list[Part]) -> list[str]:
         without labels. The best at a budget is bold."""
     blocks = ["# Documents that come later", header("quality", PACKAGES, f"{wall:,.0f} seconds."), paragraph(method)]
     for part in parts:
-        full = part.task.judge(partial(search, part.task.queries, part.task.documents, "float32"))
         lines = part.lines()
         best = {line.budget: max(other.value for other in lines if other.budget == line.budget) for line in lines}
         rows = []
         for line in lines:
             bold = "**" if line.value == best[line.budget] else ""
-            seen, later = (f"{100 * line.mean(name) / full[name]:.1f}" for name in ("seen", "unseen"))
+            seen, later = (f"{100 * line.mean(name) / part.full[name]:.1f}" for name in ("seen", "unseen"))
             rows.append([f"{line.budget}", f"{line.method}: {line.setting}", seen, f"{bold}{later}{bold}"])
         blocks += [
             f"## {part.task.model}, {part.task.dataset}",

@@ -20,7 +20,8 @@ Found = Callable[[int, int, int], np.ndarray]
 
 _FACTORS = (2, 4, 8, 16, 32)  # candidates that are scored exactly, per result
 ALL = 64  # likewise; so many lose none of the true neighbours
-_ENOUGH = 0.9995  # share of true neighbours that must be among the candidates of documents; questions need more of them
+# Share of a document's true neighbours that must be among its candidates. Questions need more candidates still.
+_ENOUGH = 0.9995
 _EFFORTS = sorted({round(2 ** (step / 2)) for step in range(41)})  # that are measured
 _COMPLETE = 0.9995
 _ROUNDING = 1e-6  # of a cosine
@@ -68,7 +69,7 @@ def _recall(truth: np.ndarray, found: np.ndarray) -> float:
 
 
 def likely_queries(levels: np.ndarray, precision: Precision, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return vectors of which the codes are these, and vectors that lie to them as questions do, each of shape (n, k).
+    """Return vectors of norm 1 of which the codes are these, and others that lie to them as questions do.
 
     A question is about a document, but near it only to a degree: it finds less easily than another document does.
 
@@ -76,11 +77,14 @@ def likely_queries(levels: np.ndarray, precision: Precision, seed: int) -> tuple
         levels: Decoded codes, not scaled, float32 of shape (n, k).
         precision: Their precision.
         seed: Seed of what is drawn.
+
+    Returns:
+        Two arrays, float32 of shape (n, k).
     """
     rng = np.random.default_rng(seed)
     documents = scale_rows(_likely_vectors(levels, precision, rng))
     others = scale_rows(rng.standard_normal(levels.shape).astype(np.float32))
-    return documents, _LIKENESS * documents + math.sqrt(1 - _LIKENESS**2) * others
+    return documents, scale_rows(_LIKENESS * documents + math.sqrt(1 - _LIKENESS**2) * others)
 
 
 def _likely_vectors(levels: np.ndarray, precision: Precision, rng: np.random.Generator) -> np.ndarray:

@@ -299,8 +299,8 @@ class CodeIndex:
         """Measure the recall at several efforts, for :meth:`search` to choose by.
 
         Args:
-            queries: Typical queries, of shape (q, k); 100 and more. Defaults to None: vectors that lie
-                to some documents of the index as questions about them do, at a cosine of 0.65.
+            queries: Typical queries, of shape (q, k); 100 and more. Defaults to None: vectors that lie to
+                some documents of the index as questions about them do, at a cosine of 0.65.
             seed: Seed of the choice of codes. Defaults to 0.
 
         Raises:

@@ -412,8 +412,11 @@ def _read_ids(source: Any, column: str | None, id_column: str | None) -> Any:
 
 
 def _let_go(codes: np.ndarray) -> None:
-    """Give back the memory of an array that is mapped from a file; what is needed is read again."""
-    if isinstance(codes, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+    """Give back the memory of an array that is mapped from a file; what is needed is read again.
+
+    Only of one that cannot be written: in a copy on write, this would undo what its owner wrote.
+    """
+    if isinstance(codes, np.memmap) and codes.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
         codes._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 

@@ -280,6 +280,15 @@ def test_texts_and_a_model(tiny, tmp_path):
         build_index("one text", model, tmp_path / "other")
 
 
+def test_what_was_written_to_a_copy_of_mapped_codes_stays(head, codes, tmp_path):
+    np.save(tmp_path / "codes.npy", np.zeros_like(codes))
+    copied = np.load(tmp_path / "codes.npy", mmap_mode="c")
+    copied[:] = codes
+    index = build_index(copied, head, tmp_path / "index")
+    assert np.array_equal(copied, codes)
+    assert np.array_equal(index.codes(range(len(codes))), codes)
+
+
 def test_vectors_are_added_with_the_head_of_the_index(index, vectors, codes):
     assert add_to_index(index, vectors[:10], ids=range(9000, 9010)) == 10
     assert np.array_equal(index.codes(range(9000, 9010)), codes[:10])

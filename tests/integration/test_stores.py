@@ -17,7 +17,10 @@ BITS = 85.0
 # Of each way that an example stores vectors in: the vectors, and the least share of the full model's nDCG@10.
 FLOOR = {"full": NEARLY, "full, quantised": BITS, "384": 88.0, "256": 83.0, "128": 92.0, "64": 80.0, "32": 55.0}
 WAYS = {
-    "faiss": ["Flat", "HNSW32", "SQfp16", "SQ8", "SQ4", "PQ128x4fs", "RaBitQ", "bits, then int8", "int4, index"],
+    "faiss": [
+        *("Flat", "HNSW32", "SQfp16", "SQ8", "SQ4", "PQ128x4fs", "RaBitQ", "bits", "bits, then int8"),
+        *("int4, index", "int2, index", "binary, index"),
+    ],
     "qdrant": ["local mode", "float32", "float32, scalar int8", "float32, binary", "turbo4", "float16", "uint8"],
     "chroma": ["HNSW"],
     "lancedb": ["float32", "float16", "bits", "bits, then float16", "IVF_SQ", "IVF_RQ", "IVF_PQ"],
