@@ -57,6 +57,9 @@ class TableSource(Source):
             if field.type not in _VIEWS and _holds_views(field.type):
                 raise ValueError(f"{_listed([field])} holds views: cast the column to plain strings or lists")
 
+    def leave_out_others(self) -> None:
+        self._others = []
+
     @abstractmethod
     def record_batches(self, start: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows from ``start`` on, after :func:`_valid`."""
@@ -124,11 +127,16 @@ class ParquetSource(TableSource):
                 self._metadata.append(pq.read_metadata(path))
                 schemas.append(_readable(self._metadata[-1].schema.to_arrow_schema()))
         super().__init__(schemas[0], sum(metadata.num_rows for metadata in self._metadata), column, codes)
+        self._columns: list[str] | None = None  # all
         _check_schemas(files.paths, schemas, self.column)
 
     @classmethod
     def accepts(cls, given: Any) -> bool:
         return isinstance(given, Files) and given.paths[0].suffix.lower() == ".parquet"
+
+    def leave_out_others(self) -> None:
+        super().leave_out_others()
+        self._columns = [str(self.column)]
 
     def record_batches(self, start: int) -> Iterator[pa.RecordBatch]:
         for path, metadata in zip(self._paths, self._metadata, strict=True):
@@ -138,15 +146,17 @@ class ParquetSource(TableSource):
                     if start < group.num_rows:
                         # Not pyarrow.dataset: for a row group of 300 MB it takes 1,100 to 1,450 MB, this way 70 MB.
                         with pq.ParquetFile(path, metadata=metadata, **_READING) as file:
-                            batches = file.iter_batches(_rows_at_a_time(file, group, number), row_groups=[number])
+                            rows = _rows_at_a_time(file, group, number, self._columns)
+                            batches = file.iter_batches(rows, [number], self._columns)
                             yield from _rows_from(start, _valid(batches))
                     start = max(start - group.num_rows, 0)
 
     def column_batches(self, name: str) -> Iterator[pa.Array]:
         for path, metadata in zip(self._paths, self._metadata, strict=True):
             with _refusing(path, "Parquet"), pq.ParquetFile(path, metadata=metadata, **_READING) as file:
+                # "a.b" brings the column "a" as well, where that has a field "b".
                 for batch in _valid(file.iter_batches(_READ_ROWS, columns=[name])):
-                    yield batch.column(0)
+                    yield batch.column(name)
 
 
 class IpcSource(TableSource):
@@ -454,13 +464,13 @@ def _fixed_bytes(kind: pa.DataType) -> int | None:
         return None
 
 
-def _rows_at_a_time(file: pq.ParquetFile, group: pq.RowGroupMetaData, number: int) -> int:
-    """Return how many rows of a row group to read at a time.
+def _rows_at_a_time(file: pq.ParquetFile, group: pq.RowGroupMetaData, number: int, columns: list[str] | None) -> int:
+    """Return how many rows of some columns of a row group to read at a time.
 
     What the file says of its size is that of the encoded values, of which one may stand for many rows: so the first
     rows are read.
     """
-    first = next(_valid(file.iter_batches(_PROBED_ROWS, row_groups=[number])), None)
+    first = next(_valid(file.iter_batches(_PROBED_ROWS, [number], columns)), None)
     probed = 0 if first is None else first.nbytes // max(first.num_rows, 1)
     average = max(probed, group.total_byte_size // max(group.num_rows, 1), 1)
     return min(max(_READ_BYTES // average, 1), _READ_ROWS)

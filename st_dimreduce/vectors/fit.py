@@ -109,6 +109,7 @@ def read_summary(
     With a head, vectors of another width than it takes are refused before all are read.
     """
     opened = open_source(source, column)
+    opened.leave_out_others()
     bar = progress_bar("Summarising", "rows", show_progress_bar, total=opened.rows)
     with bar, closing(opened.batches(0, batch_bytes)) as batches:
         first = next(batches)  # an empty source raises an error here

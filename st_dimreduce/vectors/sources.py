@@ -111,6 +111,9 @@ class Source(ABC):
             batch_bytes: Bytes of vectors to read at a time, where the source reads as much as it is asked for.
         """
 
+    def leave_out_others(self) -> None:  # noqa: B027, arrays have none
+        """Read the vectors alone from now on, without a table's other columns."""
+
     def row_bytes(self, others: Any) -> np.ndarray:
         """Return the bytes of each row's other columns, shape (n,), by its values alone; arrays have none."""
         raise NotImplementedError

@@ -228,6 +228,27 @@ def test_float_types_may_differ_between_files(tmp_path):
     assert reduce_vectors(tmp_path, HEAD, tmp_path.parent / "sink.parquet").rows == 1200
 
 
+def test_a_pass_over_vectors_alone_leaves_out_the_other_columns(tmp_path):
+    names = {"v.x": range(300), "v": vectors(), "text": ["a very peculiar text " * 20] * 300}
+    path = parquet(tmp_path / "x.parquet", **names)
+    expected = summarize(X)
+    assert np.array_equal(summarize(path, column="v").gram, expected.gram)
+    file = path.read_bytes()
+    at = pq.read_metadata(path).row_group(0).column(2).dictionary_page_offset
+    with_bytes(path, file[:at] + bytes(20) + file[at + 20 :])  # the header of its first page
+    assert np.array_equal(summarize(path, column="v").gram, expected.gram)
+    with pytest.raises(ValueError, match="is not a complete Parquet file"):
+        reduce_vectors(path, HEAD, tmp_path / "y.parquet", column="v")
+    table = pa.table(names)
+    for source in (table, datasets.Dataset(table)):
+        assert np.array_equal(summarize(source, column="v").gram, expected.gram)
+
+
+def test_a_column_of_ids_beside_a_field_of_the_same_path(tmp_path):
+    path = parquet(tmp_path / "x.parquet", **{"a": [{"b": 1}] * 300, "a.b": range(300), "v": vectors()})
+    assert st_dimreduce.vectors.kinds.open_source(path).ids("a.b").tolist() == list(range(300))
+
+
 @pytest.mark.parametrize(
     ("sink", "overwrite", "kind", "message"),
     [
