@@ -1,8 +1,8 @@
 """Millions of vectors that are like real ones: docstrings of the installed packages, and mixtures of near ones.
 
-A mixture is x + (y - z) / 2, scaled to norm 1, where x is a real vector and y and z are two of its 16 nearest: it lies
-as far from x, and in the same directions, as its neighbours do, so that spectrum and neighbourhoods stay nearly the
-same (compare SMOTE; Chawla et al., JAIR 2002).
+A mixture is x + w (y - z), scaled to norm 1, where x is a real vector, y and z are two of its 16 nearest, and w is
+drawn between 1/4 and 3/4: it lies as far from x, and in the same directions, as its neighbours do, so that spectrum and
+neighbourhoods stay nearly the same (compare SMOTE; Chawla et al., JAIR 2002). No two mixtures are equal.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def widened(known: np.ndarray, neighbours: np.ndarray, rows: int, seed: int = 0)
     for start in range(len(known), rows, _BLOCK):
         count = min(_BLOCK, rows - start)
         own = rng.integers(len(known), size=count)
-        one, other = neighbours[own, rng.integers(_NEAR, size=(2, count))]
+        one, then = rng.integers(_NEAR, size=count), rng.integers(1, _NEAR, size=count)
+        one, other = neighbours[own, one], neighbours[own, (one + then) % _NEAR]
+        weight = rng.uniform(0.25, 0.75, (count, 1)).astype(np.float32)
         for first in range(0, count, _YIELDED):
             some = slice(first, first + _YIELDED)
-            mixed = known[own[some]] + (known[one[some]] - known[other[some]]) / 2
+            mixed = known[own[some]] + weight[some] * (known[one[some]] - known[other[some]])
             yield mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
