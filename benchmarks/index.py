@@ -239,7 +239,7 @@ def _faiss(factory: str, data: Data, rows: int) -> tuple[dict[int, Any], float, 
             ef: lambda queries, ef=ef: index.search(queries, 10, params=faiss.SearchParametersHNSW(efSearch=ef))[1]
             for ef in EFFORTS[1:]
         }
-        return finds, seconds, index.sa_code_size() + 4 * 64
+        return finds, seconds, faiss.downcast_index(index.storage).sa_code_size() + 4 * 64
     finds = {}
     for effort in EFFORTS:
 
