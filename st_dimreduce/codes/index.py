@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 CELLS = "cells.npy"
 HEAD = "head"  # its folder in that of the index
 DEFAULT_RECALL = 0.95
-_SCORED_BYTES = 1 << 25  # of decoded candidates at a time
+_SCORED_BYTES = 1 << 22  # of decoded candidates at a time
 _EXACT_ROWS = 20_000  # of a filter, up to which every allowed code is scored
 _QUERIES = 256  # of a calibration without any
 
@@ -488,7 +489,7 @@ class _Searched:
             rows = np.flatnonzero(np.unpackbits(allowed, count=len(rows), bitorder="little"))
         return rows[search(unit, self._codes(rows), self._manifest.precision, count)[1]]
 
-    def score(self, unit: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def score(self, unit: np.ndarray, positions: np.ndarray, threads: int) -> np.ndarray:
         """Return the cosines of queries with the codes at some positions, float32 of shape (q, c); -inf for -1."""
         scores = np.empty(positions.shape, np.float32)
         size, precision, count = self._manifest.out_features, self._manifest.precision, positions.shape[1]
@@ -501,11 +502,20 @@ class _Searched:
                 rows, inverse = decode(self._codes(positions[0, some]), precision, size)
                 scores[:, some] = unit @ rows.T * inverse
             return scores
-        for first in range(0, len(unit), step):
+
+        def score(first: int) -> None:
             block = positions[first : first + step]
             rows, inverse = decode(self._codes(block.reshape(-1)), precision, size)
             products = np.matmul(rows.reshape(*block.shape, size), unit[first : first + step, :, None])[..., 0]
             scores[first : first + step] = products * inverse.reshape(block.shape)
+
+        starts = range(0, len(unit), step)
+        if min(threads, len(starts)) > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(score, starts))
+        else:
+            for start in starts:
+                score(start)
         scores[positions < 0] = -np.inf
         return scores
 
@@ -539,11 +549,11 @@ def _find(
     scores = np.full((len(unit), top_k), -np.inf, np.float32)
     found = np.full((len(unit), top_k), -1)
     first = 0
-    with scan.threads(threads):
+    with scan.threads(threads) as running:
         for searched in segments:
             positions = searched.candidates(unit, candidates * top_k, effort, keys)
             if positions.shape[1]:
-                some = searched.score(unit, positions)
+                some = searched.score(unit, positions, running)
                 scores, found = _best(scores, found, some, np.where(positions < 0, -1, positions + first), top_k)
             first += len(searched.segment)
     return scores, found

@@ -103,8 +103,10 @@ class Lists:
             return data[first[:, None] + np.arange(self.width)]
         block, place = inside // BLOCK, inside % BLOCK
         first = self.offsets[cells] + block * BLOCK * self.width + _BYTE_OF[place % 16]
-        upper = data[first[:, None] + np.arange(0, BLOCK * self.width, BLOCK)]
-        lower = data[first[:, None] + np.arange(16, BLOCK * self.width, BLOCK)]
+        # A view of all bytes at which a code may begin: one number finds a code, not one for each of its bytes.
+        begins = len(data) - BLOCK * (self.width - 1) - BLOCK // 2
+        halves = np.lib.stride_tricks.as_strided(data, (begins, 2, self.width), (1, BLOCK // 2, BLOCK), writeable=False)
+        upper, lower = halves[first].transpose(1, 0, 2)
         return _joined(upper, lower, (place >= 16)[:, None])
 
 

@@ -63,15 +63,15 @@ def _flat(vectors: np.ndarray) -> Any:
 
 
 @contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Let FAISS use so many threads in this thread's calls; as many as it likes if None."""
+def threads(count: int | None) -> Iterator[int]:
+    """Let FAISS use so many threads in this thread's calls; as many as it likes if None. Yields how many it uses."""
     if count is not None and count < 1:
         raise ValueError(f"threads={count}: use at least 1")
     before = faiss.omp_get_max_threads()
     if count is not None:
         faiss.omp_set_num_threads(count)
     try:
-        yield
+        yield faiss.omp_get_max_threads()
     finally:
         faiss.omp_set_num_threads(before)
 
