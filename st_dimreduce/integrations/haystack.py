@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from st_dimreduce.codes.index import CodeIndex
+from st_dimreduce.integrations.documents import found_documents
 
 try:
     from haystack import Document, component
@@ -32,7 +30,6 @@ class IndexRetriever:
     @component.output_types(documents=list[Document])
     def run(self, query_embedding: list[float], top_k: int | None = None) -> dict[str, list[Document]]:
         """Find the documents nearest to a query, with their cosines as scores."""
-        scores, ids = self._index.search(np.array([query_embedding], np.float32), top_k or self._top_k)
-        found = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
-        there = [(self._documents[one], score) for one, score in found if math.isfinite(score)]
-        return {"documents": [replace(document, score=score) for document, score in there]}
+        top_k = self._top_k if top_k is None else top_k
+        found = found_documents(self._index, query_embedding, top_k, self._documents)
+        return {"documents": [replace(document, score=score) for document, score in found]}

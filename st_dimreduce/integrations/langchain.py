@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from st_dimreduce.codes.index import CodeIndex
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.enums import Precision
+from st_dimreduce.integrations.documents import found_documents
 
 try:
     from langchain_core.documents import Document
@@ -87,10 +87,7 @@ class IndexRetriever(BaseRetriever):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
-        vector = np.array([self.embeddings.embed_query(query)], np.float32)
-        scores, ids = self.index.search(vector, self.top_k)
-        found = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
-        there = [(self.documents[one], score) for one, score in found if math.isfinite(score)]
+        found = found_documents(self.index, self.embeddings.embed_query(query), self.top_k, self.documents)
         return [
-            document.model_copy(update={"metadata": {**document.metadata, "score": score}}) for document, score in there
+            document.model_copy(update={"metadata": {**document.metadata, "score": score}}) for document, score in found
         ]

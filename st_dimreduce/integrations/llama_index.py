@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
-
 from st_dimreduce.codes.index import CodeIndex
+from st_dimreduce.integrations.documents import found_documents
 
 try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -32,7 +30,8 @@ class IndexRetriever(BaseRetriever):
         super().__init__()
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        vector = query_bundle.embedding or self._embed_model.get_query_embedding(query_bundle.query_str)
-        scores, ids = self._index.search(np.array([vector], np.float32), self._top_k)
-        found = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
-        return [NodeWithScore(node=self._nodes[one], score=score) for one, score in found if math.isfinite(score)]
+        vector = query_bundle.embedding
+        if vector is None:
+            vector = self._embed_model.get_query_embedding(query_bundle.query_str)
+        found = found_documents(self._index, vector, self._top_k, self._nodes)
+        return [NodeWithScore(node=node, score=score) for node, score in found]
