@@ -170,7 +170,8 @@ def _figures(
     square = float(np.square(means[0] - means[1]).sum())
     shift = math.sqrt(max(square - chance, 0))
     error = math.sqrt(chance / head.out_features)
-    norms = {} if head.record.mean_norm is not None else {v.value: (norm_then or 1) * _NORMS[v] for v in _NORMS}
+    judged = head.record.mean_norm is None and norm_then is not None
+    norms = {v.value: (norm_then or 1) * _NORMS[v] for v in _NORMS} if judged else {}
     return (
         lost("variance lost", "variance"),
         lost("neighbours lost", "neighbours"),

@@ -306,3 +306,10 @@ def test_neighbours_are_looked_for_among_200_whatever_the_number():
     assert len(neighbours_found(LATER[:399], reduced[:399], HEAD.precision)) == 200
     few, many = (neighbours_found(LATER[:n], reduced[:n], HEAD.precision).mean() for n in (400, 3000))
     assert few == pytest.approx(many, abs=0.03)
+
+
+def test_a_record_without_a_norm_judges_none():
+    head = HEAD.with_record(mean_norm=None)
+    found = drift(head, 1000 * LATER)
+    assert by_name(found)["mean norm"].refit is None
+    assert "mean norm" not in found.explanation
