@@ -17,6 +17,7 @@ Indexed = Annotated[
     typer.Argument(help="Vectors or codes: .npy, .parquet or .arrow; or texts, one per line, .jsonl or .csv."),
 ]
 IdColumn = Annotated[str | None, typer.Option("--id-column", help="Column of the ids, in a table.")]
+_DIGITS, _SHOWN = 19, 100  # of an id, and how much of a word is shown
 _TABLES = (".npy", ".parquet", ".arrow", ".feather", "")
 
 
@@ -207,14 +208,17 @@ def _ids(given: list[str], named: bool) -> list[Any]:
     words = []
     for each in given:
         if each.startswith("@"):
-            words.extend(Path(each[1:]).read_text(encoding="utf-8").splitlines())
+            try:
+                words.extend(Path(each[1:]).read_text(encoding="utf-8").splitlines())
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{each[1:]} is no text in UTF-8: expected an id per line") from error
         else:
             words.append(each)
     if named:
         return list(words)
     for word in words:
-        if not word.isascii() or not word.isdigit():
-            raise ValueError(f"id {word!r} is no number: the index holds integers")
+        if not word.isascii() or not word.isdigit() or len(word) > _DIGITS:
+            raise ValueError(f"id {word[:_SHOWN]!r} is no number from 0 to 2^63 - 1: the index holds integers")
     return [int(word) for word in words]
 
 

@@ -10,6 +10,9 @@ import numpy as np
 
 from st_dimreduce.untrusted import short
 
+_WHOLE, _SHOWN = (int, np.integer), 100
+_TOO_LARGE = 2**63  # for int64
+
 
 class Names:
     """Strings, as bytes of UTF-8 and where each ends.
@@ -24,8 +27,11 @@ class Names:
 
     @classmethod
     def of(cls, strings: Iterable[str]) -> Names:
-        """Hold some strings."""
-        encoded = [string.encode() for string in strings]
+        """Hold some strings; raises ``ValueError`` if one cannot be written in UTF-8."""
+        try:
+            encoded = [string.encode() for string in strings]
+        except UnicodeEncodeError as error:
+            raise ValueError(f"id {shown(error.object)} holds half a character: expected text in UTF-8") from error
         ends = np.cumsum([len(each) for each in encoded], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
 
@@ -35,6 +41,14 @@ class Names:
         starts = np.cumsum([0, *(len(names.text) for names in several[:-1])])
         ends = [names.ends + start for names, start in zip(several, starts, strict=True)]
         return cls(np.concatenate([names.text for names in several]), np.concatenate(ends))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each string lies behind the one before it, and the last one ends where the text does."""
+        if not len(self.ends):
+            return not len(self.text)
+        rising = (self.ends[1:] >= self.ends[:-1]).all()
+        return bool(rising and self.ends[0] >= 0 and self.ends[-1] == len(self.text))
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -76,7 +90,9 @@ def new_ids(
     if ids is None:
         if named:
             raise ValueError("no ids were given: expected strings, as the index holds")
-        return np.arange(next_id, next_id + count), None
+        if next_id + count > _TOO_LARGE:
+            raise ValueError(f"after id {next_id - 1} no {count:,} more follow: give ids, 0 to 2^63 - 1")
+        return np.arange(count) + (next_id if count else 0), None
     keys, names = as_keys(ids, named)
     if len(keys) != count:
         raise ValueError(f"{len(keys):,} ids were given for {count:,} vectors: expected as many")
@@ -86,9 +102,27 @@ def new_ids(
     repeated = np.flatnonzero(keys[ordered[1:]] == keys[ordered[:-1]])
     if len(repeated):
         row = ordered[repeated[0]]
-        said = keys[row] if names is None else repr(names[row])
+        said = shown(keys[row] if names is None else names[row])
         raise ValueError(f"id {said} is given to several vectors: expected a different one for each")
     return keys, names
+
+
+def listed(ids: Any) -> Any:
+    """Return ids in an order: a one-dimensional array and names as they are, anything else as a list.
+
+    Raises:
+        ValueError: If it is one id, not several.
+    """
+    if isinstance(ids, Names) or (isinstance(ids, np.ndarray) and ids.ndim == 1):
+        return ids
+    if isinstance(ids, (str, bytes, np.ndarray)) or not hasattr(ids, "__iter__"):
+        raise ValueError(f"ids are {short(ids)}, of type {type(ids).__name__}: expected several, as in a list")
+    return list(ids)
+
+
+def shown(one: Any) -> str:
+    """Return an id for a message."""
+    return short(str(one)) if isinstance(one, str) else " ".join(str(one).split())[:_SHOWN]
 
 
 def holds_names(ids: Any) -> bool:
@@ -102,23 +136,25 @@ def as_keys(ids: Iterable[Any] | Names, named: bool) -> tuple[np.ndarray, Names 
     Raises:
         ValueError: If they are not of the kind that the index holds.
     """
-    if not isinstance(ids, (np.ndarray, Names)):
-        ids = list(ids)
+    ids = listed(ids)
     if len(ids) == 0:
         return np.empty(0, np.int64), Names.of([]) if named else None
     if isinstance(ids, Names) or isinstance(ids[0], str):
         if not named:
-            raise ValueError(f"id {ids[0]!r} is a string: expected integers, as the index holds")
+            raise ValueError(f"id {shown(ids[0])} is a string: expected integers, as the index holds")
         if not isinstance(ids, Names) and not all(isinstance(each, str) for each in ids):
             raise ValueError("some ids are strings and some are not: expected strings only")
         names = ids if isinstance(ids, Names) else Names.of(ids)
         return keys_of(names[row] for row in range(len(names))), names
-    array = np.asarray(ids)
-    if named or array.dtype.kind not in "iu" or array.ndim != 1:
+    if isinstance(ids, np.ndarray):
+        odd = ids[:1] if named or ids.dtype.kind not in "iu" else ()
+    else:
+        odd = ids[:1] if named else [each for each in ids if type(each) is bool or not isinstance(each, _WHOLE)]
+    for one in odd[:1]:
         expected = "strings" if named else "integers"
-        raise ValueError(
-            f"id {short(ids[0])} is of type {type(ids[0]).__name__}: expected {expected}, as the index holds"
-        )
-    if array.dtype == np.uint64 and (array > np.iinfo(np.int64).max).any():
-        raise ValueError(f"id {array.max()} is too large: expected 0 to 2^63 - 1")
-    return array.astype(np.int64), None
+        raise ValueError(f"id {shown(one)} is of type {type(one).__name__}: expected {expected}, as the index holds")
+    for one in (int(max(ids)), int(min(ids))) if isinstance(ids, list) else (int(ids.max()), int(ids.min())):
+        if not -_TOO_LARGE <= one < _TOO_LARGE:
+            said = one if abs(one) < 1e100 else "huge"
+            raise ValueError(f"id {said} is too {'large' if one > 0 else 'small'}: expected 0 to 2^63 - 1")
+    return np.asarray(ids, np.int64), None

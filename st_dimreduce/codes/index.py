@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,10 +23,11 @@ import numpy as np
 from filelock import Timeout
 
 from st_dimreduce.codes.calibration import DEPTHS, EXACT, enough_candidates, likely_queries, measure
-from st_dimreduce.codes.ids import Names, as_keys, new_ids
+from st_dimreduce.codes.ids import Names, as_keys, listed, new_ids, shown
 from st_dimreduce.codes.lists import from_stored
 from st_dimreduce.codes.manifest import MANIFEST, Manifest, SegmentState
 from st_dimreduce.codes.precision import check_codes
+from st_dimreduce.codes.rows import as_count
 from st_dimreduce.codes.search import decode, search, unit_queries
 from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe, mapped_array, save_array
 from st_dimreduce.codes.writing import write_codes, write_merged, write_reassigned
@@ -41,6 +43,8 @@ DEFAULT_RECALL = 0.95
 _SCORED_BYTES = 1 << 22  # of decoded candidates at a time
 _EXACT_ROWS = 20_000  # of a filter, up to which every allowed code is scored
 _QUERIES = 256  # of a calibration without any
+_FOUND = 1 << 24  # candidates of so many queries as are searched for at a time
+_ATTEMPTS = 10  # to open what a writer replaces
 
 
 class KnowsDigest(Protocol):
@@ -67,29 +71,25 @@ class CodeIndex:
         manifest: What it consists of.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, hashes: bool) -> None:
-        self.path, self.manifest = path, manifest
-        if hashes:
-            check_files(path, manifest.files or {}, hashes)
-        self._centres = None if manifest.kind is not Kind.IVF else _read_centres(path / CELLS, manifest.out_features)
-        self._opened: dict[str, tuple[SegmentState, _Searched]] = {}
-        self._open_segments(hashes)
+    def __init__(
+        self, path: Path, manifest: Manifest, hashes: bool, checked: set[tuple[Path, str]] | None = None
+    ) -> None:
+        self.path = path
+        self._moving = threading.Lock()  # from one manifest to the next
+        self._now = _open(path, manifest, None, hashes, checked)
 
-    def _open_segments(self, hashes: bool) -> None:
-        opened = {}
-        for state in self.manifest.segments:
-            before = self._opened.get(state.name)
-            if before is not None and before[0] == state:
-                opened[state.name] = before
-                continue
-            folder = self.path / state.name
-            if before is None:
-                check_files(folder, state.files, hashes)
-            segment = Segment(folder, self._width, self.manifest.packed, state.removed)
-            if len(segment) != state.rows:
-                raise ValueError(f"{folder} holds {len(segment):,} vectors, {MANIFEST} says {state.rows:,}: {DAMAGED}")
-            opened[state.name] = state, _Searched(segment, self._centres, self.manifest)
-        self._opened = opened
+    @property
+    def manifest(self) -> Manifest:
+        """What the index consists of."""
+        return self._now.manifest
+
+    @property
+    def _centres(self) -> np.ndarray | None:
+        return self._now.centres
+
+    @property
+    def _opened(self) -> dict[str, tuple[SegmentState, _Searched]]:
+        return self._now.opened
 
     @property
     def _segments(self) -> list[_Searched]:
@@ -157,19 +157,21 @@ class CodeIndex:
                 had.
         """
         unit = self.unit_queries(queries, top_k)
-        effort = self._effort(recall, effort, top_k)
+        top_k, effort = int(top_k), self._effort(recall, effort, top_k)
         keys = None if ids is None else np.unique(self._keys(ids))
         segments = self._segments  # the same ones throughout, whatever another thread opens meanwhile
-        scores, found = _find(segments, unit, top_k, effort, self.manifest.candidates, keys, threads)
+        candidates = self.manifest.candidates
+        step = max(_FOUND // (candidates * top_k), 1)
+        parts = [
+            _find(segments, unit[first : first + step], top_k, effort, candidates, keys, threads)
+            for first in range(0, max(len(unit), 1), step)
+        ]
+        scores, found = (np.concatenate(each) for each in zip(*parts, strict=True))
         return scores, self._ids_at(found, segments)
 
     def unit_queries(self, queries: np.ndarray | Tensor, top_k: int) -> np.ndarray:
         """Return queries scaled to norm 1, after checking that they are of the index's size."""
-        unit = unit_queries(queries, top_k)
-        if unit.shape[1] != self.out_features:
-            expected = f"{self.out_features}: encode them with the reduced model, or reduce them with its head"
-            raise ValueError(f"queries have {unit.shape[1]} dimensions, expected {expected}")
-        return unit
+        return _fitting(queries, top_k, self.out_features)
 
     @property
     def _efforts(self) -> tuple[int, int]:
@@ -193,11 +195,9 @@ class CodeIndex:
         if recall is not None and effort is not None:
             raise ValueError(f"recall={recall} and effort={effort}: give one of them")
         if effort is not None:
-            if effort < 1:
-                raise ValueError(f"effort={effort}: look into at least 1 cell")
-            return min(effort, EXACT)
+            return min(as_count(effort, "effort", "look into at least 1 cell"), EXACT)
         wanted = DEFAULT_RECALL if recall is None else recall
-        if not 0 < wanted <= 1:
+        if not isinstance(wanted, (float, int, np.number)) or not 0 < wanted <= 1:
             raise ValueError(f"recall={recall}: choose a share over 0 and at most 1, such as 0.95")
         recalls = self.manifest.recalls
         if not recalls:  # nothing was measured: a flat index
@@ -255,7 +255,7 @@ class CodeIndex:
             if not overwrite:
                 for positions in there:
                     for row in np.flatnonzero(positions >= 0)[:1]:
-                        said = keys[row] if names is None else repr(names[row])
+                        said = shown(keys[row] if names is None else names[row])
                         raise ValueError(f"id {said} is in the index already: remove it first, or pass overwrite=True")
             manifest = self._without(there)
             with self._new_segment() as (name, folder):
@@ -274,14 +274,14 @@ class CodeIndex:
             BlockingIOError: If another process is writing the index.
             ValueError: If an id is not in the index; nothing is removed then.
         """
-        ids = list(ids)
+        ids = listed(ids)
         with self._writing():
             keys = self._keys(ids)
             there = [searched.segment.find(keys) for searched in self._segments]
             missing = np.flatnonzero(np.max([np.full(len(keys), -1), *there], axis=0) < 0)
             if len(missing):
                 more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-                raise ValueError(f"id {ids[missing[0]]!r}{more} is not in the index: remove only what is there")
+                raise ValueError(f"id {shown(ids[missing[0]])}{more} is not in the index: remove only what is there")
             self._commit(self._without(there))
 
     def compact(self) -> None:
@@ -310,11 +310,13 @@ class CodeIndex:
         """
         with self._writing():  # from the beginning: positions are those of the segments of one generation
             own, segments = None, self._segments
+            if not len(self):
+                raise ValueError(f"{self.path} holds no vector to measure recall with: add some first")
             if queries is None:
                 levels, own = self._some_codes(_QUERIES, seed)
                 documents, queries = likely_queries(levels, self.precision, seed)
             else:
-                documents = queries = self.unit_queries(queries, 1)
+                documents = queries = typical_queries(queries, self.out_features)
 
             def found(unit: np.ndarray, depth: int, effort: int, candidates: int) -> np.ndarray:
                 if own is None:
@@ -327,22 +329,32 @@ class CodeIndex:
             efforts, recalls = measure(partial(found, queries), candidates, *self._efforts)
             self._commit(replace(self.manifest, candidates=candidates, efforts=efforts, recalls=recalls))
 
+    def _calibrate_again(self) -> None:
+        if len(self) and self.kind is not Kind.FLAT:
+            self.calibrate()
+
     def refresh(self) -> bool:
-        """Open what other processes have written meanwhile; returns whether there was anything."""
-        for attempt in range(3):
-            manifest = Manifest.read(self.path)
-            if manifest.generation == self.manifest.generation:
-                return False
-            before = self.manifest
-            try:
-                self.manifest = manifest
-                self._open_segments(False)
-                return True
-            except FileNotFoundError:  # changed once more meanwhile
-                self.manifest = before
-                if attempt == 2:
-                    raise
-        return False
+        """Open what other processes have written meanwhile; returns whether there was anything.
+
+        Raises:
+            ValueError: If the folder holds an index of another head or precision by now, or a damaged one.
+        """
+        with self._moving:
+            for attempt in range(_ATTEMPTS):
+                manifest = Manifest.read(self.path)
+                if manifest == self.manifest:
+                    return False
+                for name in ("head", "precision", "named"):
+                    if getattr(manifest, name) != getattr(self.manifest, name):
+                        raise ValueError(f"{self.path} was replaced by an index that differs in {name}: open it again")
+                try:
+                    self._now = _open(self.path, manifest, self._now, False)
+                    return True
+                except (FileNotFoundError, ValueError):
+                    # Files may be missing because it has changed once more meanwhile.
+                    if attempt == _ATTEMPTS - 1 or Manifest.read(self.path) == manifest:
+                        raise
+        raise AssertionError
 
     def codes(self, ids: Iterable[Any]) -> np.ndarray:
         """Return the codes of documents, as :func:`st_dimreduce.quantize` gave them, of shape (n, width).
@@ -350,7 +362,7 @@ class CodeIndex:
         Raises:
             ValueError: If an id is not in the index.
         """
-        ids = list(ids)
+        ids = listed(ids)
         keys = self._keys(ids)
         out, done = np.empty((len(keys), self._width), np.uint8), np.zeros(len(keys), bool)
         for searched in self._segments:
@@ -358,13 +370,15 @@ class CodeIndex:
             out[positions >= 0] = searched.segment.codes(positions[positions >= 0])
             done |= positions >= 0
         if not done.all():
-            raise ValueError(f"id {ids[int(np.flatnonzero(~done)[0])]!r} is not in the index")
+            raise ValueError(f"id {shown(ids[int(np.flatnonzero(~done)[0])])} is not in the index: ask for others")
         return from_stored(out, self.precision)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Be the only one who writes, after looking at what others have written."""
         lock = self.path / "writer.lock"
+        if not self.path.is_dir():  # which the lock would make
+            raise FileNotFoundError(f"{self.path} is gone: build the index again")
         try:
             with held(lock), disk_errors(self.path):
                 self.refresh()
@@ -419,10 +433,12 @@ class CodeIndex:
         return replace(manifest, segments=(*manifest.segments[:first], state))
 
     def _commit(self, manifest: Manifest) -> None:
-        manifest = replace(manifest, generation=self.manifest.generation + 1)
-        manifest.write(self.path)
-        self.manifest = manifest
-        self._open_segments(False)
+        with self._moving:
+            if Manifest.read(self.path) != self.manifest:
+                raise ValueError(f"{self.path} was replaced by another index while this one was changed: open it again")
+            manifest = replace(manifest, generation=self.manifest.generation + 1)
+            manifest.write(self.path)
+            self._now = _open(self.path, manifest, self._now, False)
         self._tidy()
 
     def _tidy(self) -> None:
@@ -438,6 +454,44 @@ class CodeIndex:
                 if file.name != named[folder.name]:
                     with suppress(OSError):
                         file.unlink()
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A manifest and its files, opened: replaced as one, so that whatever interrupts a change leaves them fitting."""
+
+    manifest: Manifest
+    centres: np.ndarray | None
+    opened: dict[str, tuple[SegmentState, _Searched]]
+
+
+def _open(
+    path: Path, manifest: Manifest, before: _Opened | None, hashes: bool, checked: set[tuple[Path, str]] | None = None
+) -> _Opened:
+    """Open the files that a manifest names, but for those that are open since before."""
+    shared = ("kind", "precision", "out_features", "files")
+    if before is not None and all(getattr(before.manifest, name) == getattr(manifest, name) for name in shared):
+        centres, known = before.centres, before.opened
+    else:
+        check_files(path, manifest.files or {}, hashes, checked)
+        centres, known = None, {}
+        if manifest.kind is Kind.IVF:
+            centres = _read_centres(path / CELLS, manifest.out_features)
+    opened = {}
+    width = manifest.precision.bytes_per_vector(manifest.out_features)
+    for state in manifest.segments:
+        if state.name in known and known[state.name][0] == state:
+            opened[state.name] = known[state.name]
+            continue
+        folder = path / state.name
+        check_files(folder, state.files, hashes, checked)
+        segment = Segment(folder, width, manifest.packed, state.removed)
+        if len(segment) != state.rows:
+            raise ValueError(f"{folder} holds {len(segment):,} vectors, {MANIFEST} says {state.rows:,}: {DAMAGED}")
+        if (segment.names is not None) != manifest.named:
+            raise ValueError(f"{folder} holds other ids than {MANIFEST} says: {DAMAGED}")
+        opened[state.name] = state, _Searched(segment, centres, manifest)
+    return _Opened(manifest, centres, opened)
 
 
 class _Searched:
@@ -587,15 +641,16 @@ def open_index(
         ValueError: If it is no index, of another version, damaged, or its codes are of another head.
     """
     folder = Path(path).absolute()
-    for attempt in range(3):
+    checked: set[tuple[Path, str]] = set()  # of a large index, not once more whenever a writer was faster
+    for attempt in range(_ATTEMPTS):
         manifest = Manifest.read(folder)
         if head is not None and head.digest != manifest.head:
             raise ValueError(f"{folder} holds codes of another head: give the one that it was built with")
         try:
-            return CodeIndex(folder, manifest, check_hashes)
+            return CodeIndex(folder, manifest, check_hashes, checked)
         except (FileNotFoundError, ValueError):
             # A writer may have replaced it meanwhile.
-            if attempt == 2 or Manifest.read(folder).generation == manifest.generation:
+            if attempt == _ATTEMPTS - 1 or Manifest.read(folder) == manifest:
                 raise
     raise AssertionError
 
@@ -645,7 +700,7 @@ def merge_indexes(
                 if first._centres is None or (theirs is not None and np.array_equal(first._centres, theirs)):
                     shutil.copytree(index.path / state.name, folder / name)
                     states.append(replace(state, name=name))
-                else:
+                elif state.removed_rows < state.rows:
                     (folder / name).mkdir()
                     states.append(
                         write_reassigned(folder / name, name, searched.segment, first._centres, first.manifest)
@@ -654,8 +709,7 @@ def merge_indexes(
         replace(first.manifest, generation=0, next_id=last, segments=tuple(states)).write(folder)
         merged = open_index(folder, check_hashes=False)
         merged.compact()
-        if merged.kind is not Kind.FLAT:
-            merged.calibrate()
+        merged._calibrate_again()
     return open_index(path, check_hashes=False)
 
 
@@ -695,6 +749,26 @@ def create(
     state = write_codes(folder / name, name, codes, keys, names, centres, manifest, cells)
     next_id = 0 if names is not None else int(keys.max()) + 1
     replace(manifest, files=files, segments=(state,), next_id=next_id).write(folder)
+
+
+def typical_queries(queries: Any, size: int) -> np.ndarray:
+    """Return queries to measure recall with, scaled to norm 1.
+
+    Raises:
+        ValueError: If there is none, or they are not of the index's size.
+    """
+    unit = _fitting(queries, 1, size)
+    if not len(unit):
+        raise ValueError("queries are empty: give typical ones, or none at all to measure recall without")
+    return unit
+
+
+def _fitting(queries: Any, top_k: int, size: int) -> np.ndarray:
+    unit = unit_queries(queries, top_k)
+    if unit.shape[1] != size:
+        expected = f"{size}: encode them with the reduced model, or reduce them with its head"
+        raise ValueError(f"queries have {unit.shape[1]} dimensions, expected {expected}")
+    return unit
 
 
 def _read_centres(path: Path, size: int) -> np.ndarray:

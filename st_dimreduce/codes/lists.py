@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from st_dimreduce.codes.rows import unit_rows
 from st_dimreduce.enums import Precision
 
 BLOCK = 32
@@ -31,6 +32,8 @@ def is_packed(precision: Precision) -> bool:
 
 def to_stored(codes: np.ndarray, precision: Precision) -> np.ndarray:
     """Return codes as bytes that FAISS scans, uint8 of shape (n, width); the inverse of :func:`from_stored`."""
+    if precision is Precision.FLOAT32:
+        codes = unit_rows(codes)
     stored = np.ascontiguousarray(codes).view(np.uint8)
     return stored ^ 0x80 if precision is Precision.INT8 else stored
 

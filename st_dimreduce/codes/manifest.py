@@ -97,6 +97,8 @@ class Manifest:
                 _check(isinstance(measured, list) and len(measured) == len(self.efforts) > 0, measured)
                 _check(all(isinstance(each, (int, float)) and 0 <= each <= 1 for each in measured), measured)
         _check_files(self.files or {})
+        names = [state.name for state in self.segments]
+        _check(len(set(names)) == len(names), names)
 
     @property
     def packed(self) -> bool:

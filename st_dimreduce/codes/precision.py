@@ -89,6 +89,8 @@ def check_codes(codes: np.ndarray, precision: Precision, out_features: int) -> N
     Raises:
         ValueError: If the codes are of another type or width than the precision asks for, or entries are masked.
     """
+    if not isinstance(codes, np.ndarray):
+        raise ValueError(f"codes are of type {type(codes).__name__}: expected an array, as quantize gives it")
     refuse_masked(codes, "the codes")
     width = out_features if precision in _WHOLE else precision.bytes_per_vector(out_features)
     if codes.ndim != 2 or codes.shape[1] != width:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
 
+_ROUNDING = 1e-5  # of a squared norm
 _SURE = 1e-20, 1e20  # squared norms that float32 holds to full precision
 
 
@@ -35,6 +37,37 @@ def scale_rows(rows: np.ndarray, norm: float = 1.0, out: np.ndarray | None = Non
             some /= np.where(largest > 0, largest, 1)
             scaled[doubtful] = some * (norm / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-30))
     return scaled
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Return rows of norm 1, float32; those that have it already, but for rounding, keep every bit."""
+    with np.errstate(over="ignore", invalid="ignore"):  # of rows that are scaled
+        single = np.asarray(rows, np.float32)
+        other = np.flatnonzero(~(np.abs(np.einsum("ij,ij->i", single, single) - 1) < _ROUNDING))
+    if len(other):
+        single = np.array(single)
+        single[other] = scale_rows(rows[other])
+    return single
+
+
+def as_count(value: Any, name: str, what: str) -> int:
+    """Return a whole number of at least 1, of Python or of NumPy.
+
+    Args:
+        value: The number.
+        name: Of the argument.
+        what: What to do, for the message.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(value, bool):
+        raise ValueError(f"{name}={value}: {what}")
+    return count
 
 
 def refuse_masked(array: Any, name: str) -> None:

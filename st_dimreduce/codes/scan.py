@@ -19,6 +19,7 @@ import numpy as np
 
 from st_dimreduce.codes.lists import BLOCK, Lists
 from st_dimreduce.codes.precision import INT8_STEPS, bytes_to_levels
+from st_dimreduce.codes.rows import as_count
 from st_dimreduce.enums import Precision
 
 try:
@@ -62,14 +63,25 @@ def _flat(vectors: np.ndarray) -> Any:
     return index
 
 
+def _after_fork() -> None:
+    """Use one thread in a forked process: GNU OpenMP waits for ever for its others, which a fork leaves behind."""
+    global _most_threads  # noqa: PLW0603, of this process
+    _most_threads = 1
+    faiss.omp_set_num_threads(1)
+
+
+_most_threads = max(os.cpu_count() or 1, faiss.omp_get_max_threads())
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @contextmanager
 def threads(count: int | None) -> Iterator[int]:
     """Let FAISS use so many threads in this thread's calls; as many as it likes if None. Yields how many it uses."""
-    if count is not None and count < 1:
-        raise ValueError(f"threads={count}: use at least 1")
     before = faiss.omp_get_max_threads()
     if count is not None:
-        faiss.omp_set_num_threads(count)
+        # Not more than there are processors: if the system refuses a thread, OpenMP ends the process.
+        faiss.omp_set_num_threads(min(as_count(count, "threads", "use at least 1"), _most_threads))
     try:
         yield faiss.omp_get_max_threads()
     finally:
@@ -231,7 +243,8 @@ class Graph:
             allowed: A bit per position, the lowest first; None for all.
         """
         padded = np.pad(queries * np.float32(self._norm), ((0, 0), (0, self._size - queries.shape[1])))
-        parameters = _FAISS.SearchParametersHNSW(efSearch=max(effort, count), sel=_selector(allowed))
+        effort = min(max(effort, count), self._index.ntotal)  # which FAISS reserves memory for
+        parameters = _FAISS.SearchParametersHNSW(efSearch=effort, sel=_selector(allowed))
         return self._index.search(np.ascontiguousarray(padded), count, params=parameters)[1]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from st_dimreduce.codes.precision import bytes_to_levels, check_codes
-from st_dimreduce.codes.rows import refuse_masked, scale_rows
+from st_dimreduce.codes.rows import as_count, refuse_masked, scale_rows
 from st_dimreduce.enums import Precision
 
 if TYPE_CHECKING:
@@ -161,10 +161,14 @@ def unit_queries(queries: Any, top_k: int) -> np.ndarray:
     """Return queries, an array or a tensor, scaled to norm 1."""
     refuse_masked(queries, "the queries")
     if not isinstance(queries, np.ndarray):
+        if not hasattr(queries, "detach"):
+            kind = type(queries).__name__
+            raise ValueError(f"queries are of type {kind}: expected an array or a tensor of floats, (q, k)")
         tensor = queries.detach().cpu()
         queries = (tensor if tensor.dtype.itemsize > 2 else tensor.float()).numpy()  # NumPy has no bfloat16
+    if queries.dtype.kind not in "fiub":
+        raise ValueError(f"queries are of type {queries.dtype}: expected floats of shape (q, k)")
     if queries.ndim != 2 or not np.isfinite(queries).all():
         raise ValueError(f"queries have shape {queries.shape}: expected finite vectors of shape (q, k)")
-    if top_k < 1:
-        raise ValueError(f"top_k={top_k}: ask for at least 1")
+    as_count(top_k, "top_k", "ask for at least 1")
     return scale_rows(queries)

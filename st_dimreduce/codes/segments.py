@@ -90,8 +90,14 @@ def describe(path: Path) -> list[Any]:
     return [path.stat().st_size, digest.hexdigest()]
 
 
-def check_files(folder: Path, files: Files, hashes: bool) -> None:
+def check_files(folder: Path, files: Files, hashes: bool, checked: set[tuple[Path, str]] | None = None) -> None:
     """Check that files are there and whole.
+
+    Args:
+        folder: The folder that they are in.
+        files: Their sizes and hashes.
+        hashes: Whether to compare the hashes.
+        checked: Files, and their hashes, that need not be looked at again; those that are in order are added.
 
     Raises:
         ValueError: If one is missing, has another size, or with ``hashes`` another content.
@@ -103,11 +109,13 @@ def check_files(folder: Path, files: Files, hashes: bool) -> None:
             raise ValueError(f"{path} {there}, expected {size:,} bytes: {DAMAGED}")
     if not hashes:
         return
+    checked = set() if checked is None else checked
+    paths = {folder / name: about for name, about in files.items() if (folder / name, about[1]) not in checked}
     with ThreadPoolExecutor() as pool:
-        found = pool.map(describe, [folder / name for name in files])
-        for (name, expected), about in zip(files.items(), found, strict=True):
+        for (path, expected), about in zip(paths.items(), pool.map(describe, paths), strict=True):
             if about != expected:
-                raise ValueError(f"{folder / name} was changed after it was written: {DAMAGED}")
+                raise ValueError(f"{path} was changed after it was written: {DAMAGED}")
+            checked.add((path, about[1]))
 
 
 class Segment:
@@ -126,13 +134,16 @@ class Segment:
     def __init__(self, folder: Path, width: int, packed: bool, removed: str | None) -> None:
         self.folder = folder
         sizes = np.array(mapped_array(folder / SIZES, np.int64))
-        if (sizes < 0).any() or sizes.sum() > 2**48:
+        # As floats: a sum of integers that do not fit begins at zero again.
+        if (sizes < 0).any() or sizes.sum(dtype=np.float64) * (width + 8) > 2**60:
             raise ValueError(f"{folder / SIZES} holds sizes that no cell can have: {DAMAGED}")
         self.lists = Lists(sizes, width, packed)
         self.ids, self.order = (mapped_array(folder / name, np.int64) for name in (IDS, ORDER))
         self.names = None
         if (folder / TEXT).exists():
             self.names = Names(mapped_array(folder / TEXT, np.uint8), mapped_array(folder / ENDS, np.int64))
+            if not self.names.is_whole:
+                raise ValueError(f"{folder / ENDS} does not fit {TEXT}: {DAMAGED}")
         self._removed = None if removed is None else np.array(mapped_array(folder / removed, np.uint8))
         self.path = folder / LISTS
         lengths = {len(self), len(self.ids), len(self.order), len(self) if self.names is None else len(self.names)}
@@ -161,15 +172,20 @@ class Segment:
     def graph(self) -> tuple[np.ndarray, np.ndarray, int]:
         """Levels, links and entry of a graph, as :class:`st_dimreduce.codes.scan.Graph` takes them."""
         levels, links, entry = (mapped_array(self.folder / name, np.int32) for name in GRAPH)
+        if len(entry) != 1:
+            raise ValueError(f"it has {len(entry)} entries, expected 1")
         return levels, links, int(entry[0])
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Return the positions of ids, -1 where an id is not there or was removed; both int64 of shape (n,)."""
         if not len(self):
             return np.full(len(ids), -1)
-        place = np.minimum(np.searchsorted(self.ids, ids, sorter=self.order), len(self) - 1)
-        positions = self.order[place]
-        there = self.ids[positions] == ids
+        try:
+            place = np.minimum(np.searchsorted(self.ids, ids, sorter=self.order), len(self) - 1)
+            positions = self.order[place]
+            there = self.ids[positions] == ids
+        except (IndexError, ValueError) as error:
+            raise ValueError(f"{self.folder / ORDER} names vectors that are not there: {DAMAGED}") from error
         if self._removed is not None:
             there &= (self._removed[positions // 8] >> (positions % 8).astype(np.uint8) & 1) == 0
         return np.where(there, positions, -1)
@@ -196,6 +212,8 @@ def mapped_array(path: Path, dtype: Any, dimensions: int = 1) -> np.ndarray:
         raise
     except Exception as error:  # NumPy promises no particular one
         raise ValueError(f"{path} is no .npy file: {DAMAGED}") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is an archive: {DAMAGED}")
     if array.dtype != dtype or array.ndim != dimensions:
         raise ValueError(f"{path} holds {array.dtype} of shape {array.shape}: {DAMAGED}")
     return array

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from st_dimreduce.codes.ids import holds_names
-from st_dimreduce.codes.index import HEAD, CodeIndex, create, open_index
+from st_dimreduce.codes.ids import holds_names, listed, new_ids
+from st_dimreduce.codes.index import HEAD, CodeIndex, create, open_index, typical_queries
 from st_dimreduce.codes.manifest import MANIFEST, Manifest
 from st_dimreduce.codes.precision import check_codes, quantize
+from st_dimreduce.codes.rows import as_count
 from st_dimreduce.codes.search import decode
 from st_dimreduce.codes.segments import DAMAGED, save_array
 from st_dimreduce.codes.writing import cells_of
@@ -42,6 +43,7 @@ TRAINED_PER_CELL = 64  # vectors; more move the cells, but not what is found
 _FEWEST_ROWS = 1000  # for more than one cell
 _ASSIGNED_ROWS = 1 << 18
 _ENCODED = 2048  # texts at a time
+_SEEDS = 2**31 - 1  # that FAISS knows
 
 
 def build_index(
@@ -106,9 +108,16 @@ def build_index(
     kind, on_bad_row = Kind(kind), OnBadRow(on_bad_row)
     known, model = _head_and_model(head)
     precision = known.precision if precision is None else Precision(precision)
-    _check_ids(ids, id_column)
-    if cells is not None and (cells < 1 or kind is not Kind.IVF):
-        raise ValueError(f"cells={cells}: choose at least 1, for kind='ivf' only")
+    ids = _checked_ids(ids, id_column)
+    if cells is not None:
+        cells = as_count(cells, "cells", "choose at least 1")
+        if kind is not Kind.IVF:
+            raise ValueError(f"cells={cells}: for kind='ivf' only, leave it out")
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < _SEEDS:
+        raise ValueError(f"seed={seed}: choose a whole number, 0 to {_SEEDS - 1}")
+    seed = int(seed)
+    if queries is not None:
+        typical_queries(queries, known.out_features)  # before hours of work
     kept = tempfile.TemporaryDirectory(prefix="st_dimreduce-") if path is None else None
     target = Path(kept.name) / "index" if kept is not None else Path(path or "")
     check_target(target, overwrite, marker=MANIFEST)
@@ -129,6 +138,7 @@ def build_index(
         if count is not None:
             count = count or usual_cells(len(codes))
             if count > len(codes):
+                work.leave_nothing()
                 raise ValueError(f"cells={count}: choose at most {len(codes):,}, the number of vectors")
             middles = work.kept("cells.npy", partial(_centres_of, codes, manifest, count, seed))
             of_rows = _assigned(codes, middles, manifest, work, show_progress_bar)
@@ -213,7 +223,7 @@ def add_to_index(
         if given.digest != head.digest:
             raise ValueError("the model has another head than the index: give the model that it was built with")
         source = _texts(source)
-    _check_ids(ids, id_column)
+    ids = _checked_ids(ids, id_column)
     options: dict[str, Any] = {
         "batch_size": batch_size,
         "batch_bytes": batch_bytes,
@@ -256,7 +266,7 @@ class _Work:
             about = self.folder.lstat()
             if not is_own(about) or self.folder.is_symlink():
                 raise PermissionError(f"{self.folder} is in the way, and others may have written to it: remove it")
-            same = self._resumable and job.is_file() and read_json(job) == json.loads(json.dumps(asked))
+            same = self._resumable and job.is_file() and _holds(job, asked)
             if not same and self._resumable and job.is_file() and not overwrite:
                 raise ValueError(
                     f"{self.folder} holds an index that was begun with other arguments: call again with the same, or "
@@ -279,16 +289,33 @@ class _Work:
     def kept(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Return an array that an earlier run has made, or make it."""
         path = self.folder / name
-        if not path.exists():
-            made = make()
-            with new_file(path) as file:
-                save_array(file, made)
-        return np.load(path, allow_pickle=False)
+        if path.exists():
+            with suppress(ValueError):  # it was damaged since
+                return np.array(mapped(path))
+        made = make()
+        with new_file(path) as file:
+            save_array(file, made)
+        return made
+
+    def leave_nothing(self) -> None:
+        """Leave nothing to a later run, which is to be called with other arguments."""
+        self._resumable = False
 
 
-def _check_ids(ids: Any, id_column: str | None) -> None:
+def _holds(job: Path, asked: Any) -> bool:
+    with suppress(ValueError):  # it was damaged since
+        return bool(read_json(job) == json.loads(json.dumps(asked)))
+    return False
+
+
+def _checked_ids(ids: Any, id_column: str | None) -> Any:
+    """Return ids in an order, after checking what can be before anything is read."""
     if ids is not None and id_column is not None:
         raise ValueError(f"ids and id_column={id_column!r} were given: give one of them")
+    if ids is not None:
+        ids = listed(ids)
+        new_ids(ids, len(ids), holds_names(ids), 0)
+    return ids
 
 
 def _head_and_model(given: Any) -> tuple[Head, Any]:
@@ -335,13 +362,17 @@ def _codes(
     show_progress_bar: bool | None,
 ) -> np.ndarray:
     """Return all codes, mapped from a file where they are not in memory already."""
+    if work.codes.exists():
+        with suppress(ValueError):
+            return mapped(work.codes)
+        work.codes.unlink()  # it was damaged since
     if not work.codes.exists():
         stored = None if model is not None else _stored_codes(source, head, column)
         if model is not None:
             _encode(source, model, precision, work, batch_size, show_progress_bar)
         elif stored is not None:
             first, rest = next(stored, None), next(stored, None)
-            if first is None or not len(first):
+            if first is None or first.shape[:1] == (0,):
                 raise ValueError("there is no code in the source: give at least one")
             check_codes(first, precision, head.out_features)
             if rest is None:
@@ -381,7 +412,8 @@ def _stored_codes(source: Any, head: Head, column: str | None) -> Iterator[np.nd
     else:
         arrays = [source] if isinstance(source, np.ndarray) else []
     if arrays:
-        codes = arrays[0].dtype.kind in "iu" or arrays[0].shape[-1] == head.out_features < head.in_features
+        first = arrays[0]
+        codes = first.dtype.kind in "iu" or (first.ndim and first.shape[-1] == head.out_features < head.in_features)
         return iter(arrays) if codes else None
     table = _code_table(source, column)
     return None if table is None else (codes for codes, _ in table.chunks(0, DEFAULT_BATCH_BYTES))

@@ -361,6 +361,13 @@ def test_few_vectors(rows, head, vectors, tmp_path):
         ({"ids": [0], "id_column": "a"}, "ids and id_column='a' were given"),
         ({"id_column": "a"}, "the source is no table that can be read twice"),
         ({"queries": np.zeros((3, 5), np.float32)}, "queries have 5 dimensions, expected 64"),
+        ({"queries": np.zeros((0, K), np.float32)}, "queries are empty: give typical ones, or none at all"),
+        ({"ids": ["a", "\ud800"]}, r"id '\\ud800' holds half a character: expected text in UTF-8"),
+        ({"ids": ["a", 5]}, "some ids are strings and some are not"),
+        ({"seed": -1}, "seed=-1: choose a whole number, 0 to 2147483646"),
+        ({"seed": 2**31}, "seed=2147483648: choose"),
+        ({"seed": 0.5}, "seed=0.5: choose"),
+        ({"cells": 1.5}, "cells=1.5: choose at least 1"),
     ],
 )
 def test_what_cannot_be_built(options, said, head, vectors, tmp_path):
@@ -398,6 +405,25 @@ def test_codes_of_another_head_or_precision(head, vectors, index, tmp_path):
         ({"top_k": 0}, "top_k=0"),
         ({"threads": 0}, "threads=0: use at least 1"),
         ({"ids": ["a"]}, "id 'a' is a string: expected integers"),
+        ({"ids": [1, "a"]}, "id 'a' is of type str: expected integers"),
+        ({"ids": [1, True]}, "id True is of type bool: expected integers"),
+        ({"ids": [1, 2.5]}, "id 2.5 is of type float: expected integers"),
+        ({"ids": [1, [2]]}, r"id \[2\] is of type list: expected integers"),
+        ({"ids": [1, 2**63]}, "id 9223372036854775808 is too large"),
+        ({"ids": [10**5000]}, "id huge is too large"),
+        ({"ids": [-(2**63) - 1]}, "id -9223372036854775809 is too small"),
+        ({"ids": 5}, "ids are 5, of type int: expected several, as in a list"),
+        ({"ids": np.int64(5)}, "of type int64: expected several"),
+        ({"ids": np.array([[5]])}, "of type ndarray: expected several"),
+        ({"ids": "12"}, "ids are '12', of type str: expected several"),
+        ({"effort": 1.5}, "effort=1.5: look into at least 1 cell"),
+        ({"effort": float("nan")}, "effort=nan"),
+        ({"effort": True}, "effort=True"),
+        ({"recall": float("nan")}, "recall=nan"),
+        ({"recall": "0.9"}, "recall=0.9: choose a share"),
+        ({"top_k": 2.5}, "top_k=2.5"),
+        ({"top_k": "3"}, "top_k=3"),
+        ({"threads": 1.5}, "threads=1.5"),
     ],
 )
 def test_what_cannot_be_searched(options, said, index, queries):
@@ -408,6 +434,11 @@ def test_what_cannot_be_searched(options, said, index, queries):
 def test_queries_that_do_not_fit(index, vectors, queries):
     with pytest.raises(ValueError, match="queries have 96 dimensions, expected 64: encode them with the reduced model"):
         index.search(vectors[:3])
+    for kind in ("U1", "O", "V2", "c8"):
+        with pytest.raises(ValueError, match=r"queries are of type .*: expected floats of shape \(q, k\)"):
+            index.search(np.zeros((2, K), kind))
+    with pytest.raises(ValueError, match="queries are of type list: expected an array or a tensor"):
+        index.search(queries.tolist())
     queries = queries.copy()
     queries[0, 0] = np.nan
     with pytest.raises(ValueError, match="expected finite vectors"):
@@ -447,6 +478,11 @@ def test_the_command(head, vectors, queries, codes, tmp_path):
     assert "id 0 is not in the index" in done.output
     done = run("index", "remove", tmp_path / "index", "zero")
     assert "id 'zero' is no number" in done.output
+    (tmp_path / "gone").write_bytes(b"\xff\xfe1\n")
+    for given, said in ((f"@{tmp_path / 'gone'}", "is no text in UTF-8"), ("9" * 5000, "is no number from 0 to 2^63")):
+        done = run("index", "remove", tmp_path / "index", given)
+        assert done.exit_code == 2
+        assert said in " ".join(done.output.split())
     done = run("index", "merge", tmp_path / "index", "--output", tmp_path / "merged")
     assert done.exit_code == 0, done.output
     done = run("index", "info", tmp_path / "merged")
@@ -566,3 +602,103 @@ def test_the_search_page_uses_an_index_for_many_texts(searched, monkeypatch):
     assert (
         search_page.Corpus(path, texts).search(texts[7], 5, "int8")["reduced"]["answers"] == exact["reduced"]["answers"]
     )
+
+
+def test_numbers_of_numpy_are_numbers(index, queries):
+    wanted = index.search(queries, 5, effort=3, threads=1)
+    found = index.search(queries, np.int64(5), effort=np.int32(3), threads=np.int64(10**6))
+    assert np.array_equal(found[0], wanted[0])
+    assert np.array_equal(found[1], wanted[1])
+
+
+def test_ids_from_any_iterable(head, vectors, tmp_path):
+    names = [f"a{row}" for row in range(5)]
+    for number, given in enumerate((iter(names), dict.fromkeys(names), np.array(names), names)):
+        assert "a3" in build_index(vectors[:5], head, tmp_path / str(number), ids=given)
+    assert len(build_index(vectors[:5], head, tmp_path / "numbers", ids=iter(range(5)))) == 5
+    assert "" in build_index(vectors[:1], head, tmp_path / "empty", ids=[""])
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "flat"])
+def test_float_codes_of_any_norm_and_type(kind, vectors, head, tmp_path):
+    """What was not scaled is found by its cosine, as exact search finds it."""
+    reduced = head.reduce_stored(vectors[:2000])
+    lengths = np.random.default_rng(0).uniform(0.01, 100, (2000, 1))
+    queries = head.reduce_stored(drawn(50, 2))
+    truth = search(queries, quantize(reduced, "float32"), "float32", 10)
+    for dtype in (np.float32, np.float64, np.float16):
+        given = (reduced * lengths).astype(dtype)
+        index = build_index(given, head, tmp_path / np.dtype(dtype).name, kind=kind, precision="float32")
+        index.add((reduced[:3] * 7).astype(dtype), ids=[5000, 5001, 5002])
+        scores, ids = index.search(queries, 10, effort=EXACT, ids=range(2000))
+        assert recall(ids, truth[1]) > (0.9 if dtype is np.float16 else 0.99)
+        assert np.abs(scores[:, 0] - truth[0][:, 0]).max() < 1e-3
+        assert recall(index.search(queries, 10, effort=EXACT)[1], truth[1]) > 0.9
+    unit = quantize(reduced, "float32")
+    kept = build_index(unit, head, tmp_path / "unit", kind=kind, precision="float32")
+    kept.remove([0])
+    for _ in range(2):  # not a bit of these changes
+        assert np.array_equal(kept.codes(range(1, 2000)), unit[1:])
+        kept.compact()
+
+
+def test_a_graph_is_not_given_memory_for_more_than_it_holds(head, vectors, tmp_path, monkeypatch):
+    from st_dimreduce.codes import scan
+
+    index, given = build_index(vectors[:500], head, tmp_path / "index", kind="hnsw"), []
+    make = scan._FAISS.SearchParametersHNSW
+
+    def noted(**options):
+        given.append(options["efSearch"])
+        return make(**options)
+
+    monkeypatch.setattr(scan._FAISS, "SearchParametersHNSW", noted)
+    index.search(head.reduce_stored(vectors[:2]), 5, effort=2**31 - 2)
+    assert given == [500]
+
+
+def test_many_queries_are_searched_for_in_parts(index, queries, monkeypatch):
+    wanted = index.search(queries, 5)
+    monkeypatch.setattr("st_dimreduce.codes.index._FOUND", 1000)
+    found = index.search(queries, 5)
+    assert np.array_equal(found[0], wanted[0])
+    assert np.array_equal(found[1], wanted[1])
+    assert index.search(queries[:0], 5)[1].shape == (0, 5)
+
+
+def test_indexes_from_which_all_was_removed(head, vectors, tmp_path):
+    for name, rows in (("a", range(500)), ("b", range(500, 1500)), ("c", range(1500, 2000))):
+        build_index(vectors[rows.start : rows.stop], head, tmp_path / name, ids=rows)
+    for name, rows in (("a", range(500)), ("c", range(1500, 2000))):
+        open_index(tmp_path / name).remove(rows)
+    assert len(merge_indexes([tmp_path / "b", tmp_path / "a"], tmp_path / "two")) == 1000
+    assert len(merge_indexes([tmp_path / "a", tmp_path / "b"], tmp_path / "three")) == 1000
+    none = merge_indexes([tmp_path / "a", tmp_path / "c"], tmp_path / "none")
+    assert len(none) == 0
+    assert (none.search(head.reduce_stored(vectors[:2]), 5)[1] == -1).all()
+    with pytest.raises(ValueError, match="holds no vector to measure recall with: add some first"):
+        none.calibrate()
+    none.add(quantize(head.reduce_stored(vectors[:3]), "int2"))
+    assert none.search(head.reduce_stored(vectors[:1]), 1)[1] == [[2000]]
+
+
+def test_a_retriever_without_one_of_the_documents(index, queries):
+    from st_dimreduce.integrations.documents import found_documents
+
+    first = int(index.search(queries[:1], 1)[1][0, 0])
+    assert found_documents(index, queries[0].tolist(), 1, {first: "text"})[0][0] == "text"
+    for documents in ({}, []):
+        with pytest.raises(ValueError, match=f"the index found id {first}, which no document has: give a document"):
+            found_documents(index, queries[0].tolist(), 1, documents)
+
+
+def test_one_id_is_not_taken_for_several(index):
+    for change in (index.remove, index.codes):
+        for given in ("12", b"12", 12):
+            with pytest.raises(ValueError, match="expected several, as in a list"):
+                change(given)
+    assert len(index) == ROWS
+    with pytest.raises(ValueError, match="codes are of type list: expected an array, as quantize gives it"):
+        index.add([[1] * 16])
+    with pytest.raises(ValueError, match="id 7000 and 1 others is not in the index"):
+        index.remove(np.array([7000, 7001]))

@@ -14,8 +14,10 @@ import time
 import numpy as np
 import pytest
 
-from st_dimreduce import FitRecord, Head, build_index, open_index, quantize
-from st_dimreduce.codes.manifest import _hash
+from st_dimreduce import CodeIndex, FitRecord, Head, build_index, open_index, quantize
+from st_dimreduce.codes import segments
+from st_dimreduce.codes.lists import Lists
+from st_dimreduce.codes.manifest import Manifest, _hash
 from tests.helpers.resuming import content
 
 pytestmark = pytest.mark.component("FAISS")
@@ -376,3 +378,237 @@ def test_a_build_goes_on_when_the_disk_has_space_again(disk, tmp_path):
     assert [path.name for path in disk.path.iterdir()] == ["out"]
     build_index(tmp_path / "x.npy", HEAD, tmp_path / "whole", cells=8)
     assert content(out) == content(tmp_path / "whole")
+
+
+def some_codes(rows, seed):
+    return quantize(vectors(rows, seed)[:, :K], "int2")
+
+
+def test_who_holds_an_index_that_was_built_again_writes_to_the_new_one(path):
+    before = open_index(path)
+    built = build_index(vectors(2500, 7), HEAD, path, cells=8, overwrite=True)
+    built.calibrate()  # as many changes as before
+    assert Manifest.read(path).generation == before.manifest.generation
+    before.add(some_codes(30, 9))
+    assert len(before) == len(open_index(path)) == 2530
+    assert np.array_equal(open_index(path).codes([2499]), built.codes([2499]))
+    queries = vectors(5, 7)[:, :K]
+    assert np.array_equal(before.search(queries, 5)[1], open_index(path).search(queries, 5)[1])
+
+
+def test_an_index_of_another_head_is_not_taken_for_its_own(path):
+    before = open_index(path)
+    other = Head(np.eye(K, D, 3, dtype=np.float32), record=HEAD.record)
+    build_index(vectors(2500, 7), other, path, cells=8, overwrite=True).calibrate()
+    for change in (before.refresh, lambda: before.add(some_codes(30, 9)), lambda: before.remove([5])):
+        with pytest.raises(ValueError, match="was replaced by an index that differs in head: open it again"):
+            change()
+    assert len(before) == ROWS - 1
+    assert len(open_index(path, other)) == 2500
+
+
+def test_an_index_that_is_built_again_during_a_change_is_kept(path, monkeypatch):
+    index = open_index(path)
+    merged, once = CodeIndex._merged, [1]
+
+    def merge(self, manifest):
+        while once:
+            once.pop()
+            build_index(vectors(2500, 7), HEAD, path, cells=8, overwrite=True)
+        return merged(self, manifest)
+
+    monkeypatch.setattr(CodeIndex, "_merged", merge)
+    with pytest.raises(ValueError, match="was replaced by another index while this one was changed: open it again"):
+        index.add(some_codes(30, 9))
+    assert len(open_index(path)) == 2500
+    index.add(some_codes(30, 9))
+    assert len(open_index(path)) == 2530
+
+
+def test_ctrl_c_when_a_change_is_written_loses_nothing_later(path, monkeypatch):
+    index = open_index(path)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("st_dimreduce.codes.index._Searched", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index.add(some_codes(30, 9))
+    index.add(some_codes(20, 8))
+    assert len(index) == len(open_index(path)) == ROWS + 49
+    assert np.array_equal(index.codes(range(ROWS, ROWS + 50)), np.concatenate([some_codes(30, 9), some_codes(20, 8)]))
+
+
+def test_a_segment_that_is_merged_while_a_reader_looks_again(path, monkeypatch):
+    reader, writer = open_index(path), open_index(path)
+    writer.add(some_codes(30, 9))
+    before = Manifest.read(path)
+    writer.compact()
+    read, stale = Manifest.read, [before]
+    monkeypatch.setattr(Manifest, "read", lambda path: stale.pop() if stale else read(path))
+    assert reader.refresh()
+    assert len(reader) == ROWS + 29
+    assert not reader.refresh()
+
+
+def test_an_index_is_opened_however_often_a_writer_is_faster(path, monkeypatch):
+    writer, read, looked_into = open_index(path), segments.describe, []
+
+    def describe(file):
+        looked_into.append(file.name)
+        about = read(file)
+        if file.name == "removed-000002.npy" or (file.name.startswith("removed-") and len(looked_into) < 40):
+            with monkeypatch.context() as patch:
+                patch.setattr(segments, "describe", read)
+                if writer.manifest.generation < 8:
+                    writer.remove([10 + writer.manifest.generation])
+        return about
+
+    monkeypatch.setattr(segments, "describe", describe)
+    assert len(open_index(path)) == len(writer) == ROWS - 7
+    assert looked_into.count("lists.bin") == 1  # which may be large
+
+
+def test_a_sum_of_sizes_that_begins_at_zero_again_is_refused(path):
+    segment = path / "segment-000000-0"
+    sizes = np.array([2**62] * 4 + [0, 0, 0, ROWS])
+    np.save(segment / "sizes.npy", sizes)
+    length = int(Lists(sizes, 4, True).offsets[-1])
+    (segment / "lists.bin").write_bytes(bytes(length))
+    rewrite(path, set_file("lists.bin", length))
+    with pytest.raises(ValueError, match="holds sizes that no cell can have: the index is damaged"):
+        open_index(path, check_hashes=False)
+
+
+def set_file(name, size):
+    def change(written):
+        written["segments"][0]["files"][name][0] = size
+
+    return change
+
+
+def test_an_order_that_leads_out_of_the_segment_is_refused(path):
+    file = one(path, "order.npy")
+    order = np.load(file)
+    for wrong in (len(order), -len(order) - 1, 2**62):
+        np.save(file, np.full_like(order, wrong))
+        index = open_index(path, check_hashes=False)
+        for look in (index.codes, index.remove, lambda ids, index=index: ids[0] in index):
+            with pytest.raises(ValueError, match="names vectors that are not there: the index is damaged"):
+                look([7])
+
+
+@pytest.mark.parametrize("entries", [0, 2])
+def test_a_graph_with_no_entry_or_several_is_refused(entries, graph, tmp_path):
+    shutil.copytree(graph, tmp_path / "index")
+    file = one(tmp_path / "index", "entry.npy")
+    np.save(file, np.zeros(entries, np.int32))
+    rewrite(tmp_path / "index", set_file("entry.npy", file.stat().st_size))
+    with pytest.raises(ValueError, match=f"it has {entries} entries, expected 1, the index is damaged"):
+        open_index(tmp_path / "index", check_hashes=False)
+
+
+def test_an_archive_in_place_of_an_array_is_refused(path):
+    file = one(path, "ids.npy")
+    with file.open("wb") as written:
+        np.savez(written, np.arange(3))
+    rewrite(path, set_file("ids.npy", file.stat().st_size))
+    with pytest.raises(ValueError, match="is an archive: the index is damaged"):
+        open_index(path, check_hashes=False)
+
+
+def test_a_segment_that_is_named_twice_is_refused(path):
+    rewrite(path, lambda written: written["segments"].append(written["segments"][0]))
+    with pytest.raises(ValueError, match="damaged"):
+        open_index(path)
+
+
+def test_names_whose_ends_are_made_up_are_refused(tmp_path):
+    path = tmp_path / "index"
+    build_index(vectors(100), HEAD, path, ids=[f"name {row}" for row in range(100)])
+    file = one(path, "names-ends.npy")
+    ends = np.load(file)
+    for place, value in ((3, 2**60), (3, -(2**60)), (0, -1), (99, 2**60), (99, 5)):
+        np.save(file, np.where(np.arange(100) == place, value, ends))
+        with pytest.raises(ValueError, match=r"does not fit names.npy: the index is damaged"):
+            open_index(path, check_hashes=False)
+    file.unlink()
+    (path / "segment-000000-0" / "names.npy").unlink()
+
+    def change(written):
+        for name in ("names.npy", "names-ends.npy"):
+            del written["segments"][0]["files"][name]
+
+    rewrite(path, change)
+    with pytest.raises(ValueError, match=r"holds other ids than index.json says"):
+        open_index(path, check_hashes=False)
+
+
+def test_no_number_follows_the_largest(path):
+    index = open_index(path)
+    index.add(some_codes(1, 9), ids=[2**63 - 2])
+    index.add(some_codes(1, 8))
+    for codes in (some_codes(1, 7), some_codes(5, 7)):
+        with pytest.raises(ValueError, match=r"after id 9223372036854775807 no . more follow: give ids"):
+            index.add(codes)
+    assert len(open_index(path)) == ROWS + 1
+    assert np.array_equal(open_index(path).codes([2**63 - 1]), some_codes(1, 8))
+
+
+def test_what_is_left_of_a_killed_build_may_be_damaged(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", vectors())
+    build_index(tmp_path / "x.npy", HEAD, tmp_path / "whole", cells=8)
+    work = tmp_path / ".out.building"
+    for name in ("codes.npy", "cells.npy", "cells-00000.npy", "job.json"):
+        with monkeypatch.context() as patch:
+            patch.setattr("st_dimreduce.vectors.index.create", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                build_index(tmp_path / "x.npy", HEAD, tmp_path / "out", cells=8)
+        (work / name).write_bytes((work / name).read_bytes()[:-30])
+        if name == "job.json":
+            with pytest.raises(ValueError, match=r"or start anew with overwrite=True \(--force\)"):
+                build_index(tmp_path / "x.npy", HEAD, tmp_path / "out", cells=8)
+        build_index(tmp_path / "x.npy", HEAD, tmp_path / "out", cells=8, overwrite=name == "job.json")
+        assert content(tmp_path / "out") == content(tmp_path / "whole")
+        shutil.rmtree(tmp_path / "out")
+        assert not work.exists()
+
+
+def test_fewer_cells_may_be_chosen_after_too_many(tmp_path):
+    np.save(tmp_path / "x.npy", vectors(300))
+    with pytest.raises(ValueError, match="cells=400: choose at most 300"):
+        build_index(tmp_path / "x.npy", HEAD, tmp_path / "out", cells=400)
+    assert len(build_index(tmp_path / "x.npy", HEAD, tmp_path / "out", cells=np.int64(30), seed=np.int64(1))) == 300
+
+
+def test_a_folder_that_is_gone_is_not_made_again(path):
+    index = open_index(path)
+    shutil.rmtree(path)
+    with pytest.raises(FileNotFoundError, match="is gone: build the index again"):
+        index.remove([5])
+    assert not path.exists()
+
+
+FORKED = """
+import os, signal, sys, numpy as np
+from st_dimreduce import open_index
+index, queries = open_index(sys.argv[1]), np.random.default_rng(0).standard_normal((200, 16)).astype(np.float32)
+before = index.search(queries, 5)[1]
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    for threads in (None, 2):
+        assert np.array_equal(index.search(queries, 5, threads=threads)[1], before)
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_searches(path):
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(path)], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "0\n", done.stderr
