@@ -8,6 +8,7 @@ are merged into larger ones as they come (Bentley and Saxe, "Decomposable search
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import threading
@@ -274,14 +275,14 @@ class CodeIndex:
             BlockingIOError: If another process is writing the index.
             ValueError: If an id is not in the index; nothing is removed then.
         """
-        ids = listed(ids)
+        given = listed(ids)
         with self._writing():
-            keys = self._keys(ids)
+            keys = self._keys(given)
             there = [searched.segment.find(keys) for searched in self._segments]
             missing = np.flatnonzero(np.max([np.full(len(keys), -1), *there], axis=0) < 0)
             if len(missing):
                 more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-                raise ValueError(f"id {shown(ids[missing[0]])}{more} is not in the index: remove only what is there")
+                raise ValueError(f"id {shown(given[missing[0]])}{more} is not in the index: remove only what is there")
             self._commit(self._without(there))
 
     def compact(self) -> None:
@@ -362,15 +363,15 @@ class CodeIndex:
         Raises:
             ValueError: If an id is not in the index.
         """
-        ids = listed(ids)
-        keys = self._keys(ids)
+        given = listed(ids)
+        keys = self._keys(given)
         out, done = np.empty((len(keys), self._width), np.uint8), np.zeros(len(keys), bool)
         for searched in self._segments:
             positions = searched.segment.find(keys)
             out[positions >= 0] = searched.segment.codes(positions[positions >= 0])
             done |= positions >= 0
         if not done.all():
-            raise ValueError(f"id {shown(ids[int(np.flatnonzero(~done)[0])])} is not in the index: ask for others")
+            raise ValueError(f"id {shown(given[int(np.flatnonzero(~done)[0])])} is not in the index: ask for others")
         return from_stored(out, self.precision)
 
     @contextmanager
@@ -380,7 +381,7 @@ class CodeIndex:
         if not self.path.is_dir():  # which the lock would make
             raise FileNotFoundError(f"{self.path} is gone: build the index again")
         try:
-            with held(lock), disk_errors(self.path):
+            with disk_errors(self.path), held(lock):
                 self.refresh()
                 yield
         except Timeout as error:
@@ -603,9 +604,11 @@ def _find(
     scores = np.full((len(unit), top_k), -np.inf, np.float32)
     found = np.full((len(unit), top_k), -1)
     first = 0
+    # FAISS's fast scan finds nothing for zeros, which score 0 everywhere: any direction will do.
+    directed = np.where(unit.any(axis=1, keepdims=True), unit, np.float32(-1 / math.sqrt(unit.shape[1])))
     with scan.threads(threads) as running:
         for searched in segments:
-            positions = searched.candidates(unit, candidates * top_k, effort, keys)
+            positions = searched.candidates(directed, candidates * top_k, effort, keys)
             if positions.shape[1]:
                 some = searched.score(unit, positions, running)
                 scores, found = _best(scores, found, some, np.where(positions < 0, -1, positions + first), top_k)

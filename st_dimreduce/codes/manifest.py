@@ -86,7 +86,7 @@ class Manifest:
         object.__setattr__(self, "precision", Precision(self.precision))
         for name, least, most in (("out_features", 1, 2**20), ("candidates", 1, 2**12), ("generation", 0, 2**53)):
             _check(_is_count(getattr(self, name), least, most), getattr(self, name))
-        _check(_is_count(self.next_id) and isinstance(self.named, bool) and isinstance(self.head, str), self.head)
+        _check(_is_count(self.next_id) and isinstance(self.named, bool) and _is_digest(self.head), self.head)
         _check(all(_is_count(effort, 1) for effort in self.efforts), self.efforts)
         _check(list(self.efforts) == sorted(self.efforts), self.efforts)
         if self.recalls is not None:
@@ -154,7 +154,11 @@ def _is_name(value: Any, begin: str = "") -> bool:
     return isinstance(value, str) and _NAME.fullmatch(value) is not None and value.startswith(begin)
 
 
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii()
+
+
 def _check_files(files: Any) -> None:
     _check(isinstance(files, dict) and all(_is_name(name) for name in files), files)
     for about in files.values():
-        _check(isinstance(about, list) and len(about) == 2 and _is_count(about[0]) and isinstance(about[1], str), about)
+        _check(isinstance(about, list) and len(about) == 2 and _is_count(about[0]) and _is_digest(about[1]), about)

@@ -131,8 +131,8 @@ def build_index(
         "show_progress_bar": show_progress_bar,
     }
     with only_run(target), _Work(target, asked, overwrite) as work:
+        ids = _read_ids(source, column, id_column) if ids is None else ids  # before hours of work
         codes = _codes(source, known, model, precision, column, on_bad_row, work, **options)
-        ids = _read_ids(source, column, id_column) if ids is None else ids
         manifest = Manifest(kind, precision, known.out_features, known.digest, holds_names(ids))
         middles, of_rows = None, None
         if count is not None:
@@ -283,7 +283,8 @@ class _Work:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: Any) -> None:
-        if kind is None or not self._resumable:
+        nothing = {path.name for path in self.folder.glob("*")} <= {"job.json"}  # that a later run could go on from
+        if kind is None or nothing or not self._resumable:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def kept(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:

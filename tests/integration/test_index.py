@@ -692,6 +692,15 @@ def test_a_retriever_without_one_of_the_documents(index, queries):
             found_documents(index, queries[0].tolist(), 1, documents)
 
 
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "flat"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_query_of_zeros_scores_zero_everywhere(kind, precision, vectors, head, tmp_path):
+    index = build_index(vectors[:200], head, tmp_path / "index", kind=kind, precision=precision)
+    scores, ids = index.search(np.zeros((2, K), np.float32), 5)
+    assert (scores == 0).all()
+    assert all(len(set(row)) == 5 and min(row) >= 0 for row in ids.tolist())
+
+
 def test_one_id_is_not_taken_for_several(index):
     for change in (index.remove, index.codes):
         for given in ("12", b"12", 12):

@@ -152,6 +152,8 @@ def set_(name, value):
         set_("named", "yes"),
         set_("next_id", "x"),
         set_("unknown", 1),
+        set_("head", "\udc80"),
+        set_("segments.0.files", {"ids.npy": [1, "\udc80"]}),
         lambda written: written.pop("segments"),
         lambda written: written.pop("head"),
     ],
@@ -580,6 +582,17 @@ def test_fewer_cells_may_be_chosen_after_too_many(tmp_path):
     with pytest.raises(ValueError, match="cells=400: choose at most 300"):
         build_index(tmp_path / "x.npy", HEAD, tmp_path / "out", cells=400)
     assert len(build_index(tmp_path / "x.npy", HEAD, tmp_path / "out", cells=np.int64(30), seed=np.int64(1))) == 300
+
+
+def test_a_build_that_came_to_nothing_stands_in_no_ones_way(tmp_path):
+    np.save(tmp_path / "x.npy", vectors(300))
+    np.save(tmp_path / "bad.npy", vectors(300) * np.nan)
+    np.save(tmp_path / "text.npy", np.array(["a"]))
+    for name, options in (("text.npy", {}), ("bad.npy", {}), ("x.npy", {"id_column": "a"})):
+        with pytest.raises(ValueError, match=r"expected|drop or repair|is no table"):
+            build_index(tmp_path / name, HEAD, tmp_path / "out", **options)
+        assert not (tmp_path / ".out.building").exists()
+    assert len(build_index(tmp_path / "x.npy", HEAD, tmp_path / "out", seed=5)) == 300
 
 
 def test_a_folder_that_is_gone_is_not_made_again(path):
