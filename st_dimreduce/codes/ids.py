@@ -136,25 +136,25 @@ def as_keys(ids: Iterable[Any] | Names, named: bool) -> tuple[np.ndarray, Names 
     Raises:
         ValueError: If they are not of the kind that the index holds.
     """
-    ids = listed(ids)
-    if len(ids) == 0:
+    given: Any = listed(ids)
+    if len(given) == 0:
         return np.empty(0, np.int64), Names.of([]) if named else None
-    if isinstance(ids, Names) or isinstance(ids[0], str):
+    if isinstance(given, Names) or isinstance(given[0], str):
         if not named:
-            raise ValueError(f"id {shown(ids[0])} is a string: expected integers, as the index holds")
-        if not isinstance(ids, Names) and not all(isinstance(each, str) for each in ids):
+            raise ValueError(f"id {shown(given[0])} is a string: expected integers, as the index holds")
+        if not isinstance(given, Names) and not all(isinstance(each, str) for each in given):
             raise ValueError("some ids are strings and some are not: expected strings only")
-        names = ids if isinstance(ids, Names) else Names.of(ids)
+        names = given if isinstance(given, Names) else Names.of(given)
         return keys_of(names[row] for row in range(len(names))), names
-    if isinstance(ids, np.ndarray):
-        odd = ids[:1] if named or ids.dtype.kind not in "iu" else ()
+    if isinstance(given, np.ndarray):
+        odd = list(given[:1]) if named or given.dtype.kind not in "iu" else []
     else:
-        odd = ids[:1] if named else [each for each in ids if type(each) is bool or not isinstance(each, _WHOLE)]
+        odd = given[:1] if named else [each for each in given if type(each) is bool or not isinstance(each, _WHOLE)]
     for one in odd[:1]:
         expected = "strings" if named else "integers"
         raise ValueError(f"id {shown(one)} is of type {type(one).__name__}: expected {expected}, as the index holds")
-    for one in (int(max(ids)), int(min(ids))) if isinstance(ids, list) else (int(ids.max()), int(ids.min())):
+    for one in map(int, (max(given), min(given)) if isinstance(given, list) else (given.max(), given.min())):
         if not -_TOO_LARGE <= one < _TOO_LARGE:
             said = one if abs(one) < 1e100 else "huge"
             raise ValueError(f"id {said} is too {'large' if one > 0 else 'small'}: expected 0 to 2^63 - 1")
-    return np.asarray(ids, np.int64), None
+    return np.asarray(given, np.int64), None
