@@ -156,7 +156,7 @@ def info(index: Index) -> None:
     manifest = opened.manifest
     removed = sum(state.removed_rows for state in manifest.segments)
     size = sum(path.stat().st_size for path in opened.path.rglob("*") if path.is_file())
-    show(f"{_about(opened)}; {len(manifest.segments)} segments, {removed:,} removed vectors; {size:,} bytes.")
+    show(f"{_about(opened)}; segments: {len(manifest.segments)}, removed vectors: {removed:,}, bytes: {size:,}.")
     for results, recalls in (manifest.recalls or {}).items():
         reached = ", ".join(
             f"{recall:.3f} ({effort})" for effort, recall in zip(manifest.efforts, recalls, strict=True)

@@ -486,7 +486,7 @@ def test_the_command(head, vectors, queries, codes, tmp_path):
     done = run("index", "merge", tmp_path / "index", "--output", tmp_path / "merged")
     assert done.exit_code == 0, done.output
     done = run("index", "info", tmp_path / "merged")
-    assert "5,997 vectors of 64 dimensions in int2; 1 segments, 0 removed" in " ".join(done.output.split())
+    assert "5,997 vectors of 64 dimensions in int2; segments: 1, removed vectors: 0" in " ".join(done.output.split())
     assert "recall@10" in done.output
     done = run("index", "search", tmp_path / "index", tmp_path / "x.npy")
     assert done.exit_code == 2
