@@ -269,10 +269,7 @@ def report(parts: list[Part]) -> list[str]:
         count = f"{len(part.task.documents):,} documents, {len(part.task.queries):,} queries"
         full = f"full model {TITLES[part.task.metric]} {100 * part.full[part.metric]:.2f}"
         title = f"## {part.task.model} ({part.task.width} dimensions), {part.task.dataset}"
-        run = {row["method"] for row in part.rows}
-        missing = [name for name in METHODS if name not in run]
-        blocks += [title, f"{count}; {full}.", details(part)]
-        blocks += [f"Not run here: {', '.join(missing)}."] if missing else []
+        blocks += [title, f"{count}; {full}.", details(part), *not_run(part)]
     if refused:
         reasons: dict[str, list[str]] = defaultdict(list)
         for setting, reason in refused.items():
@@ -280,6 +277,14 @@ def report(parts: list[Part]) -> list[str]:
         items = [f"- {', '.join(settings)}: {reason}" for reason, settings in sorted(reasons.items())]
         blocks += ["## Settings that FAISS refused", "\n".join(items)]
     return blocks
+
+
+def not_run(part: Part) -> list[str]:
+    """Return a block that names the methods that were not run at every budget; none if all were."""
+    budgets = {row["budget"] for row in part.rows}
+    run = {(row["method"], row["budget"]) for row in part.rows}
+    missing = [name for name in METHODS if any((name, budget) not in run for budget in budgets)]
+    return [f"Not run at every budget: {', '.join(missing)}."] if missing else []
 
 
 def unseen(parts: list[Part]) -> list[str]:
@@ -305,6 +310,7 @@ def unseen(parts: list[Part]) -> list[str]:
             f"## {part.task.model}, {part.task.dataset}",
             f"{len(part.task.documents):,} documents, {len(part.task.queries):,} queries.",
             table(["bytes", "method", "seen", "unseen"], rows, left=2),
+            *not_run(part),
         ]
     return blocks
 
