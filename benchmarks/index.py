@@ -26,6 +26,7 @@ from benchmarks.measuring import held, once, run_module, seconds_and_peak_shared
 from benchmarks.printing import header, paragraph, table, write
 from benchmarks.widened import MODEL, near, real, widened
 from st_dimreduce import CodeIndex, Head, Precision, Summary, build_index, fit_head, open_index, search
+from st_dimreduce.codes.calibration import share_found
 from st_dimreduce.evaluation.metrics import overlaps, retrieval
 from st_dimreduce.files import new_file
 
@@ -155,9 +156,7 @@ def opened(rows: int) -> dict[str, Any]:
 
 
 def _reached(index: CodeIndex, queries: np.ndarray, exact: np.ndarray, effort: int) -> float:
-    """Return the share of results that score as well as the true ones; of two equal codes one is as good."""
-    scores = index.search(queries, 10, effort=effort)[0]
-    return float((scores >= exact.min(axis=1, keepdims=True) - 1e-6).mean())
+    return share_found(exact, index.search(queries, 10, effort=effort)[0])
 
 
 def _codes_at(rows: int) -> Path:

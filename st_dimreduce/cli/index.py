@@ -17,7 +17,7 @@ Indexed = Annotated[
     typer.Argument(help="Vectors or codes: .npy, .parquet or .arrow; or texts, one per line, .jsonl or .csv."),
 ]
 IdColumn = Annotated[str | None, typer.Option("--id-column", help="Column of the ids, in a table.")]
-_DIGITS, _SHOWN = 19, 100  # of an id, and how much of a word is shown
+_DIGITS = 19  # of an id
 _TABLES = (".npy", ".parquet", ".arrow", ".feather", "")
 
 
@@ -205,6 +205,8 @@ def _read_vectors(path: str) -> Any:
 
 
 def _ids(given: list[str], named: bool) -> list[Any]:
+    from st_dimreduce.codes.ids import shown
+
     words = []
     for each in given:
         if each.startswith("@"):
@@ -218,7 +220,7 @@ def _ids(given: list[str], named: bool) -> list[Any]:
         return list(words)
     for word in words:
         if not word.isascii() or not word.isdigit() or len(word) > _DIGITS:
-            raise ValueError(f"id {word[:_SHOWN]!r} is no number from 0 to 2^63 - 1: the index holds integers")
+            raise ValueError(f"id {shown(word)} is no number from 0 to 2^63 - 1: the index holds integers")
     return [int(word) for word in words]
 
 

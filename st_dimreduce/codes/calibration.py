@@ -36,7 +36,7 @@ def enough_candidates(found: Found, most: int) -> int:
         most: The greatest effort.
     """
     truth = found(DEPTHS[0], EXACT, ALL)
-    enough = (factor for factor in _FACTORS if _recall(truth, found(DEPTHS[0], most, factor)) >= _ENOUGH)
+    enough = (factor for factor in _FACTORS if share_found(truth, found(DEPTHS[0], most, factor)) >= _ENOUGH)
     return next(enough, ALL)
 
 
@@ -55,13 +55,13 @@ def measure(found: Found, candidates: int, least: int, most: int) -> tuple[tuple
     for effort in [effort for effort in _EFFORTS if least <= effort < most] + [most]:
         efforts.append(effort)
         for depth, truth in zip(DEPTHS, truths, strict=True):
-            recalls[str(depth)].append(round(_recall(truth, found(depth, effort, candidates)), 4))
+            recalls[str(depth)].append(round(share_found(truth, found(depth, effort, candidates)), 4))
         if min(measured[-1] for measured in recalls.values()) >= _COMPLETE:
             break
     return tuple(efforts), recalls
 
 
-def _recall(truth: np.ndarray, found: np.ndarray) -> float:
+def share_found(truth: np.ndarray, found: np.ndarray) -> float:
     """Return the share of results whose scores are as good as the true ones: one of two equal codes will do."""
     least = truth.min(axis=1, where=np.isfinite(truth), initial=np.inf) - _ROUNDING
     there = np.isfinite(truth).sum()

@@ -10,7 +10,7 @@ import numpy as np
 
 from st_dimreduce.untrusted import short
 
-_WHOLE, _SHOWN = (int, np.integer), 100
+_SHOWN = 100  # letters of an id in a message
 _TOO_LARGE = 2**63  # for int64
 
 
@@ -125,6 +125,10 @@ def shown(one: Any) -> str:
     return short(str(one)) if isinstance(one, str) else " ".join(str(one).split())[:_SHOWN]
 
 
+def _is_whole(one: Any) -> bool:
+    return isinstance(one, (int, np.integer)) and not isinstance(one, bool)
+
+
 def holds_names(ids: Any) -> bool:
     """Whether ids are strings, by the first of them."""
     return isinstance(ids, Names) or (ids is not None and len(ids) > 0 and isinstance(ids[0], str))
@@ -149,7 +153,7 @@ def as_keys(ids: Iterable[Any] | Names, named: bool) -> tuple[np.ndarray, Names 
     if isinstance(given, np.ndarray):
         odd = list(given[:1]) if named or given.dtype.kind not in "iu" else []
     else:
-        odd = given[:1] if named else [each for each in given if type(each) is bool or not isinstance(each, _WHOLE)]
+        odd = given[:1] if named else [each for each in given if not _is_whole(each)]
     for one in odd[:1]:
         expected = "strings" if named else "integers"
         raise ValueError(f"id {shown(one)} is of type {type(one).__name__}: expected {expected}, as the index holds")

@@ -367,24 +367,23 @@ def _codes(
         with suppress(ValueError):
             return mapped(work.codes)
         work.codes.unlink()  # it was damaged since
-    if not work.codes.exists():
-        stored = None if model is not None else _stored_codes(source, head, column)
-        if model is not None:
-            _encode(source, model, precision, work, batch_size, show_progress_bar)
-        elif stored is not None:
-            first, rest = next(stored, None), next(stored, None)
-            if first is None or first.shape[:1] == (0,):
-                raise ValueError("there is no code in the source: give at least one")
-            check_codes(first, precision, head.out_features)
-            if rest is None:
-                return first
-            with new_file(work.codes) as path, closing(NpyFile(path)) as file:
-                for codes in chain([first, rest], stored):
-                    check_codes(codes, precision, head.out_features)
-                    file.write(codes)
-        else:
-            options: dict[str, Any] = {"column": column, "on_bad_row": on_bad_row, "batch_bytes": batch_bytes}
-            reduce_vectors(source, head, work.codes, precision, **options, show_progress_bar=show_progress_bar)
+    stored = None if model is not None else _stored_codes(source, head, column)
+    if model is not None:
+        _encode(source, model, precision, work, batch_size, show_progress_bar)
+    elif stored is not None:
+        first, rest = next(stored, None), next(stored, None)
+        if first is None or first.shape[:1] == (0,):
+            raise ValueError("there is no code in the source: give at least one")
+        check_codes(first, precision, head.out_features)
+        if rest is None:
+            return first
+        with new_file(work.codes) as path, closing(NpyFile(path)) as file:
+            for codes in chain([first, rest], stored):
+                check_codes(codes, precision, head.out_features)
+                file.write(codes)
+    else:
+        options: dict[str, Any] = {"column": column, "on_bad_row": on_bad_row, "batch_bytes": batch_bytes}
+        reduce_vectors(source, head, work.codes, precision, **options, show_progress_bar=show_progress_bar)
     return np.load(work.codes, mmap_mode="r", allow_pickle=False)
 
 
