@@ -256,8 +256,9 @@ class Task:
         made = cloze_pairs(self.texts.train)
         if not made:
             return None
-        sentences, rests = map(list, zip(*made, strict=True))
-        return Pairs(self.vectors("sentences", sentences), self.vectors("rests", rests))
+        queries, texts = map(list, zip(*made, strict=True))
+        rows = {text: row for row, text in enumerate(self.texts.train)}
+        return Pairs(self.vectors("cloze", queries), self.train[[rows[text] for text in texts]])
 
     def judge(self, find: Find) -> dict[str, float]:
         """Measure a search: overlap@10 with the full model, and nDCG@10 and recall@10, or Spearman on STS.

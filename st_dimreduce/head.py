@@ -99,8 +99,9 @@ class FitRecord:
         method: Method of the fit.
         objective: ``"quality"`` or ``"fidelity"``.
         vectors: Number of vectors that the head was fitted on.
-        cloze_pairs: Number of cloze pairs used for within-pair whitening.
+        cloze_pairs: Number of cloze pairs used for within-pair whitening and to choose the strength.
         labelled_pairs: Number of labelled pairs it was trained on.
+        strength: How far the objective quality departed from fidelity.
         whitening: Power of the eigenvalues by which the directions were divided.
         rotation: ``"itq"``, ``"random"`` or None.
         gain: Root mean square of the Tanh's input on the vectors fitted on.
@@ -127,6 +128,7 @@ class FitRecord:
     vectors: int | None = None
     cloze_pairs: int | None = None
     labelled_pairs: int | None = None
+    strength: float | None = None
     whitening: float | None = None
     rotation: str | None = None
     gain: float | None = None
@@ -200,6 +202,7 @@ _DICT = (dict, "an object")
 _KINDS: dict[str, tuple[Any, str]] = {
     "nested": (tuple, "a list of sizes"),
     "mean_norm": _NUMBER,
+    "strength": _NUMBER,
     "whitening": _NUMBER,
     "gain": _NUMBER,
     "license": _TEXTS,

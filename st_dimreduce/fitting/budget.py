@@ -8,14 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from st_dimreduce.codes.precision import dequantize, quantize
-from st_dimreduce.codes.search import search
 from st_dimreduce.codes.stores import Column, columns_of
 from st_dimreduce.enums import Objective, Precision, Store
-from st_dimreduce.evaluation.metrics import TOP_K, nearest, overlaps, retrieval
-from st_dimreduce.fitting.closed_form import DEFAULT_WHITENING, directions, rotate, usable_pairs
+from st_dimreduce.fitting.evidence import Evidence
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.progress import progress_bar
@@ -24,8 +19,6 @@ FEWEST_VECTORS = 60  # fewer leave too few neighbours to tell two options apart
 DEFAULT_OUT_FEATURES = 128
 _LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _SEARCHED = [Column(precision) for precision in (Precision.BINARY, Precision.INT2, Precision.INT4, Precision.INT8)]
-_SPLITS = 3  # of the pairs: between two similar options, a single split decides half by chance
-_MOST_DOCUMENTS, _MOST_QUERIES = 10_000, 500
 
 
 @dataclass(frozen=True)
@@ -118,12 +111,14 @@ class Choice:
         measured: Every option measured.
         metric: What ``retention`` is a share of.
         store: The store whose types were considered; None for :func:`st_dimreduce.search`.
+        strength: The strength of the fit that was measured, as in :func:`st_dimreduce.fit_head`.
     """
 
     best: Option
     measured: list[Option]
     metric: str
     store: str | None = None
+    strength: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the choice as JSON can hold it."""
@@ -138,6 +133,7 @@ def choose(
     objective: Objective | str = Objective.QUALITY,
     pairs: Pairs | None = None,
     cloze_pairs: Pairs | None = None,
+    strength: float | None = None,
     store: Store | str | None = None,
     seed: int = 0,
     show_progress_bar: bool | None = None,
@@ -145,8 +141,8 @@ def choose(
     """Choose dimension and precision together, by what they find on data held out from the fit.
 
     More dimensions with fewer bits find more than fewer dimensions with more, but how far that goes depends on the
-    texts. Given pairs, a third of them is held out and searched for among the other documents, three times over;
-    without, held-out vectors search for their neighbours.
+    texts. Given pairs, each is held out once and searched for among the other documents; without, held-out vectors
+    search for their neighbours.
 
     Each option is measured as it will be searched: by float queries, or by queries in codes where a store takes no
     others. A 16-bit float type of a store counts as float32 in two bytes per dimension: of a unit vector it loses
@@ -160,6 +156,7 @@ def choose(
         objective: As in :func:`st_dimreduce.fit_head`.
         pairs: As in :func:`st_dimreduce.fit_head`.
         cloze_pairs: As in :func:`st_dimreduce.fit_head`; used where there are no labelled pairs.
+        strength: As in :func:`st_dimreduce.fit_head`.
         store: As in :class:`Size`. Any precision if None (the default), to be searched by
             :func:`st_dimreduce.search`.
         seed: Seed of what is held out. Defaults to 0.
@@ -171,12 +168,10 @@ def choose(
     """
     objective, store = Objective(objective), None if store is None else Store(store)
     _check_budget(summary, bytes_per_vector, keep, store)
-    pairs = cloze_pairs if pairs is None else pairs
-    splits = _SPLITS if usable_pairs(objective, pairs) else 1
-    evidence = [
-        _Evidence(summary, objective, pairs, seed + split)
-        for split in progress_bar("Holding out", "splits", show_progress_bar, range(splits))
-    ]
+    evidence = Evidence(summary, objective, pairs, cloze_pairs, seed)
+    if strength is None:
+        widest = min(DEFAULT_OUT_FEATURES, summary.width, summary.count)
+        strength = evidence.best_strength(widest, show_progress_bar)
     measured: list[Option] = []
     seen: set[tuple[int, Column]] = set()
     with progress_bar("Choosing", "options", show_progress_bar) as bar:
@@ -184,14 +179,14 @@ def choose(
             new = [option for option in _options(budget, summary, store) if option not in seen]
             seen.update(new)  # a larger budget may buy no more of a column
             for size, column in new:
-                retention = float(np.mean([split.retention(size, column) for split in evidence]))
+                retention = evidence.retention(size, column, strength)
                 name = None if store is None else column.type
                 used = column.bytes_per_vector(size)
                 measured.append(Option(size, column.precision.value, used, retention, name))
                 bar.update()
             if keep is not None and measured and max(option.retention for option in measured) >= keep:
                 break
-    metric = evidence[0].metric
+    metric = evidence.metric
     good = [option for option in measured if keep is not None and option.retention >= keep]
     if good:
         best = min(good, key=lambda option: (option.bytes_per_vector, -option.retention))
@@ -201,7 +196,7 @@ def choose(
             warnings.warn(
                 f"nothing keeps {keep:.1%} of the {metric}: the best keeps {best.retention:.1%}", stacklevel=2
             )
-    return Choice(best, measured, metric, None if store is None else store.value)
+    return Choice(best, measured, metric, None if store is None else store.value, strength)
 
 
 def _check_budget(summary: Summary, bytes_per_vector: int | None, keep: float | None, store: Store | None) -> None:
@@ -237,44 +232,3 @@ def _options(budget: int, summary: Summary, store: Store | None) -> Iterator[tup
             yield size, column
     if store is None and budget >= 4 * summary.width:
         yield widest, Column(Precision.FLOAT32)
-
-
-class _Evidence:
-    """Held-out queries and the documents they search, with directions that were fitted on the rest."""
-
-    def __init__(self, summary: Summary, objective: Objective, pairs: Pairs | None, seed: int) -> None:
-        sample = summary.sample
-        paired = usable_pairs(objective, pairs)
-        self.metric = "overlap@10" if paired is None else "nDCG@10"
-        self._seed = seed
-        if paired is None:
-            count = min(_MOST_QUERIES, len(sample) // 4)
-            self._queries, self._documents = sample[:count], sample[count:][:_MOST_DOCUMENTS]
-            fitted = Summary.of(sample[count:], sample_size=_MOST_DOCUMENTS, seed=seed)
-            self._relevant = None
-        else:
-            paired, unseen = paired.split(1 / 3, seed)
-            paired = usable_pairs(objective, paired)
-            fitted, corpus = summary, sample[:_MOST_DOCUMENTS]
-            # The document of a cloze pair is a text of the corpus without a sentence: the whole text would be found.
-            others = np.ones(len(corpus), bool)
-            others[(unseen.documents @ corpus.T).argmax(axis=1)] = False
-            self._queries, self._documents = unseen.queries, np.concatenate([unseen.documents, corpus[others]])
-            self._relevant = range(len(unseen))
-        self._directions = directions(fitted, objective, paired, DEFAULT_WHITENING[objective]).astype(np.float32)
-        self._nearest = nearest(self._queries, self._documents)
-        self._full = self._value(self._nearest)
-
-    def retention(self, out_features: int, column: Column) -> float:
-        """Return the share of the full embedding's metric that is kept."""
-        precision = column.precision
-        projection = self._directions[:, :out_features]
-        projection = projection @ rotate(self._documents[:1] @ projection, "random", self._seed).astype(np.float32)
-        codes = quantize(self._documents @ projection, precision)
-        queries = dequantize(quantize(self._queries @ projection, column.query), column.query, out_features)
-        return self._value(search(queries, codes, precision, TOP_K)[1]) / self._full
-
-    def _value(self, found: np.ndarray) -> float:
-        if self._relevant is None:
-            return float(overlaps(self._nearest, found).mean())
-        return max(float(retrieval(found, self._relevant)[0].mean()), 1e-9)

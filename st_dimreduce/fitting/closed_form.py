@@ -19,7 +19,7 @@ from st_dimreduce.progress import progress_bar
 Rotation = Literal["itq", "random"]
 
 FEWEST_PAIRS = 200  # fewer say too little about a covariance of hundreds of dimensions
-_PAIR_POWER, _PAIR_RIDGE = 0.35, 0.5
+_PAIR_POWER, _PAIR_RIDGE, _WHITENING = 0.35, 0.5, 0.1  # the powers at strength 1
 _ITQ_ROWS, _ITQ_STEPS = 8192, 40
 _ITQ_SHARPNESS = 2.0  # slope of the rounded sign at 0, for values of root mean square 1
 _WIDE = 4096  # dimensions from which on finding fewer directions than all saves seconds
@@ -28,7 +28,7 @@ _PACKAGES = ("st_dimreduce", "sentence-transformers", "transformers", "torch", "
 
 
 DEFAULT_GAIN = 0.03  # behind Pooling the norm of a short query may be three times the mean
-DEFAULT_WHITENING = {Objective.QUALITY: 0.1, Objective.FIDELITY: 0.0}
+DEFAULT_STRENGTH, MOST_STRENGTH = 1.0, 2.0
 
 
 def closed_form_head(
@@ -38,6 +38,7 @@ def closed_form_head(
     nested: Sequence[int] | None = None,
     objective: Objective | str = Objective.QUALITY,
     cloze_pairs: Pairs | None = None,
+    strength: float = DEFAULT_STRENGTH,
     whitening: float | None = None,
     rotation: Rotation | None = "itq",
     gain: float = DEFAULT_GAIN,
@@ -63,6 +64,7 @@ def closed_form_head(
             the first, and one grid serves them all. Defaults to None: one block.
         objective: As in :func:`st_dimreduce.fit_head`.
         cloze_pairs: As in :func:`st_dimreduce.fit_head`.
+        strength: As in :func:`st_dimreduce.fit_head`. Defaults to 1.
         whitening: As in :func:`st_dimreduce.fit_head`.
         rotation: As in :func:`st_dimreduce.fit_head`.
         gain: As in :func:`st_dimreduce.fit_head`.
@@ -76,16 +78,17 @@ def closed_form_head(
         ValueError: If an argument is out of range, or there are fewer vectors than ``out_features``.
     """
     objective = Objective(objective)
-    whitening = DEFAULT_WHITENING[objective] if whitening is None else whitening
+    strength = strength if objective is Objective.QUALITY else 0.0
+    whitening = _WHITENING * strength if whitening is None else whitening
     blocks = (0, *(nested or [out_features]))
-    _check(summary, out_features, whitening, rotation, gain)
+    _check(summary, out_features, strength, whitening, rotation, gain)
     if blocks[-1] != out_features or any(size >= larger for size, larger in pairwise(blocks)):
         raise ValueError(f"nested={nested}: give ascending sizes, of which the last is out_features={out_features}")
     if cloze_pairs is not None and cloze_pairs.width != summary.width:
         widths = f"pairs of {cloze_pairs.width} dimensions for a summary of {summary.width}"
         raise ValueError(f"{widths}: expected equal widths")
     used = usable_pairs(objective, cloze_pairs)
-    projection = directions(summary, objective, used, whitening, out_features)[:, :out_features]
+    projection = directions(summary, used, strength, whitening, out_features)[:, :out_features]
     sample = summary.sample
     if rotation is not None:
         rows = sample[:_ITQ_ROWS] @ projection.astype(np.float32)
@@ -100,6 +103,7 @@ def closed_form_head(
         objective=objective.value,
         vectors=summary.count,
         cloze_pairs=0 if used is None else len(used),
+        strength=strength if objective is Objective.QUALITY else None,
         whitening=whitening,
         rotation=rotation,
         gain=gain,
@@ -109,11 +113,15 @@ def closed_form_head(
     return Head(weight, record=record)
 
 
-def _check(summary: Summary, out_features: int, whitening: float, rotation: str | None, gain: float) -> None:
+def _check(
+    summary: Summary, out_features: int, strength: float, whitening: float, rotation: str | None, gain: float
+) -> None:
     if not 1 <= out_features <= summary.width:
         raise ValueError(f"out_features={out_features}: choose a size from 1 to in_features={summary.width}")
     if summary.count < out_features:
         raise ValueError(f"{summary.count} vectors cannot fit out_features={out_features}: give more, or choose fewer")
+    if not 0 <= strength <= MOST_STRENGTH:
+        raise ValueError(f"strength={strength}: choose 0 (as for fidelity) to {MOST_STRENGTH:g}, or None")
     if not 0 <= whitening <= 1:
         raise ValueError(f"whitening={whitening}: choose a power from 0 (none) to 1")
     if not gain > 0:
@@ -130,13 +138,13 @@ def _without_mean(summary: Summary) -> np.ndarray | None:
     return np.eye(summary.width) - np.outer(summary.mean, summary.mean) / square
 
 
-def _damping(pairs: Pairs) -> np.ndarray:
+def _damping(pairs: Pairs, power: float) -> np.ndarray:
     """Return the symmetric (d, d) matrix that damps the directions in which the two sides of a pair differ."""
     apart = (pairs.queries - pairs.documents).astype(np.float64)
     within = apart.T @ apart / (2 * len(pairs))
     size = len(within)
     values, vectors = np.linalg.eigh(within + _PAIR_RIDGE * max(np.trace(within), _RANK_FLOOR) / size * np.eye(size))
-    return vectors * values**-_PAIR_POWER @ vectors.T
+    return vectors * values**-power @ vectors.T
 
 
 def usable_pairs(objective: Objective, pairs: Pairs | None) -> Pairs | None:
@@ -145,16 +153,20 @@ def usable_pairs(objective: Objective, pairs: Pairs | None) -> Pairs | None:
 
 
 def directions(
-    summary: Summary, objective: Objective, pairs: Pairs | None, whitening: float, count: int | None = None
+    summary: Summary, pairs: Pairs | None, strength: float, whitening: float | None = None, count: int | None = None
 ) -> np.ndarray:
     """Return the directions to keep, in order, each divided by its eigenvalue^whitening: columns of (d, d).
 
-    Where d is large and only ``count`` are needed, the others may be left out.
+    At strength 0 they are those of the Gram matrix, as for fidelity. Where d is large and only ``count`` are needed,
+    the others may be left out.
     """
-    gram, metric = summary.gram, _without_mean(summary) if objective is Objective.QUALITY else None
-    if pairs is not None:
-        metric = _damping(pairs) if metric is None else metric @ _damping(pairs)
+    metric = _without_mean(summary) if strength else None
+    if strength and pairs is not None:
+        damping = _damping(pairs, _PAIR_POWER * strength)
+        metric = damping if metric is None else metric @ damping
+    gram = summary.gram
     values, vectors = _eigen(gram if metric is None else metric.T @ gram @ metric, count or summary.width)
+    whitening = _WHITENING * strength if whitening is None else whitening
     # The sign of an eigenvector is arbitrary; fixed, the same summary gives the same head on every machine.
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(values))])
     vectors = vectors if metric is None else metric @ vectors

@@ -1,46 +1,71 @@
-"""Cloze pairs: a sentence taken out of a text as the query, the rest of the text as its document.
+"""Cloze pairs: a part of a text as the query, the text as its document.
 
 Finding a text from one of its own sentences is a search task that needs no label (the inverse cloze task; Lee et al.,
-"Latent Retrieval for Weakly Supervised Open Domain Question Answering", ACL 2019). Here nothing is trained on it: the
-pairs show which directions of an embedding change within a text, and which size finds most.
+"Latent Retrieval for Weakly Supervised Open Domain Question Answering", ACL 2019). People ask in keywords too, and the
+keywords of a text are those that tell it from the others. Here nothing is trained on the pairs: they show which
+directions of an embedding change within a text, how strongly to damp them, and which size finds most.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 
-MOST_PAIRS = 1000
+MOST_TEXTS = 1000
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n+")
 _SHORTEST_SENTENCE, _SHORTEST_REST = 15, 40  # bytes of UTF-8, which suit scripts without spaces too
+_WORD = re.compile(r"[^\W\d_][\w-]+")
+_WORDS_READ = 2000  # of a text
+_FEWEST_WORDS, _MOST_WORDS = 2, 6  # of a query
+_COMMON = 0.2  # share of the texts from which on a word tells nothing
 
 
-def cloze_pairs(texts: Sequence[str], count: int = MOST_PAIRS, seed: int = 0) -> list[tuple[str, str]]:
-    """Make cloze pairs of texts drawn at random.
+def cloze_pairs(texts: Sequence[str], count: int = MOST_TEXTS, seed: int = 0) -> list[tuple[str, str]]:
+    """Make cloze pairs of texts drawn at random: for each a sentence, and keywords by TF-IDF.
 
     Args:
-        texts: Texts; only those of two sentences or more give a pair, and of equal ones only the first.
-        count: Number of pairs to make at most. Defaults to 1,000.
+        texts: Texts. A sentence is taken only from those of two sentences or more, keywords where three of a text's
+            words occur in others too; of equal texts only the first counts.
+        count: Number of texts to make pairs of at most, for sentences and for keywords. Defaults to 1,000.
         seed: Seed of the draw. Defaults to 0.
 
     Returns:
-        Pairs of a sentence and its text without it; fewer than ``count``, or none, where texts are too short.
+        Pairs of a query and its text, first those whose query is a sentence; none where texts are too short.
     """
     rng = random.Random(seed)  # noqa: S311, no secret
-    pairs: list[tuple[str, str]] = []
     texts = list(dict.fromkeys(texts))
-    for row in rng.sample(range(len(texts)), len(texts)):
-        sentences = [part.strip() for part in _SENTENCE_END.split(texts[row]) if part.strip()]
-        sizes = [len(sentence.encode()) for sentence in sentences]
-        whole = sum(sizes)
-        fit = [i for i, size in enumerate(sizes) if size >= _SHORTEST_SENTENCE and whole - size >= _SHORTEST_REST]
-        if not fit:
-            continue
-        taken = rng.choice(fit)
-        rest = " ".join(sentences[:taken] + sentences[taken + 1 :])
-        if sentences[taken] not in rest:
-            pairs.append((sentences[taken], rest))
-            if len(pairs) == count:
-                break
-    return pairs
+    texts = rng.sample(texts, len(texts))
+    sentences = ((_sentence(text, rng), text) for text in texts)
+    words = [_WORD.findall(text.lower())[:_WORDS_READ] for text in texts]
+    spread = Counter(word for some in words for word in set(some))
+    keywords = ((_keywords(some, spread, len(texts), rng), text) for some, text in zip(words, texts, strict=True))
+    made = (((query, text) for query, text in some if query) for some in (sentences, keywords))
+    return [pair for some in made for pair in islice(some, count)]
+
+
+def _sentence(text: str, rng: random.Random) -> str | None:
+    """Return a sentence of a text that has others too; None if there is none."""
+    sentences = [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
+    sizes = [len(sentence.encode()) for sentence in sentences]
+    whole = sum(sizes)
+    fit = [i for i, size in enumerate(sizes) if size >= _SHORTEST_SENTENCE and whole - size >= _SHORTEST_REST]
+    return sentences[rng.choice(fit)] if fit else None
+
+
+def _keywords(words: list[str], spread: Counter[str], texts: int, rng: random.Random) -> str | None:
+    """Return some of the words that tell a text from the others, in the order of the text; None if there are none."""
+    weights = {
+        word: (1 + math.log(often)) * math.log(texts / spread[word])
+        for word, often in Counter(words).items()
+        if 1 < spread[word] < _COMMON * texts
+    }
+    if len(weights) <= _FEWEST_WORDS:
+        return None
+    size = rng.randint(_FEWEST_WORDS, min(_MOST_WORDS, len(weights) - 1))
+    # Of twice as many: people rarely name exactly the words that are rarest.
+    telling = sorted(weights, key=lambda word: (-weights[word], word))[: 2 * size]
+    return " ".join(sorted(rng.sample(telling, size), key=words.index))

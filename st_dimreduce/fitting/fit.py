@@ -7,6 +7,7 @@ from typing import Any
 from st_dimreduce.enums import Objective, Precision
 from st_dimreduce.fitting.budget import DEFAULT_OUT_FEATURES, Size, choose
 from st_dimreduce.fitting.closed_form import DEFAULT_GAIN, Rotation, closed_form_head
+from st_dimreduce.fitting.evidence import Evidence
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.reference import held_out_reference
 from st_dimreduce.fitting.summary import Summary
@@ -23,6 +24,7 @@ def fit_head(
     pairs: Pairs | None = None,
     cloze_pairs: Pairs | None = None,
     train: bool = True,
+    strength: float | None = None,
     whitening: float | None = None,
     rotation: Rotation | None = "itq",
     gain: float = DEFAULT_GAIN,
@@ -43,11 +45,16 @@ def fit_head(
         objective: ``"quality"``, to find what people look for, or ``"fidelity"``, to find what the base model finds.
             Defaults to ``"quality"``.
         pairs: Labelled pairs, embedded, to train on; 32 or more. For quality only.
-        cloze_pairs: Cloze pairs of the corpus, embedded. For quality, the directions in which the two sides of a pair
-            differ are damped; 200 or more. Not used where there are labelled pairs.
+        cloze_pairs: Cloze pairs of the corpus, embedded, 200 or more. For quality, the directions in which the two
+            sides of a pair differ are damped, as strongly as pairs held out say. Not used where there are labelled
+            pairs.
         train: Whether to train, where ``pairs`` or ``objective="fidelity"`` ask for it. Defaults to True.
+        strength: How far quality departs from fidelity, 0 (not at all) to 2: damping to the power 0.35 x strength,
+            whitening of 0.1 x strength, and, but at 0, the direction of the mean left out. By default the least of 0.25
+            to 1.25 that finds as much as the best with cloze pairs held out, 0 where none finds more than fidelity; 1
+            where there are no cloze pairs.
         whitening: Power p in [0, 1] by which direction i is divided, (eigenvalue i)^p; 1/2 whitens fully. Defaults to
-            0.1 for quality, 0.2 before training on labelled pairs, and 0 for fidelity.
+            0.1 x strength for quality, 0.2 before training on labelled pairs, and 0 for fidelity.
         rotation: ``"itq"``, ``"random"`` (nearly as good, faster), or None for the bare eigenvectors. Defaults to
             ``"itq"``.
         gain: Root mean square of the Tanh's input over the sample, greater than 0. Defaults to 0.03.
@@ -68,9 +75,14 @@ def fit_head(
     out_features, precision = size.out_features, Precision.FLOAT32
     if out_features is None:
         budget: dict[str, Any] = {"bytes_per_vector": size.bytes_per_vector, "keep": size.keep, "store": size.store}
-        choice = choose(summary, objective=objective, pairs=pairs, cloze_pairs=cloze_pairs, **budget, **common)
+        given: dict[str, Any] = {"pairs": pairs, "cloze_pairs": cloze_pairs, "strength": strength}
+        choice = choose(summary, objective=objective, **given, **budget, **common)
+        strength = choice.strength
         out_features, precision = choice.best.out_features, Precision(choice.best.precision)
         chosen = {"choice": choice.to_dict(), "precision": precision}
+    elif strength is None:
+        evidence = Evidence(summary, objective, pairs, cloze_pairs, seed)
+        strength = evidence.best_strength(out_features, show_progress_bar)
     if pairs is not None and whitening is None:
         whitening = WHITENING_BEFORE_TRAINING
 
@@ -81,6 +93,7 @@ def fit_head(
             nested=size.nested,
             objective=objective,
             cloze_pairs=cloze_pairs if pairs is None else None,
+            strength=strength,
             whitening=whitening,
             rotation=rotation,
             gain=gain,

@@ -72,6 +72,34 @@ class Pairs:
         Raises:
             ValueError: If all pairs are connected by texts they share.
         """
+        groups, sizes = self._groups()
+        wanted, taken = max(1, round(held_out * len(self))), np.zeros(len(sizes), bool)
+        for group in np.random.default_rng(seed).permutation(len(sizes)):
+            if sizes[taken].sum() + sizes[group] <= wanted:
+                taken[group] = True
+        if not taken.any():
+            taken[sizes.argmin()] = True
+        return self._rows(~taken[groups]), self._rows(taken[groups])
+
+    def folds(self, count: int, seed: int = 0) -> list[tuple[Pairs, Pairs]]:
+        """Split the pairs so many times that each is held out once: for each fold the pairs to fit on, and the others.
+
+        Pairs that share a query or a document stay together.
+
+        Raises:
+            ValueError: As :meth:`split`, or if there are fewer than ``count`` groups of pairs that share no text.
+        """
+        groups, sizes = self._groups()
+        if len(sizes) < count:
+            raise ValueError(f"the pairs fall into {len(sizes)} groups that share no text: expected {count} or more")
+        fold, filled = np.empty(len(sizes), int), np.zeros(count, int)
+        for group in np.random.default_rng(seed).permutation(len(sizes)):
+            fold[group] = filled.argmin()
+            filled[fold[group]] += sizes[group]
+        return [(self._rows(fold[groups] != i), self._rows(fold[groups] == i)) for i in range(count)]
+
+    def _groups(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the group of each pair, within which texts are shared, and the size of each group."""
         queries, documents = self.same()
         size = len(self)
         graph = coo_array((np.ones(size, bool), (queries, documents + size)), shape=(2 * size, 2 * size))
@@ -79,13 +107,7 @@ class Pairs:
         sizes = np.bincount(groups)
         if len(sizes) == 1:
             raise ValueError(f"all {size} pairs share texts with one another: none can be held out, give others too")
-        wanted, taken = max(1, round(held_out * size)), np.zeros(len(sizes), bool)
-        for group in np.random.default_rng(seed).permutation(len(sizes)):
-            if sizes[taken].sum() + sizes[group] <= wanted:
-                taken[group] = True
-        if not taken.any():
-            taken[sizes.argmin()] = True
-        return self._rows(~taken[groups]), self._rows(taken[groups])
+        return groups, sizes
 
     def without(self, documents: np.ndarray) -> Pairs:
         """Return the pairs whose document is none of these unit vectors; all pairs where fewer than half remain."""

@@ -36,6 +36,7 @@ _SETTINGS = {  # fields of the record, in the words of the card
     "vectors": "vectors it was fitted on",
     "cloze_pairs": "cloze pairs for within-pair whitening",
     "labelled_pairs": "labelled pairs it was trained on",
+    "strength": "strength (how far quality departs from fidelity)",
     "whitening": "whitening (power of the eigenvalues)",
     "rotation": "rotation",
     "gain": "gain (root mean square of the Tanh's input)",
