@@ -35,7 +35,7 @@ from benchmarks.data import (
     TEST_QUERIES,
     Task,
     fit_unit_vectors,
-    same_language,
+    measured,
 )
 from benchmarks.peers import BUDGETS, OPQ_STEPS, PEERS, SEEDED, Found, Peer, Refused
 from benchmarks.printing import FOLDER, header, paragraph, table, write
@@ -337,7 +337,7 @@ def main() -> None:
     chosen = options()
     parts = []
     for model in chosen.models:
-        for dataset in filter(partial(same_language, model), chosen.datasets):
+        for dataset in filter(partial(measured, model), chosen.datasets):
             if chosen.half and dataset not in RETRIEVAL:
                 continue
             task = Task(model, dataset, chosen.data, half=chosen.half)
