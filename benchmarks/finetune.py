@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,17 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-from sentence_transformers.base.sampler import DefaultBatchSampler
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
-from torch.utils.data import SequentialSampler
 
 from benchmarks.data import CACHE, SHARED, TEST_QUERIES, Task, minilm_path, mpnet_path
 from benchmarks.printing import header, paragraph, table, write
+from benchmarks.training import BATCH, PAIRS_RATE, TRAIN_LENGTH, batches, train, train_on_pairs
 from st_dimreduce import (
     DimReduce,
     Head,
@@ -48,9 +43,9 @@ from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed
 from st_dimreduce.files import new_file
 
 KEPT = CACHE / "finetune"
-OUT_FEATURES, BATCH, TRAIN_LENGTH, WARM_UP, TEMPERATURE = 128, 64, 128, 20, 0.05
+OUT_FEATURES, TEMPERATURE = 128, 0.05
 HELD_OUT, POOL = 500, 2000  # pairs that choose the learning rate, and the documents that their queries search
-RATES: dict[str, Any] = {"teacher": ("overlap", 1e-5, 2e-5), "pairs": ("ndcg", 2e-5)}  # metric, learning rates to try
+RATES: dict[str, Any] = {"teacher": ("overlap", 1e-5, 2e-5), "pairs": ("ndcg", PAIRS_RATE)}  # metric, rates to try
 TITLES = {
     "quality": "head in closed form, quality",
     "fidelity": "head in closed form, fidelity",
@@ -148,39 +143,16 @@ class Bench:
         return row
 
     def _train(self, kind: str, model: SentenceTransformer, rate: float, steps: int) -> float:
+        begin = self.clock()
         if kind == "pairs":
-            loss: nn.Module = MultipleNegativesRankingLoss(model)
-            queries, documents = map(list, zip(*self.labelled, strict=True))
-            rows = self._batches(documents, steps)
-            columns = {"anchor": queries, "positive": documents}
+            train_on_pairs(model, self.labelled, rate, steps, self.seed)
         else:
             memory = DimReduce.from_model(model).reduce(self.vectors, normalize_embeddings=True)
             loss = RankAsTeacher(model, self.vectors, memory)
             # Of a longer text the teacher embedded all, the student would embed only the beginning.
-            rows = self._batches(self.texts, steps, longest=TRAIN_LENGTH)
-            columns = {"text": self.texts, "label": list(range(len(self.texts)))}
-        data = Dataset.from_dict({name: [column[row] for row in rows] for name, column in columns.items()})
-        length, model.max_seq_length = model.max_seq_length, TRAIN_LENGTH
-        options: dict[str, Any] = {"learning_rate": rate, "warmup_steps": WARM_UP, "lr_scheduler_type": "cosine"}
-        options |= {"max_steps": steps, "per_device_train_batch_size": BATCH, "bf16": True, "seed": self.seed}
-        options |= {"use_cpu": model.device.type == "cpu", "save_strategy": "no", "report_to": "none"}
-        options |= {"batch_sampler": lambda rows, **how: DefaultBatchSampler(SequentialSampler(rows), **how)}
-        begin = self.clock()
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = SentenceTransformerTrainingArguments(folder, **options)
-            SentenceTransformerTrainer(model, arguments, data, loss=loss).train()
-        model.max_seq_length = length
+            rows = batches(model, self.texts, steps, self.seed, longest=TRAIN_LENGTH)
+            train(model, loss, {"text": self.texts, "label": list(range(len(self.texts)))}, rows, rate, self.seed)
         return self.clock() - begin
-
-    def _batches(self, texts: list[str], steps: int, longest: int = 10**9) -> list[int]:
-        """Return rows of texts, batch after batch; a batch has texts of similar lengths, to need little padding."""
-        lengths = np.array([len(ids) for ids in self.base.tokenizer(texts, verbose=False)["input_ids"]])
-        rng, batches = np.random.default_rng(self.seed), list[np.ndarray]()
-        while len(batches) < steps:
-            order = rng.permutation(np.flatnonzero(lengths <= longest))
-            order = order[: len(order) // BATCH * BATCH]
-            batches += list(rng.permutation(order[np.argsort(lengths[order], kind="stable")].reshape(-1, BATCH)))
-        return np.concatenate(batches[:steps]).tolist()
 
 
 def judged(task: Task, queries: np.ndarray, documents: np.ndarray) -> dict[str, dict[str, float]]:

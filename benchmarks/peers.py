@@ -1,8 +1,8 @@
 """How others store sentence embeddings in few bytes: the peers of ``benchmarks.quality``.
 
 A peer is a generator over the settings of one method that suit a byte budget. It fits each setting on ``task.train``
-without labels, and yields how to search with it, or why it was refused. The benchmark reports the best setting by the
-test metric, which favours the peers. Nothing is yielded where the method cannot use the budget.
+without labels, and yields how to search with it, or why it was refused. The benchmark judges each half of the queries
+with the setting that is best on the other half. Nothing is yielded where the method cannot use the budget.
 """
 
 from __future__ import annotations

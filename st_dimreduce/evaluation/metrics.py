@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
@@ -115,33 +116,47 @@ class RankCorrelation:
     In a bootstrap sample the ranks are still those among all pairs.
 
     Args:
-        given: float array of shape (p,).
+        given: float array of shape (p,); or (s, p), of s runs: the mean of their correlations.
         true: float array of shape (p,).
+        group: array of shape (p,): a pair is ranked among those of its group only. Defaults to None: among all pairs.
     """
 
     given: np.ndarray
     true: np.ndarray
+    group: np.ndarray | None = None
 
     @cached_property
     def data(self) -> tuple[np.ndarray, ...]:
-        """What is resampled, one array per variable."""
+        """What is resampled, one array per variable: the ranks of each run, and last the true ones."""
+        return tuple(map(self._ranks, [*np.atleast_2d(self.given), self.true]))
+
+    def _ranks(self, values: np.ndarray) -> np.ndarray:
         from scipy.stats import rankdata  # noqa: PLC0415, takes half a second to import, which a fit need not pay
 
-        ranks = rankdata(self.given), rankdata(self.true)
-        return tuple((rank - rank.mean()) / max(rank.std(), 1e-12) for rank in ranks)
+        group = np.zeros(len(values)) if self.group is None else self.group
+        ranks = np.empty(len(values))
+        for rows in (group == one for one in np.unique(group)):
+            rank = rankdata(values[rows])
+            ranks[rows] = (rank - rank.mean()) / max(rank.std(), 1e-12)
+        return ranks
 
     @property
     def value(self) -> float:
         """The correlation."""
-        x, y = self.data
-        return float((x * y).mean())
+        *runs, true = self.data
+        return float(np.mean([(run * true).mean() for run in runs]))
 
     @staticmethod
-    def statistic(x: np.ndarray, y: np.ndarray, *, axis: int = -1) -> np.ndarray:
+    def statistic(*ranks: np.ndarray, axis: int = -1) -> np.ndarray:
         """Return the correlation of each resample."""
-        mean_x, mean_y = x.mean(axis=axis), y.mean(axis=axis)
-        variances = ((x * x).mean(axis=axis) - mean_x**2) * ((y * y).mean(axis=axis) - mean_y**2)
-        return ((x * y).mean(axis=axis) - mean_x * mean_y) / np.sqrt(np.maximum(variances, 1e-24))
+        *runs, true = ranks
+        return np.mean([_correlation(run, true, axis) for run in runs], axis=0)
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+    mean_x, mean_y = x.mean(axis=axis), y.mean(axis=axis)
+    variances = ((x * x).mean(axis=axis) - mean_x**2) * ((y * y).mean(axis=axis) - mean_y**2)
+    return ((x * y).mean(axis=axis) - mean_x * mean_y) / np.sqrt(np.maximum(variances, 1e-24))
 
 
 Estimate = Mean | RankCorrelation
@@ -152,17 +167,25 @@ def interval(estimate: Estimate, base: Estimate | None = None) -> tuple[float, f
 
     The percentile bootstrap (Efron) of ``scipy.stats.bootstrap`` with 1,000 resamples of the queries; seed 0.
     """
+    if base is None:
+        return _bootstrap(lambda value: value, estimate)
+    return _bootstrap(lambda value, of: value / np.maximum(of, 1e-12), estimate, base)
+
+
+def difference(estimate: Estimate, other: Estimate) -> tuple[float, float]:
+    """Return the 95 % confidence interval of an estimate minus another, over the same queries, as in `interval`."""
+    return _bootstrap(np.subtract, estimate, other)
+
+
+def _bootstrap(combine: Callable[..., np.ndarray], *estimates: Estimate) -> tuple[float, float]:
+    """Resample the queries, the same for all estimates, and return the interval of what their values combine to."""
     from scipy.stats import bootstrap  # noqa: PLC0415, as above
 
-    data, split = estimate.data, len(estimate.data)
-    if base is not None:
-        data += base.data
+    data = [values for estimate in estimates for values in estimate.data]
 
     def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-        values = estimate.statistic(*samples[:split], axis=axis)
-        if base is None:
-            return values
-        return values / np.maximum(base.statistic(*samples[split:], axis=axis), 1e-12)
+        left = iter(samples)
+        return combine(*(e.statistic(*islice(left, len(e.data)), axis=axis) for e in estimates))
 
     if len(data[0]) < 2:  # nothing to resample
         value = float(statistic(*data))

@@ -7,7 +7,7 @@ from scipy.stats import bootstrap, spearmanr
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.util import cos_sim
 
-from st_dimreduce.evaluation.metrics import Mean, RankCorrelation, cosines, interval, nearest, retrieval
+from st_dimreduce.evaluation.metrics import Mean, RankCorrelation, cosines, difference, interval, nearest, retrieval
 
 RNG = np.random.default_rng(0)
 DOCUMENTS = RNG.standard_normal((300, 16)).astype(np.float32)
@@ -89,3 +89,27 @@ def test_rank_correlation_is_spearmans_and_covers_the_truth():
     theirs = bootstrap((given, true), resampled, paired=True, method="percentile", n_resamples=300, rng=1)
     assert interval(correlation) == pytest.approx(tuple(theirs.confidence_interval), abs=0.03)
     assert RankCorrelation(given, np.ones(300)).value == 0
+
+
+def test_a_difference_is_of_the_same_queries():
+    noise, base = RNG.random(200), RNG.random(200)
+    low, high = difference(Mean(base + 0.01 * noise), Mean(base))
+    assert 0.004 < low < high < 0.006  # the spread of the base itself, 0.02, cancels out
+    assert difference(Mean(base), Mean(base)) == (0, 0)
+
+
+def test_the_correlation_of_several_runs_is_the_mean_of_theirs():
+    true = RNG.standard_normal(100)
+    runs = true + RNG.standard_normal((3, 100))
+    each = [RankCorrelation(run, true) for run in runs]
+    assert RankCorrelation(runs, true).value == pytest.approx(np.mean([one.value for one in each]))
+    low, high = interval(RankCorrelation(runs, true))
+    assert low < RankCorrelation(runs, true).value < high
+
+
+def test_pairs_are_ranked_within_their_group():
+    true = RNG.standard_normal(100)
+    group = np.arange(100) % 2
+    shifted = true + 100 * group
+    assert RankCorrelation(shifted, true).value < 0.8
+    assert RankCorrelation(shifted, true, group).value == pytest.approx(1)
