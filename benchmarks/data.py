@@ -12,7 +12,8 @@ import json
 import random
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from importlib.metadata import packages_distributions
@@ -247,6 +248,15 @@ class Task:
             self.train = self.documents[self.seen]
             some = [text for text, seen in zip(self.texts.documents, self.seen, strict=True) if seen]
             self.texts = replace(self.texts, train=some)
+
+    def fitted_on(self, train: Sequence[tuple[str, np.ndarray]]) -> Task:
+        """Return the task as it is where other texts, given with their vectors, are fitted on."""
+        other = copy(self)
+        for name in ("digest", "cloze_pairs"):
+            other.__dict__.pop(name, None)
+        other.texts = replace(self.texts, train=[text for text, _ in train])
+        other.train = np.array([row for _, row in train])
+        return other
 
     @property
     def width(self) -> int:

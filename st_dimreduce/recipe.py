@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce.enums import Objective, Precision, Store
 from st_dimreduce.evaluation.compare import Comparison, compare
 from st_dimreduce.fitting.budget import Size
-from st_dimreduce.fitting.cloze import cloze_pairs
 from st_dimreduce.fitting.fit import check_objective, fit_head
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
@@ -62,7 +61,7 @@ def reduce_model(
         objective: ``"quality"``, to find what people look for, or ``"fidelity"``, to find what the base model finds.
             Defaults to ``"quality"``.
         pairs: Labelled pairs of a query and the document it should find, or triples with a document that it should
-            not find, to train on. Without them, for quality, up to 1,000 cloze pairs are made of the texts.
+            not find, to train on. Without them, for quality, cloze pairs are made of up to 1,000 of the texts.
         embeddings: The base model's embeddings, array of shape (n, d), in place of encoding the sentences. Give
             ``sentences`` as well where you have them: for quality, cloze pairs are made of them.
         summary: A summary of the base model's embeddings, in place of ``embeddings``.
@@ -93,6 +92,7 @@ def reduce_model(
     _check_size(size, body.width, sentences)
     labelled = None if pairs is None else body.pairs(_check_pairs(pairs))
 
+    drawn: Mapping[str, np.ndarray] | Sequence[str]
     if embeddings is None and summary is None:
         summary, drawn = body.summarize(() if sentences is None else sentences, seed)
         norm = summary.mean_norm
@@ -103,9 +103,9 @@ def reduce_model(
             raise ValueError(f"vectors of {summary.width} dimensions were given, expected the model's {body.width}")
         # Stored vectors are usually normalised: only the model tells their norm before that.
         norm = body.probe_norm
-    if len(drawn) > 1 and len(set(drawn)) == 1:
+    if summary.count > 1 and drawn and len(set(drawn)) == 1:
         raise ValueError(
-            f"all {len(drawn):,} sentences are the same: give texts that differ, like those it will encode"
+            f"all {summary.count:,} sentences are the same: give texts that differ, like those it will encode"
         )
     cloze = _cloze(body, drawn, seed) if objective is Objective.QUALITY and labelled is None else None
     head = fit_head(
@@ -165,9 +165,9 @@ def reduce_and_compare(
     return reduced, compare(base, reduced, unseen, precision=list(Precision), **options)
 
 
-def _cloze(body: Encoder, sentences: Sequence[str], seed: int) -> Pairs | None:
+def _cloze(body: Encoder, texts: Mapping[str, np.ndarray] | Sequence[str], seed: int) -> Pairs | None:
     try:
-        return body.pairs(cloze_pairs(sentences, seed=seed))
+        return body.cloze_pairs(texts, seed)
     except ValueError as error:
         raise ValueError(f"the cloze pairs made of the sentences cannot be used: {error}") from error
 

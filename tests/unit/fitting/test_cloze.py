@@ -6,23 +6,43 @@ import pytest
 
 from st_dimreduce.fitting.cloze import cloze_pairs
 
+COLOURS = ["red", "green", "blue", "black", "white", "yellow", "brown"]
+ANIMALS = ["cats", "dogs", "birds", "horses", "mice", "cows", "foxes"]
+PLACES = ["forests", "deserts", "oceans", "mountains", "cities", "lakes", "fields"]
 TEXTS = [
-    f"The first sentence of text {i} is about cats. The second of {i} is about dogs! Is the third, {i}, about birds?"
-    for i in range(50)
+    f"The first sentence, unique{i}x, is about {COLOURS[i % 7]} things. The second is about {ANIMALS[i // 7]}! "
+    f"Is the third sentence about {PLACES[i * 3 % 7]}, or is it not?"
+    for i in range(49)
 ]
 
 
-def test_a_sentence_is_taken_out_of_its_own_text():
+def test_a_sentence_and_keywords_find_their_own_text():
     pairs = cloze_pairs(TEXTS)
-    assert len(pairs) == 50
-    for sentence, rest in pairs:
-        whole = next(text for text in TEXTS if sentence in text)
-        assert sentence not in rest
-        assert sorted((sentence + " " + rest).split()) == sorted(whole.split())
+    sentences, keywords = pairs[:49], pairs[49:]
+    assert {text for _, text in sentences} == {text for _, text in keywords} == set(TEXTS)
+    for sentence, text in sentences:
+        assert sentence in text
+        assert sentence != text
+    for query, text in keywords:
+        words = query.split()
+        assert 2 <= len(words) <= 6
+        assert sorted(words, key=text.lower().index) == words
+
+
+def test_keywords_tell_a_text_from_the_others():
+    for query, _ in cloze_pairs(TEXTS)[49:]:
+        assert not {"the", "sentence", "of"} & set(query.split()), "words of every text tell nothing"
+        assert "unique" not in query, "nobody can ask with a word that occurs once"
+
+
+def test_texts_of_one_sentence_are_found_by_keywords():
+    pairs = cloze_pairs([f"{a} {b} {c}" for a in COLOURS for b in ANIMALS for c in PLACES])
+    assert len(pairs) == len(COLOURS) * len(ANIMALS) * len(PLACES)
+    assert all(len(query.split()) == 2 and set(query.split()) < set(text.split()) for query, text in pairs)
 
 
 def test_count_and_seed():
-    assert len(cloze_pairs(TEXTS, count=7)) == 7
+    assert len(cloze_pairs(TEXTS, count=7)) == 14
     assert cloze_pairs(TEXTS, seed=3) == cloze_pairs(TEXTS, seed=3)
     assert cloze_pairs(TEXTS, seed=3) != cloze_pairs(TEXTS, seed=4)
 
@@ -52,5 +72,5 @@ def test_a_long_text_takes_time_in_proportion_to_its_length(text):
 
 
 def test_equal_texts_give_one_pair():
-    assert len(cloze_pairs([*TEXTS[:3] * 300])) == 3
+    assert len(cloze_pairs([*TEXTS[:3] * 300])) == len(cloze_pairs(TEXTS[:3]))
     assert cloze_pairs(TEXTS, seed=3) == cloze_pairs([*TEXTS, *TEXTS], seed=3)

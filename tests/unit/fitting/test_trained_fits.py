@@ -180,7 +180,8 @@ def test_every_fit_shows_how_far_it_is(monkeypatch, capsys):
     fits = {
         "Rotating: 100%": lambda shown: fit_head(SUMMARY, 8, show_progress_bar=shown),
         "Training: 100%": lambda shown: distill_head(HEAD, SUMMARY, steps=2, show_progress_bar=shown),
-        "Holding out: 100%": lambda shown: choose(SUMMARY, bytes_per_vector=4, pairs=PAIRS, show_progress_bar=shown),
+        "Choosing: 3.00 options": lambda shown: choose(SUMMARY, bytes_per_vector=4, show_progress_bar=shown),
+        "Choosing: 100%": lambda shown: fit_head(SUMMARY, 8, cloze_pairs=PAIRS, show_progress_bar=shown),
     }
     for begin, fit in fits.items():
         fit(False)
@@ -188,7 +189,7 @@ def test_every_fit_shows_how_far_it_is(monkeypatch, capsys):
         fit(True)
         lines = capsys.readouterr().err.replace("\n", "\r").split("\r")
         assert any(line.startswith(begin) for line in lines), lines
-        assert any(" steps/s" in line or " splits/s" in line for line in lines), lines
+        assert any(f" {unit}/s" in line for line in lines for unit in ("steps", "options", "strengths")), lines
         if begin.startswith("Holding"):
             assert any(line.startswith("Choosing: ") and " options" in line for line in lines), lines
     contrast_head(HEAD, PAIRS, steps=2, show_progress_bar=True)
