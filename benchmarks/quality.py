@@ -327,8 +327,9 @@ def method(rows: list[dict[str, Any]]) -> str:
         of the queries (a random split) it is judged with the setting that is best on the other half, on STS by the
         ranks within the half. The best peer of a cell is the one that is then best there. (a-b) is a 95 % interval,
         from a bootstrap over the queries. `>`: ours is ahead of the best peer, which is named behind its figure: the
-        interval of the paired difference is above 0; `<`: behind, it is below 0; `≈`: even. The strength and power of
-        whitening were chosen with docstrings and CISI at hand: expect slightly less on other texts.""")
+        interval of the paired difference is above 0; `<`: behind, it is below 0; `≈`: even. The rule that chooses the
+        strength was set with all of these corpora at hand, and two others: expect slightly less on other texts.
+        [TRIED.md](TRIED.md) lists what did not help.""")
 
 
 def report(parts: list[Part], budgets: list[int]) -> list[str]:
