@@ -44,7 +44,7 @@ from tests.helpers.command import run
 from tests.helpers.resuming import BATCH, HEAD, ROWS, X
 from tests.helpers.tiny import SENTENCES
 
-BARS = ["Encoding", "Holding out", "Choosing", "Rotating", "Training", "Batches", "Measuring", "Resampling"]
+BARS = ["Encoding", "Choosing", "Rotating", "Training", "Batches", "Measuring", "Resampling"]
 BARS += ["Summarising", "Reducing", "Joining", "Exporting"]
 # Several commands in one process, which takes seconds to start. A terminal's Ctrl-C goes to whom it controls.
 SCRIPT = """
