@@ -566,6 +566,7 @@ def main() -> None:
         for dataset in chosen.datasets
         if measured(model, dataset) and (protocol == "all" or dataset in RETRIEVAL)
     ]
+    parts = [part for part in parts if part.rows]
     budgets = sorted(set(chosen.bytes or BUDGETS) - {0})
     blocks = report(parts, budgets)
     write("QUALITY.md", blocks)
