@@ -59,8 +59,7 @@ class Evidence:
 
         Noise is up to 1.5 standard errors of the difference, which is a little more than the rule of one (Breiman et
         al., "Classification and Regression Trees", 1984, section 3.4.3) allows, and ends at weaker strengths. Strength
-        0, which is fidelity, only where none finds more. Without cloze pairs there is no choice: 1 for
-        quality.
+        0, which is fidelity, only where none finds more. Without cloze pairs there is no choice: 1 for quality.
         """
         if not self._may_choose:
             return self._default
@@ -68,12 +67,10 @@ class Evidence:
             strength: self._found(out_features, _FLOAT, strength)
             for strength in progress_bar("Choosing", "strengths", show_progress_bar, (0.0, *_STRENGTHS))
         }
-        best = max(_STRENGTHS, key=lambda strength: found[strength].mean())
-        for strength in _STRENGTHS:
-            lost = found[best] - found[strength]
-            if lost.mean() <= _NOISE * lost.std() / math.sqrt(len(lost)):
-                return strength if found[strength].mean() > found[0.0].mean() else 0.0
-        return best
+        best = found[max(_STRENGTHS, key=lambda strength: found[strength].mean())]
+        noise = {strength: _NOISE * (best - some).std() / math.sqrt(len(best)) for strength, some in found.items()}
+        least = next(strength for strength in _STRENGTHS if best.mean() - found[strength].mean() <= noise[strength])
+        return least if found[least].mean() > found[0.0].mean() else 0.0
 
     @cached_property
     def _folds(self) -> list[_Fold]:
