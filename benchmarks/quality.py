@@ -131,9 +131,10 @@ def check(task: Task) -> None:
     reduced = [Stored("reduced", Embedded(queries, documents), Precision.INT8)]
     row = compare_embeddings(Embedded(task.queries, task.documents), reduced, task.texts.relevant).rows[1]
     here = task.judge(partial(search, queries, quantize(documents, Precision.INT8), Precision.INT8))
+    near = max(1e-3, 0.2 / len(queries))  # a tie of one query may end either way
     for name, compared in (("ndcg", row.ndcg), ("recall", row.recall), ("overlap", row.overlap)):
         assert compared is not None
-        assert abs(here[name] - compared) < 1e-3, f"{name}: {here[name]}, compare says {compared}"
+        assert abs(here[name] - compared) < near, f"{name}: {here[name]}, compare says {compared}"
 
 
 @dataclass
