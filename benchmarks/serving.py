@@ -55,13 +55,13 @@ def encoder(folder: Path, run: Run) -> Callable[[list[str]], np.ndarray]:
 def with_onnxruntime(folder: Path, output: str, threads: int) -> Callable[[list[str]], np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", options, providers=["CPUExecutionProvider"])
     return encoder(folder, lambda feeds: session.run([output], feeds)[0])
 
 
 def with_openvino(folder: Path, output: str, threads: int, hint: str) -> Callable[[list[str]], np.ndarray]:
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
-    model = openvino.Core().compile_model(folder / "model.xml", "CPU", settings)
+    model = openvino.Core().compile_model(folder / "openvino" / "openvino_model.xml", "CPU", settings)
     return encoder(folder, lambda feeds: model(feeds)[output])
 
 

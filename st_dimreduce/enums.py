@@ -86,6 +86,13 @@ class Format(StringEnum):
     OPENVINO = "openvino"
 
 
+class Variant(StringEnum):
+    """Number format of the weights in a smaller file of an exported model."""
+
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
 class Verdict(StringEnum):
     """Whether a head still fits the vectors that arrive, from good to bad."""
 

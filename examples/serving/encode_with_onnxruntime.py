@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 folder = Path(sys.argv[1])
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
 settings = json.loads((folder / "export.json").read_text())
 prompt = settings["prompts"].get(settings["default_prompt_name"], "")  # or another name, such as "query"
 
@@ -28,6 +28,8 @@ def encode(texts: list[str], output: str = "sentence_embedding") -> np.ndarray:
 
 
 for output in settings["outputs"]:
+    if output == "last_hidden_state":  # of the tokens, for readers that pool by themselves
+        continue
     vectors = encode(sys.argv[2:], output)
     print(output, vectors.dtype, vectors.shape)
     print(vectors.tolist())

@@ -7,6 +7,7 @@ takes seconds to import comes after the checks that can fail at once.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from opcode import opmap
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -49,7 +50,9 @@ class _Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except (typer.Exit, typer.Abort, BrokenPipeError):  # the last is of `| head`, which wants no more
             raise
         except Exception as error:
@@ -69,6 +72,13 @@ class _Command(TyperCommand):
             kept = str(interrupt) or "no output is left half written, call again to start anew"
             typer.echo(f"interrupted: {kept}", err=True)
             raise typer.Exit(130) from interrupt
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning in one line, without the place in the code that it comes from."""
+    from st_dimreduce.untrusted import printable
+
+    typer.echo(f"warning: {printable(' '.join(str(message).split()))}", err=True)
 
 
 def _can_be_corrected(error: Exception) -> bool:

@@ -1,5 +1,6 @@
 """Commands that make, check and publish reduced models."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from st_dimreduce.cli.options import (
     TextColumn,
     Trust,
 )
-from st_dimreduce.enums import Format, Objective, Precision
+from st_dimreduce.enums import Format, Objective, Precision, Variant
 
 
 @command
@@ -110,18 +111,35 @@ def export(
     format_: Annotated[Format, typer.Option("--format", help="File format of the graph.")] = Format.ONNX,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Precision of the codes, a second output (float32: none); the head's if not given."),
+        typer.Option(help="Precision of the codes, a further output (float32: none); the head's if not given."),
+    ] = None,
+    variants: Annotated[
+        list[Variant] | None,
+        typer.Option("--variant", help="A smaller ONNX file to write as well; may be given twice."),
     ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Export a reduced model or a head as a graph for ONNX Runtime or OpenVINO."""
+    from st_dimreduce.runtimes.export import SETTINGS
     from st_dimreduce.runtimes.export import export as export_graph
 
     hide_loading_bars(quiet)
     shown = False if quiet else None
-    written = export_graph(source, output, format_, precision=precision, overwrite=force, show_progress_bar=shown)
+    written = export_graph(
+        source,
+        output,
+        format_,
+        precision=precision,
+        variants=variants or (),
+        overwrite=force,
+        show_progress_bar=shown,
+    )
     show(f"Wrote {written}.", quiet=quiet)
+    files = json.loads(Path(output, SETTINGS).read_text(encoding="utf-8")).get("files", {})
+    for name, about in files.items():
+        cosines = f"cosine to the model {about['mean_cosine']:.4f}, at least {about['least_cosine']:.4f}"
+        show(f"  {name}: {about['bytes'] / 1e6:,.0f} MB, {cosines}", quiet=quiet)
 
 
 @command

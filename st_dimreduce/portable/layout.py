@@ -24,7 +24,9 @@ from st_dimreduce.untrusted import read_json, read_object, read_pickle
 MODULES = "modules.json"
 MODEL_CONFIG = "config_sentence_transformers.json"
 SENTENCE_CONFIG = "sentence_bert_config.json"
+TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
 CARD = "README.md"
 OLD_NAMES = {
     kind: f"sentence_transformers.models.{kind}"
@@ -55,7 +57,7 @@ _MODES = {key: mode for mode, key in POOLING_KEYS.items()}
 BEFORE_6 = "Sentence Transformers before 6"
 DENSE_KEYS = ("in_features", "out_features", "bias", "activation_function")
 TEXT = frozenset({"text", "message"})  # what the layout's Transformer may read
-_STATIC_FILES = (WEIGHTS, PICKLE, "tokenizer.json")
+_STATIC_FILES = (WEIGHTS, PICKLE, TOKENIZER)
 _NO_LIMIT = 10**9  # tokenizers without a maximum length report a huge one
 _SENTENCE = {"sentence_embedding"}
 

@@ -26,19 +26,24 @@ from st_dimreduce.models.folder import Part
 from st_dimreduce.portable.card import model_card
 from st_dimreduce.portable.layout import (
     CARD,
+    MODEL_CONFIG,
     MODULES,
     OLD_NAMES,
     POOLING_KEYS,
     SENTENCE_CONFIG,
+    SPECIAL_TOKENS,
     TEXT,
     TOKENIZER_CONFIG,
     beyond_layout,
     in_order,
     misread_before,
+    module_path,
     rewrite,
     write_record,
 )
+from st_dimreduce.portable.transformers4 import add_old_settings
 from st_dimreduce.portable.verify import check_vectors
+from st_dimreduce.untrusted import read_object
 
 _KINDS = (Transformer, Pooling, Dense, StaticEmbedding, Normalize)
 
@@ -91,6 +96,45 @@ def save_portable(
         card = model_card(record, head.in_features, head.out_features)
         (folder / CARD).write_text(card, encoding="utf-8")
         check_vectors(model, folder)
+
+
+def write_settings(model: SentenceTransformer, folder: Path, width: int, pooling: str | None) -> None:
+    """Write a model's files but for weights, for readers that take a graph with the head in it for the transformer.
+
+    Args:
+        model: The model.
+        folder: The folder, which holds the graph.
+        width: Size k of an embedding that the graph gives.
+        pooling: The pooling of its tokens; no modules are named if None.
+    """
+    first = model[0]
+    settings = {name: getattr(model, name) for name in ("prompts", "default_prompt_name", "similarity_fn_name")}
+    write_json(folder / MODEL_CONFIG, settings)
+    if not isinstance(first, Transformer):
+        write_json(folder / CONFIG, {"model_type": "static", "pad_token_id": 0})
+        write_json(folder / TOKENIZER_CONFIG, {"tokenizer_class": "PreTrainedTokenizerFast"})
+        write_json(folder / SPECIAL_TOKENS, {})
+        return
+    first.auto_model.config.save_pretrained(folder)
+    first.processor.save_pretrained(folder)
+    first.save_config(str(folder))
+    _add_settings(first, folder)
+    tokens = first.tokenizer.special_tokens_map
+    write_json(folder / SPECIAL_TOKENS, {name: token for name, token in tokens.items() if isinstance(token, str)})
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if isinstance(model[-1], Normalize) else [])]
+    configs = [read_object(folder / CONFIG), {"pooling_mode": pooling, "word_embedding_dimension": width}, {}]
+    parts = [
+        Part(path, OLD_NAMES[kind], folder / path, config)
+        for number, (kind, config) in enumerate(zip(kinds, configs, strict=False))
+        for path in [module_path(number, kind)]
+    ]
+    if pooling is None:  # then only what takes the sentence embedding is right
+        add_old_settings(folder)
+        return
+    parts[1].folder.mkdir()
+    entries = [{"name": str(number), "path": part.path, "type": part.type} for number, part in enumerate(parts)]
+    write_json(folder / MODULES, entries)
+    rewrite(folder, parts)
 
 
 def unportable(modules: list[nn.Module]) -> list[str]:

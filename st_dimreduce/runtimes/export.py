@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from tokenizers import Tokenizer
@@ -19,19 +22,25 @@ from torch import nn
 
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.dim_reduce import DimReduce
-from st_dimreduce.enums import Format, Precision
+from st_dimreduce.enums import Format, Precision, Variant
 from st_dimreduce.files import check_target, new_folder, write_json
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.models.load import load_head, load_model
-from st_dimreduce.portable.save import unportable
+from st_dimreduce.portable.layout import TOKENIZER
+from st_dimreduce.portable.save import unportable, write_settings
 from st_dimreduce.portable.verify import KEPT, TEXTS, compare_vectors, encode_as_it_was, special_words
 from st_dimreduce.progress import progress_bar
-from st_dimreduce.runtimes.graph import head_graph, model_graph
+from st_dimreduce.runtimes.graph import EmbedTokens, head_graph, model_graph, write_variant
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 SETTINGS = "export.json"
 MOST_WEIGHTS = 500_000_000  # 2 GB of float32: what one ONNX file holds
 _NO_LIMIT = 10**9  # tokenizers without a maximum length report a huge one
 _SUFFIXES = {Format.ONNX: "onnx", Format.OPENVINO: "xml"}
+_NAMES = {Format.ONNX: "onnx/model", Format.OPENVINO: "openvino/openvino_model"}  # where readers look for a model
+_VARIANTS = {Variant.FP16: "model_fp16", Variant.INT8: "model_quantized"}  # as transformers.js calls them
 _MOST_CODES = 0.01  # share of the codes whose entries may lie on the edge between two
 _NEEDED = {Format.ONNX: ("onnx", "onnxruntime", "onnxscript"), Format.OPENVINO: ("onnx", "onnxscript", "openvino")}
 
@@ -42,22 +51,30 @@ def export(
     format: Format | str = Format.ONNX,  # noqa: A002, the word for it
     *,
     precision: Precision | str | None = None,
+    variants: Sequence[Variant | str] = (),
     overwrite: bool = False,
     show_progress_bar: bool | None = None,
 ) -> Path:
-    """Write a reduced model or a head as one graph, which needs neither torch nor this package to run.
+    """Write a reduced model or a head as a graph, which needs neither torch nor this package to run.
 
-    A model becomes ``model.onnx`` (OpenVINO: ``model.xml`` and ``model.bin``), from ``input_ids`` and
-    ``attention_mask``, int64 of shape (batch, length), to ``sentence_embedding``, float32 of shape (batch, k): what
-    ``encode`` returns. Token types are zeros. ``tokenizer.json`` is written beside it: the ``tokenizers`` library
-    alone makes the inputs from it, truncated and padded. A head becomes ``head.onnx`` (``head.xml``, ``head.bin``),
-    from ``embedding``, float32 of shape (batch, d), to ``reduced``: the rows of norm 1 that
+    A model becomes ``onnx/model.onnx`` (OpenVINO: ``openvino/openvino_model.xml`` and ``.bin``) in a folder that
+    readers of such graphs know. From ``input_ids`` and ``attention_mask``, int64 of shape (batch, length), with token
+    types of zero, it computes:
+
+    - ``last_hidden_state``, float32 of shape (batch, length, k): reduced embeddings of the tokens, for readers that
+      pool by themselves, with the model's own pooling. It is left out, and a warning says why, where that would give
+      other vectors: a pooling other than mean, cls or lasttoken, or a head whose Tanh is not linear.
+    - ``sentence_embedding``, float32 of shape (batch, k): what ``encode`` returns.
+    - ``codes``, with a precision: what :func:`st_dimreduce.quantize` makes of the sentence embedding, except for
+      entries on the very edge between two codes.
+
+    Beside it lie the files of the tokenizer, of which ``tokenizer.json`` alone makes the inputs, truncated and padded;
+    ``config.json``; and, where tokens are an output, ``modules.json`` and ``1_Pooling`` for readers that take the graph
+    for the transformer: the head is in it. A head becomes ``head.onnx`` (``head.xml``, ``head.bin``), from
+    ``embedding``, float32 of shape (batch, d), to ``reduced``: the rows of norm 1 that
     :func:`st_dimreduce.reduce_vectors` stores. Batch and length are dynamic. ``export.json`` holds the sizes, and a
-    model's prompts and maximum length. Before the folder gets its name the graph is run, and what it gives is compared
-    with the model or head.
-
-    With a precision there is a second output, ``codes``: what :func:`st_dimreduce.quantize` makes of the first, except
-    for entries on the very edge between two codes.
+    model's prompts, maximum length and files. Before the folder gets its name the graph is run, and what it gives is
+    compared with the model or head.
 
     OpenVINO computes in bfloat16 where the processor can: compile the graph with
     ``{"INFERENCE_PRECISION_HINT": "f32"}`` to get the same vectors.
@@ -67,6 +84,9 @@ def export(
         path: The folder to make. It appears when it is complete.
         format: ``"onnx"`` (the default) or ``"openvino"``.
         precision: Precision of the codes; no codes if ``"float32"``. Defaults to what the head was fitted for.
+        variants: Smaller ONNX files of a model to write as well: ``"fp16"`` for ``onnx/model_fp16.onnx``, ``"int8"``
+            for ``onnx/model_quantized.onnx``, which transformers.js takes in a browser. ``export.json`` has the mean
+            and least cosine of each to the model. Defaults to none.
         overwrite: Replace an export that is there. Defaults to False.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
@@ -77,89 +97,201 @@ def export(
         FileExistsError: If ``path`` exists and ``overwrite`` is False, or holds no export.
         ModuleNotFoundError: If the extra of the format is not installed.
         OSError: If the disk is full, or refuses otherwise.
-        ValueError: If there is no model or head, it holds something that such a graph cannot hold, or it has over
-            500 million weights.
+        ValueError: If there is no model or head, it holds something that such a graph cannot hold, it has over
+            500 million weights, or variants are asked for of a head or of OpenVINO.
     """
     format, target = Format(format), check_target(path, overwrite, SETTINGS)  # noqa: A001
+    wanted = [Variant(variant) for variant in ([variants] if isinstance(variants, str) else variants)]
     missing = [name for name in _NEEDED[format] if find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"{', '.join(missing)} is missing: pip install 'st_dimreduce[{format.value}]'")
-    import onnx  # noqa: PLC0415, optional
-
     with progress_bar("Exporting", "steps", show_progress_bar, total=3) as bar:
         opened = _open(source)
-        tokenizer: Tokenizer | None = None
-        if isinstance(opened, Head):
-            precision = Precision(precision or opened.precision)
-            bar.update()
-            name, graph = "head", head_graph(opened, precision)
-            settings: dict[str, Any] = {"in_features": opened.in_features}
-        else:
-            if problems := unexportable(opened):
-                raise ValueError(f"this model cannot be exported: {'; '.join(problems)}")
-            precision = Precision(precision or DimReduce.from_model(opened).precision)
-            bar.update()
-            tokenizer = _tokenizer(opened[0])
-            name, graph = "model", model_graph(opened, precision)
-            settings = _input_settings(opened, tokenizer)
+        if wanted and (isinstance(opened, Head) or format is not Format.ONNX):
+            given = "a head" if isinstance(opened, Head) else format.value
+            raise ValueError(f"variants of {given} were asked for: expected a model and the format onnx")
         bar.update()
-        onnx.checker.check_model(graph)
-        outputs = graph.graph.output
-        settings |= {
-            "dimensions": outputs[0].type.tensor_type.shape.dim[1].dim_value,
-            "precision": precision.value,
-            "outputs": [output.name for output in outputs],
-        }
         with new_folder(target, overwrite, SETTINGS) as folder:
-            onnx.save(graph, folder / f"{name}.onnx")
-            if format is Format.OPENVINO:
-                _to_openvino(folder / f"{name}.onnx", target)
-            if tokenizer:
-                tokenizer.save(str(folder / "tokenizer.json"))
-            write_json(folder / SETTINGS, settings)
-            _check_graph(folder / f"{name}.{_SUFFIXES[format]}", opened, tokenizer, precision)
+            job = _Job(folder, target, format, None if precision is None else Precision(precision), wanted, bar.update)
+            written = _write_head(opened, job) if isinstance(opened, Head) else _write_model(opened, job)
         bar.update()
-    return target / f"{name}.{_SUFFIXES[format]}"
+    return target / written
 
 
-def _check_graph(
-    path: Path, source: SentenceTransformer | Head, tokenizer: Tokenizer | None, precision: Precision
-) -> None:
-    """Run the graph that was written and compare what it gives with what it was made of.
+@dataclass(frozen=True)
+class _Job:
+    """What to write, and where.
+
+    Attributes:
+        folder: The folder to write to.
+        target: What it will be called.
+        format: File format of the graph.
+        precision: Precision of the codes; that of the head if None.
+        variants: Smaller files to write as well.
+        step: Called when the graph has been traced.
+    """
+
+    folder: Path
+    target: Path
+    format: Format
+    precision: Precision | None
+    variants: list[Variant]
+    step: Callable[[], object]
+
+
+def _write_head(head: Head, job: _Job) -> str:
+    """Write a head's graph and settings; returns the file of the graph."""
+    precision = job.precision or head.precision
+    graph = head_graph(head, precision)
+    job.step()
+    name = _save(graph, "head", job)
+    rows = np.random.default_rng(0).standard_normal((64, head.in_features), np.float32)
+    found = _run(job.folder / name, {"embedding": rows})
+    compare_vectors(head.reduce_stored(rows, normalize_embeddings=True), found["reduced"], "in a runtime")
+    _check_codes(found, found["reduced"], precision)
+    write_json(job.folder / SETTINGS, {"in_features": head.in_features, **_said(graph, precision)})
+    return name
+
+
+def _write_model(model: SentenceTransformer, job: _Job) -> str:
+    """Write a model's graph, its variants, tokenizer and settings; returns the file of the graph."""
+    if problems := unexportable(model):
+        raise ValueError(f"this model cannot be exported: {'; '.join(problems)}")
+    precision = job.precision or DimReduce.from_model(model).precision
+    tokenizer, embed = _tokenizer(model[0]), EmbedTokens(model)
+    texts = [*TEXTS, special_words(model)]
+    feeds, expected = _feeds(model, tokenizer, texts), encode_as_it_was(model, texts)
+    if reason := _left_out(embed, feeds, expected):
+        embed.tokens = False
+        warnings.warn(f"the graph has no last_hidden_state: {reason}; take its sentence_embedding", stacklevel=3)
+    graph = model_graph(embed, precision)
+    job.step()
+    (job.folder / job.format.value).mkdir()
+    name = _save(graph, _NAMES[job.format], job)
+    found = _run(job.folder / name, feeds)
+    for said, vectors in _by_every_route(found, feeds, embed):
+        compare_vectors(expected, vectors, f"in a runtime, {said}")
+    _check_codes(found, found["sentence_embedding"], precision)
+    files = {name: _measured(job.folder / name, found, expected)}
+    for variant in job.variants:
+        smaller = f"onnx/{_VARIANTS[variant]}.onnx"
+        write_variant(graph, job.folder / smaller, variant)
+        files[smaller] = _measured(job.folder / smaller, _run(job.folder / smaller, feeds), expected)
+    pooling = embed.pooling if embed.tokens else None
+    write_settings(model, job.folder, expected.shape[1], pooling)
+    tokenizer.save(str(job.folder / TOKENIZER))
+    settings = {
+        "max_seq_length": (tokenizer.truncation or {}).get("max_length"),
+        "prompts": {name: prompt or "" for name, prompt in model.prompts.items()},
+        "default_prompt_name": model.default_prompt_name,
+        "similarity_fn_name": model.similarity_fn_name,
+        "pooling": pooling,
+        "files": files,
+    }
+    write_json(job.folder / SETTINGS, settings | _said(graph, precision))
+    return name
+
+
+def _said(graph: ModelProto, precision: Precision) -> dict[str, Any]:
+    """Return what the settings say of a graph's outputs."""
+    embeddings = [output for output in graph.graph.output if output.name in {"sentence_embedding", "reduced"}]
+    return {
+        "dimensions": embeddings[0].type.tensor_type.shape.dim[1].dim_value,
+        "precision": precision.value,
+        "outputs": [output.name for output in graph.graph.output],
+    }
+
+
+def _save(graph: ModelProto, name: str, job: _Job) -> str:
+    """Write a graph; returns its file, relative to the folder."""
+    import onnx  # noqa: PLC0415, optional
+
+    onnx.checker.check_model(graph)
+    onnx.save(graph, job.folder / f"{name}.onnx")
+    if job.format is Format.OPENVINO:
+        _to_openvino(job.folder / f"{name}.onnx", job.target)
+    return f"{name}.{_SUFFIXES[job.format]}"
+
+
+def _feeds(model: SentenceTransformer, tokenizer: Tokenizer, texts: list[str]) -> dict[str, np.ndarray]:
+    """Return a graph's inputs for texts: what the exported tokenizer makes of them."""
+    prompt = model.prompts.get(model.default_prompt_name or "") or ""
+    read = tokenizer.encode_batch([prompt + text for text in texts])
+    fields = {"input_ids": [row.ids for row in read], "attention_mask": [row.attention_mask for row in read]}
+    return {name: np.array(rows, np.int64) for name, rows in fields.items()}
+
+
+def _left_out(embed: EmbedTokens, feeds: dict[str, np.ndarray], expected: np.ndarray) -> str | None:
+    """Say why a reader that pools the tokens by itself would get other vectors; None if it would not."""
+    if embed.pooling is None:
+        return "readers pool by mean, cls or lasttoken, this model in another way"
+    with torch.no_grad():
+        outputs = embed(*(torch.from_numpy(values) for values in feeds.values()))
+    found = dict(zip(embed.outputs, (output.numpy() for output in outputs), strict=True))
+    *_, (said, vectors) = _by_every_route(found, feeds, embed)
+    with suppress(ValueError):
+        compare_vectors(expected, vectors, said)
+        return None
+    return "what a reader pools of it would be other vectors, as where the Tanh of a head is not linear"
+
+
+def _by_every_route(
+    outputs: dict[str, np.ndarray], feeds: dict[str, np.ndarray], embed: EmbedTokens
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the embeddings by each way that a reader may take from a graph's outputs, and a word for it.
+
+    What a reader pools gets the norms of the model's own, which its Tanh changes a little.
+    """
+    yield "taken ready-made", outputs["sentence_embedding"]
+    if not embed.tokens:
+        return
+    tokens, mask = outputs["last_hidden_state"].astype(np.float64), feeds["attention_mask"][:, :, None]
+    if embed.pooling == "mean":
+        vectors = (tokens * mask).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)
+    else:
+        lengths, first = mask[:, :, 0].sum(axis=1), mask[:, :, 0].argmax(axis=1)
+        place = first if embed.pooling == "cls" else np.maximum(first + lengths - 1, 0)
+        vectors = tokens[np.arange(len(tokens)), place]
+    norms = [np.linalg.norm(each, axis=1, keepdims=True) for each in (outputs["sentence_embedding"], vectors)]
+    yield f"pooled by a reader ({embed.pooling})", vectors * norms[0] / np.maximum(norms[1], 1e-30)
+
+
+def _measured(path: Path, outputs: dict[str, np.ndarray], expected: np.ndarray) -> dict[str, Any]:
+    """Return the size of a graph's files, and how the vectors that it gives differ from the model's."""
+    found = outputs["sentence_embedding"].astype(np.float64)
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    cosines = ((found * expected).sum(axis=1) / np.maximum(norms, 1e-30))[norms > 0]
+    size = sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}.*"))
+    mean, least = float(cosines.mean()), float(cosines.min())
+    return {"bytes": size, "mean_cosine": round(mean, 6), "least_cosine": round(least, 6)}
+
+
+def _check_codes(outputs: dict[str, np.ndarray], embeddings: np.ndarray, precision: Precision) -> None:
+    """Compare the codes that a graph gives, if any, with those of :func:`st_dimreduce.quantize`.
 
     Raises:
-        ValueError: If a vector differs by more than rounding, or more than a few codes do.
+        ValueError: If more than a few differ.
     """
-    if isinstance(source, Head):
-        rows = np.random.default_rng(0).standard_normal((64, source.in_features), np.float32)
-        expected = source.reduce_stored(rows, normalize_embeddings=True)
-        outputs = _run(path, {"embedding": rows})
-    else:
-        texts = [*TEXTS, special_words(source)]
-        expected = encode_as_it_was(source, texts)
-        prompt = source.prompts.get(source.default_prompt_name or "") or ""
-        read = cast("Tokenizer", tokenizer).encode_batch([prompt + text for text in texts])
-        fields = {"input_ids": [row.ids for row in read], "attention_mask": [row.attention_mask for row in read]}
-        outputs = _run(path, {name: np.array(rows, np.int64) for name, rows in fields.items()})
-    compare_vectors(expected, outputs[0], "in a runtime")
-    for codes in outputs[1:]:
-        wanted = quantize(outputs[0], precision)
-        differing = np.mean(wanted != codes)
-        if codes.dtype != wanted.dtype or differing > _MOST_CODES:
-            raise ValueError(f"{differing:.1%} of the codes that the graph gives are not those of quantize: {KEPT}")
+    if "codes" not in outputs:
+        return
+    codes, wanted = outputs["codes"], quantize(embeddings, precision)
+    differing = np.mean(wanted != codes)
+    if codes.dtype != wanted.dtype or differing > _MOST_CODES:
+        raise ValueError(f"{differing:.1%} of the codes that the graph gives are not those of quantize: {KEPT}")
 
 
-def _run(path: Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Return the outputs of a graph, in their order, from the runtime that it is for."""
+def _run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the outputs of a graph by name, from the runtime that it is for."""
     if path.suffix == ".onnx":
         import onnxruntime  # noqa: PLC0415, optional
 
-        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return dict(zip((output.name for output in session.get_outputs()), session.run(None, feeds), strict=True))
     with _without_telemetry():
         import openvino  # noqa: PLC0415, optional
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled(feeds)
-    return [found[output] for output in compiled.outputs]
+    return {output.any_name: found[output] for output in compiled.outputs}
 
 
 def _open(source: SentenceTransformer | HeadLike | str | os.PathLike[str]) -> SentenceTransformer | Head:
@@ -235,12 +367,3 @@ def _tokenizer(module: nn.Module) -> Tokenizer:
         pad_token=own.pad_token or "[PAD]",
     )
     return tokenizer
-
-
-def _input_settings(model: SentenceTransformer, tokenizer: Tokenizer) -> dict[str, Any]:
-    return {
-        "max_seq_length": (tokenizer.truncation or {}).get("max_length"),
-        "prompts": {name: prompt or "" for name, prompt in model.prompts.items()},
-        "default_prompt_name": model.default_prompt_name,
-        "similarity_fn_name": model.similarity_fn_name,
-    }

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
 from st_dimreduce.codes.precision import INT8_STEPS, thresholds
-from st_dimreduce.enums import Precision
+from st_dimreduce.enums import Precision, Variant
 from st_dimreduce.head import Head
 
 if TYPE_CHECKING:
@@ -29,29 +31,24 @@ _SMALLEST_ENTRY = 1e-30  # a stored vector of smaller entries has no direction
 _SMALLEST_NORM = 1e-15  # a row of a smaller norm counts as zero and stays zero
 
 
-def model_graph(model: SentenceTransformer, precision: Precision) -> ModelProto:
+def model_graph(embed: EmbedTokens, precision: Precision) -> ModelProto:
     """Trace a model into a graph.
 
     Args:
-        model: A model that the portable form can hold; left unchanged.
-        precision: Precision of the second output, ``codes``; no such output for float32.
+        embed: The model, from token ids on.
+        precision: Precision of the output ``codes``; no such output for float32.
 
     Returns:
-        The graph from ``input_ids`` and ``attention_mask``, int64 of shape (batch, length), to ``sentence_embedding``,
-        float32 of shape (batch, k).
+        The graph from ``input_ids`` and ``attention_mask``, int64 of shape (batch, length), to the outputs that
+        :class:`EmbedTokens` names.
 
     Raises:
         ValueError: If torch cannot trace the model.
     """
     ids = torch.zeros((2, 4), dtype=torch.int64)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    return _trace(
-        EmbedTokens(model),
-        precision,
-        {"input_ids": ids, "attention_mask": mask},
-        {0: "batch", 1: "length"},
-        "sentence_embedding",
-    )
+    axes = {0: "batch", 1: "length"}
+    return _trace(embed, precision, {"input_ids": ids, "attention_mask": mask}, axes, embed.outputs)
 
 
 def head_graph(head: Head, precision: Precision) -> ModelProto:
@@ -59,7 +56,7 @@ def head_graph(head: Head, precision: Precision) -> ModelProto:
 
     Args:
         head: The head.
-        precision: Precision of the second output, ``codes``; no such output for float32.
+        precision: Precision of the output ``codes``; no such output for float32.
 
     Returns:
         The graph from ``embedding``, float32 of shape (batch, d) and any norm, to ``reduced``, rows of norm 1 of shape
@@ -71,41 +68,64 @@ def head_graph(head: Head, precision: Precision) -> ModelProto:
         precision,
         {"embedding": torch.zeros((2, head.in_features))},
         {0: "batch"},
-        "reduced",
+        ["reduced"],
     )
 
 
 class EmbedTokens(nn.Module):
-    """Computes embeddings from token ids, as ``SentenceTransformer.encode`` does after the tokenizer.
+    """Computes reduced embeddings from token ids: what ``SentenceTransformer.encode`` gives, and those of the tokens.
+
+    A reader that pools by itself takes ``last_hidden_state``, of shape (batch, length, k). There the heads are applied
+    to every token, without their Tanh, which is linear but for rounding where a head has the usual gain: what is
+    linear may come before a mean or a choice of tokens as well as behind it. ``sentence_embedding``, of shape
+    (batch, k), is the model's own.
 
     Args:
-        model: The model, whose modules are copied.
+        model: A model that the portable form can hold; its modules are copied.
+
+    Attributes:
+        pooling: The pooling of the tokens that gives the sentence embedding, ``"mean"``, ``"cls"`` or ``"lasttoken"``;
+            None if there is no one such.
+        tokens: Whether the tokens are an output. True where there is such a pooling.
     """
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
         modules: list[Any] = copy.deepcopy(list(model))
         if isinstance(modules[0], StaticEmbedding):
-            modules[0] = MaskedMean(modules[0].embedding.weight)
+            weight = modules[0].embedding.weight
+            modules[:1] = [LookUp(weight), Pooling(weight.shape[1], "mean")]
             self.token_types = False
         else:
             self.token_types = "token_type_ids" in model.preprocess(["a text"])
             # Other implementations of attention leave checks for NaN in the graph.
             modules[0].auto_model.set_attn_implementation("eager")
+        self.pooling = pooling_of(modules[1])
+        self.tokens = self.pooling is not None
         self.chain = nn.ModuleList(modules).float().cpu().eval()
         self.truncate_dim = model.truncate_dim
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs, in their order."""
+        return ["last_hidden_state", "sentence_embedding"] if self.tokens else ["sentence_embedding"]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         features = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.token_types:
             features["token_type_ids"] = torch.zeros_like(input_ids)
-        for module in self.chain:
+        features = self.chain[0](features)
+        tokens = features["token_embeddings"]
+        for module in self.chain[1:]:
             features = module(features)
-        return features["sentence_embedding"][:, : self.truncate_dim]
+            if self.tokens and isinstance(module, Dense):
+                tokens = module.linear(tokens)
+        both = [tokens, features["sentence_embedding"]]
+        return tuple(each[..., : self.truncate_dim] for each in both[-len(self.outputs) :])
 
 
-class MaskedMean(nn.Module):
-    """Computes what ``StaticEmbedding`` does, from padded ids.
+class LookUp(nn.Module):
+    """Looks up the token embeddings that ``StaticEmbedding`` takes the mean of.
 
     Args:
         weight: Embeddings of the tokens, tensor of shape (tokens, d).
@@ -116,9 +136,13 @@ class MaskedMean(nn.Module):
         self.weight = weight
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        mask = features["attention_mask"].unsqueeze(-1).to(self.weight.dtype)
-        total = (F.embedding(features["input_ids"], self.weight) * mask).sum(dim=1)
-        return {"sentence_embedding": total / mask.sum(dim=1).clamp(min=1)}
+        return features | {"token_embeddings": F.embedding(features["input_ids"], self.weight)}
+
+
+def pooling_of(module: Pooling) -> str | None:
+    """Return the mode by which a reader pools as this module does; None if readers have no such mode."""
+    modes = [module.pooling_mode] if isinstance(module.pooling_mode, str) else list(module.pooling_mode)
+    return modes[0] if len(modes) == 1 and modes[0] in {"mean", "cls", "lasttoken"} else None
 
 
 class ReduceToUnit(nn.Module):
@@ -132,20 +156,20 @@ class ReduceToUnit(nn.Module):
         super().__init__()
         self.dense, self.mean_norm = head.to_dense(), head.record.mean_norm
 
-    def forward(self, embedding: Tensor) -> Tensor:
+    def forward(self, embedding: Tensor) -> tuple[Tensor]:
         if self.mean_norm is not None:
             # By the largest entry first: the square of a large norm would overflow.
             embedding = embedding / embedding.abs().amax(dim=1, keepdim=True).clamp(min=_SMALLEST_ENTRY)
             embedding = _unit(embedding) * self.mean_norm
-        return _unit(self.dense.activation_function(self.dense.linear(embedding)))
+        return (_unit(self.dense.activation_function(self.dense.linear(embedding))),)
 
 
 class WithCodes(nn.Module):
-    """Computes embeddings, and their codes as a second output.
+    """Computes embeddings, and their codes as a further output.
 
     Args:
-        embed: Module that computes the embeddings.
-        precision: Precision of the codes; no second output for float32.
+        embed: Module that computes the embeddings, as the last of its outputs.
+        precision: Precision of the codes; no such output for float32.
         size: Size k of an embedding.
     """
 
@@ -155,8 +179,8 @@ class WithCodes(nn.Module):
         self.codes = None if precision is Precision.FLOAT32 else Codes(precision, size)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        embeddings = self.embed(*inputs)
-        return (embeddings,) if self.codes is None else (embeddings, self.codes(embeddings))
+        outputs = self.embed(*inputs)
+        return (*outputs,) if self.codes is None else (*outputs, self.codes(outputs[-1]))
 
 
 class Codes(nn.Module):
@@ -200,23 +224,23 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _trace(
-    embed: nn.Module, precision: Precision, inputs: dict[str, Tensor], axes: dict[int, str], output: str
+    embed: nn.Module, precision: Precision, inputs: dict[str, Tensor], axes: dict[int, str], outputs: list[str]
 ) -> ModelProto:
     """Trace a module that computes embeddings into a graph.
 
     Args:
         embed: The module.
-        precision: Precision of the second output, ``codes``; no such output for float32.
+        precision: Precision of the output ``codes``; no such output for float32.
         inputs: An example of every input, by name.
         axes: Names of the dynamic axes, the same for every input.
-        output: Name of the output with the embeddings.
+        outputs: Names of its outputs, the embeddings last.
 
     Raises:
         ValueError: If torch cannot trace it.
     """
     example = tuple(inputs.values())
     with _quiet(), torch.no_grad():
-        size = embed(*example).shape[1]
+        size = embed(*example)[-1].shape[1]
         try:
             program: Any = torch.onnx.export(
                 WithCodes(embed, precision, size),
@@ -224,7 +248,7 @@ def _trace(
                 dynamo=True,
                 dynamic_shapes=((axes,) * len(inputs),),  # of the one parameter, *inputs
                 input_names=list(inputs),
-                output_names=[output] if precision is Precision.FLOAT32 else [output, "codes"],
+                output_names=outputs if precision is Precision.FLOAT32 else [*outputs, "codes"],
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -237,6 +261,32 @@ def _trace(
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
         part.ClearField("metadata_props")  # source files and lines on this machine
     return proto
+
+
+def write_variant(graph: ModelProto, path: Path, variant: Variant) -> None:
+    """Write a graph with smaller weights; inputs and outputs keep their types.
+
+    fp16 halves the file. int8 is ONNX Runtime's dynamic quantisation, with a scale per channel of every weight and 7
+    of its 8 bits, since sums of 8 overflow on processors without VNNI.
+
+    Args:
+        graph: The graph; left unchanged.
+        path: The file to make.
+        variant: The number format.
+    """
+    import onnx  # noqa: PLC0415, optional
+
+    with _quiet(), tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as work:
+        if variant is Variant.FP16:
+            from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415, optional
+
+            onnx.save(convert_float_to_float16(copy.deepcopy(graph), keep_io_types=True), path)
+            return
+        from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415, optional
+
+        whole = Path(work, "whole.onnx")
+        onnx.save(graph, whole)
+        quantize_dynamic(whole, path, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
 
 
 @contextmanager

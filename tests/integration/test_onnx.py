@@ -28,12 +28,20 @@ pytestmark = pytest.mark.component("ONNX Runtime")
 EXAMPLE = Path("examples/serving/encode_with_onnxruntime.py").absolute()
 
 
-def run(path, texts, *outputs):
-    """What ONNX Runtime makes of texts that the exported tokenizer reads."""
-    read = Tokenizer.from_file(str(path.with_name("tokenizer.json"))).encode_batch(texts)
+def feeds_of(path, texts):
+    """What the tokenizer beside an exported graph makes of texts."""
+    read = Tokenizer.from_file(str(path.parents[1] / "tokenizer.json")).encode_batch(texts)
     feeds = {"input_ids": [row.ids for row in read], "attention_mask": [row.attention_mask for row in read]}
+    return {name: np.array(rows, np.int64) for name, rows in feeds.items()}
+
+
+def run(path, texts):
+    """What ONNX Runtime makes of texts that the exported tokenizer reads: the embeddings, and the codes if any."""
     session = onnxruntime.InferenceSession(path)
-    return session.run(list(outputs) or None, {name: np.array(rows, np.int64) for name, rows in feeds.items()})
+    found = dict(
+        zip([each.name for each in session.get_outputs()], session.run(None, feeds_of(path, texts)), strict=True)
+    )
+    return [found[name] for name in ("sentence_embedding", "codes") if name in found]
 
 
 @pytest.fixture
@@ -47,6 +55,7 @@ def test_any_batch_of_any_length_gives_what_torch_gives(reduced, tmp_path):
     assert names == [
         ("input_ids", ["batch", "length"], "tensor(int64)"),
         ("attention_mask", ["batch", "length"], "tensor(int64)"),
+        ("last_hidden_state", ["batch", "length", 8], "tensor(float)"),
         ("sentence_embedding", ["batch", 8], "tensor(float)"),
     ]
     rng = np.random.default_rng(0)
@@ -54,7 +63,7 @@ def test_any_batch_of_any_length_gives_what_torch_gives(reduced, tmp_path):
         for length in range(1, 25):
             ids = rng.integers(5, 5 + len(WORDS), (batch, length))
             mask = (np.arange(length) < rng.integers(1, length + 1, (batch, 1))).astype(np.int64)
-            found = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+            found = session.run(["sentence_embedding"], {"input_ids": ids, "attention_mask": mask})[0]
             with torch.no_grad():
                 features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
                 expected = reduced(features)["sentence_embedding"].numpy()
@@ -70,6 +79,76 @@ def test_every_pooling_mode_and_two_heads_that_do_not_normalise(tiny_path, tmp_p
     model = SentenceTransformer(modules=[Transformer(tiny_path), pooling, *heads], device="cpu")
     texts = [SENTENCES[0], "cat", "", f"  {SENTENCES[1]} " * 9]
     assert np.abs(run(export(model, tmp_path / "x"), texts)[0] - model.encode(texts)).max() < 1e-5
+
+
+def pooled(path, texts, mode):
+    """What a reader makes of the first output of a graph, pooling by itself."""
+    feeds = feeds_of(path, texts)
+    tokens = onnxruntime.InferenceSession(path).run(None, feeds)[0]
+    mask = feeds["attention_mask"]
+    if mode == "mean":
+        return (tokens * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
+    return tokens[:, 0] if mode == "cls" else tokens[np.arange(len(tokens)), mask.sum(axis=1) - 1]
+
+
+def cosines(one, other):
+    return (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls", "lasttoken"])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_reader_that_pools_by_itself_gets_the_reduced_embedding(tiny_path, tmp_path, mode, heads):
+    modules = [Transformer(tiny_path), Pooling(32, mode), *([Dense(32, 24, activation_function=None)] * (heads - 1))]
+    base = SentenceTransformer(modules=[*modules, Normalize()], device="cpu")
+    model = reduce_model(base, SENTENCES, 8, objective="fidelity")
+    texts = [SENTENCES[0], "cat", "", f"  {SENTENCES[1]} " * 9]
+    path = export(model, tmp_path / "x")
+    assert cosines(pooled(path, texts, mode), model.encode(texts)).min() > 0.9999
+    assert json.loads((tmp_path / "x" / "export.json").read_text())["pooling"] == mode
+    read = json.loads((tmp_path / "x" / "1_Pooling" / "config.json").read_text())
+    assert read["word_embedding_dimension"] == 8
+    assert [kind["type"].rpartition(".")[2] for kind in json.loads((tmp_path / "x" / "modules.json").read_text())] == [
+        "Transformer",
+        "Pooling",
+        "Normalize",
+    ]
+
+
+@pytest.mark.parametrize("why", ["max", "tanh"])
+def test_tokens_that_a_reader_would_pool_to_other_vectors_are_left_out_and_it_is_said(tiny_path, tmp_path, why):
+    torch.manual_seed(0)
+    pooling, head = Pooling(32, "max" if why == "max" else "mean"), DimReduce(32, 8)
+    if why == "tanh":
+        head.linear.weight.data *= 20
+    model = SentenceTransformer(modules=[Transformer(tiny_path), pooling, head], device="cpu")
+    said = "mean, cls or lasttoken" if why == "max" else "the Tanh of a head is not linear"
+    with pytest.warns(UserWarning, match=f"the graph has no last_hidden_state: .*{said}.*take its sentence_embedding"):
+        path = export(model, tmp_path / "x")
+    assert [each.name for each in onnxruntime.InferenceSession(path).get_outputs()] == ["sentence_embedding"]
+    assert not (tmp_path / "x" / "modules.json").exists(), "readers that pool would take it for right"
+    assert np.abs(run(path, SENTENCES)[0] - model.encode(SENTENCES)).max() < 1e-5
+
+
+def test_smaller_files_and_how_far_they_are_from_the_model(minilm, tmp_path):
+    model = reduce_model(minilm, SENTENCES, 32)
+    path = export(model, tmp_path / "x", variants=["fp16", "int8"])
+    files = json.loads((tmp_path / "x" / "export.json").read_text())["files"]
+    assert list(files) == ["onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_quantized.onnx"]
+    sizes, texts = [], ENGLISH + KOREAN
+    for (name, about), least in zip(files.items(), (0.99999, 0.9999, 0.9), strict=True):
+        found = cosines(run(tmp_path / "x" / name, texts)[0], model.encode(texts))
+        assert found.min() > least, name
+        assert about["least_cosine"] > least
+        sizes.append(about["bytes"])
+        assert about["bytes"] == (tmp_path / "x" / name).stat().st_size
+    assert sizes[1] < 0.52 * sizes[0]
+    assert sizes[2] < 0.27 * sizes[0]
+    assert {each.name for each in path.parent.iterdir()} == {Path(name).name for name in files}
+    for source, options in ((model, {"format": "openvino"}), (DimReduce.from_model(model), {})):
+        with pytest.raises(ValueError, match=r"variants of .* were asked for: expected a model and the format onnx"):
+            export(source, tmp_path / "y", variants=["fp16"], **options)
+    with pytest.raises(ValueError, match="unknown variant 'q4': choose from fp16, int8"):
+        export(model, tmp_path / "y", variants=["q4"])
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "int2"])
@@ -101,14 +180,19 @@ def test_length_cut_dimensions_and_prompts_are_the_models(tiny, tmp_path):
     reduced.truncate_dim = 4
     path = export(reduced.half(), tmp_path / "x")
     settings = json.loads((tmp_path / "x" / "export.json").read_text())
+    about = settings.pop("files")
+    assert list(about) == ["onnx/model.onnx"]
+    assert about["onnx/model.onnx"]["bytes"] == path.stat().st_size
+    assert about["onnx/model.onnx"]["least_cosine"] > 0.99999
     assert settings == {
         "dimensions": 4,
         "max_seq_length": 5,
         "prompts": {"query": "query : ", "document": ""},
         "default_prompt_name": "query",
         "similarity_fn_name": "cosine",
+        "pooling": "mean",
         "precision": "float32",
-        "outputs": ["sentence_embedding"],
+        "outputs": ["last_hidden_state", "sentence_embedding"],
     }
     assert next(reduced.parameters()).dtype is torch.float16, "the source was changed"
     expected = reduced.float().encode(SENTENCES[:9])
@@ -161,16 +245,15 @@ def test_openvino_gives_the_same_and_tells_nobody(reduced, tmp_path, monkeypatch
     assert done.returncode == 0, done.stderr
     assert done.stdout.replace("\n", "") == f"Wrote {tmp_path}/ov/head/head.xml."
     assert not (tmp_path / "home" / "intel").exists(), "OpenVINO's telemetry ran"
-    for name, others in (("model", {"tokenizer.json"}), ("head", set())):
-        files = {path.name for path in (tmp_path / "ov" / name).iterdir()}
-        assert files == {f"{name}.xml", f"{name}.bin", "export.json"} | others
+    assert {path.name for path in (tmp_path / "ov" / "head").iterdir()} == {"head.xml", "head.bin", "export.json"}
+    graph = tmp_path / "ov" / "model" / "openvino" / "openvino_model.xml"
+    assert {path.name for path in graph.parent.iterdir()} == {"openvino_model.xml", "openvino_model.bin"}
     core, exact = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
     texts = [SENTENCES[0], "cat", "", SENTENCES[1]]
-    read = Tokenizer.from_file(str(tmp_path / "ov" / "model" / "tokenizer.json")).encode_batch(texts)
-    feeds = {"input_ids": [row.ids for row in read], "attention_mask": [row.attention_mask for row in read]}
+    feeds = feeds_of(graph, texts)
     for rows in (slice(0, 1), slice(0, 4)):
-        model = core.compile_model(tmp_path / "ov" / "model" / "model.xml", "CPU", exact)
-        found = model({name: np.array(some)[rows] for name, some in feeds.items()})
+        model = core.compile_model(graph, "CPU", exact)
+        found = model({name: some[rows] for name, some in feeds.items()})
         assert np.abs(found["sentence_embedding"] - reduced.encode(texts)[rows]).max() < 1e-5
         assert np.array_equal(found["codes"], quantize(found["sentence_embedding"], "int8"))
     vectors = np.random.default_rng(0).standard_normal((50, 32), np.float32)
@@ -252,7 +335,7 @@ def test_a_graph_that_gives_something_else_is_not_written(format_, source, spoil
     if spoilt == "vectors":
         call = EmbedTokens.forward if source == "model" else ReduceToUnit.forward
         kind = EmbedTokens if source == "model" else ReduceToUnit
-        monkeypatch.setattr(kind, "forward", lambda self, *inputs: call(self, *inputs).flip(1))
+        monkeypatch.setattr(kind, "forward", lambda self, *inputs: tuple(each.flip(-1) for each in call(self, *inputs)))
     else:
         monkeypatch.setattr("st_dimreduce.runtimes.graph.INT8_STEPS", 20.0)
     said = (
