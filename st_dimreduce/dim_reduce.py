@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ class DimReduce(Dense):
         Raises:
             ValueError: If it ends in something other than Tanh or Identity, or has a residual connection.
         """
-        return _to_head(self, self.record)
+        return plain_head(self, self.record)
 
     def to_dense(self) -> Dense:
         """Return the stock ``Dense`` with the same weights, which loads without this package."""
@@ -130,10 +131,18 @@ class DimReduce(Dense):
         """Return a copy of a reduced model's head with its record, from a ``DimReduce`` or a stock ``Dense``.
 
         Raises:
-            ValueError: If the model ends in no head.
+            ValueError: If the model ends in no head, or has it folded into another layer and not alone as well.
         """
         dense, record = head_of(model)
-        return _copy(dense, cls, record, dropout=getattr(dense, "dropout", 0.1))
+        if record.folded is None:
+            return _copy(dense, cls, record, dropout=getattr(dense, "dropout", 0.1))
+        alone = getattr(dense, "alone", None)
+        if not isinstance(alone, Head):
+            raise ValueError(
+                "the head is folded into the last Dense of the base model: only the folder that save_portable wrote "
+                "has it alone, take load_head(folder)"
+            )
+        return cls.from_head(replace(alone, record=record))
 
 
 def head_of(model: SentenceTransformer) -> tuple[Dense, FitRecord]:
@@ -150,14 +159,21 @@ def head_of(model: SentenceTransformer) -> tuple[Dense, FitRecord]:
     return modules[-1], record if isinstance(record, FitRecord) else _kept_record(model)
 
 
-def keep_record(model: SentenceTransformer, record: FitRecord) -> None:
+def keep_record(model: SentenceTransformer, record: FitRecord, alone: Head | None = None) -> None:
     """Keep the record where a model saved by plain Sentence Transformers still has it.
 
     That is the config of its transformer, whose unknown keys every version keeps. A static embedding has no config:
     there the ``Dense`` in memory has the record, and what :func:`record_comment` adds to the model card.
+
+    Args:
+        model: The reduced model.
+        record: The record of its head.
+        alone: The head alone, where it is folded into another layer. Defaults to None: the one that is kept stays.
     """
     dense, _ = head_of(model)
     dense.__dict__["record"] = record  # which a stock Dense does not declare
+    if alone is not None:
+        dense.__dict__["alone"] = alone
     if isinstance(model[0], Transformer):
         setattr(model[0].auto_model.config, MODEL_KEY, record.to_dict(large=False))
 
@@ -169,7 +185,12 @@ def _kept_record(model: SentenceTransformer) -> FitRecord:
     return record_in_card(model._model_card_text)
 
 
-def _to_head(dense: Dense, record: FitRecord) -> Head:
+def plain_head(dense: Dense, record: FitRecord) -> Head:
+    """Return a ``Dense`` as plain arrays in float32, with a record.
+
+    Raises:
+        ValueError: If it ends in something other than Tanh or Identity, or has a residual connection.
+    """
     if dense.use_residual:
         raise ValueError("the module has a residual connection: expected a head without one")
     tensors: dict[str, np.ndarray | None] = {

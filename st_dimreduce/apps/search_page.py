@@ -85,6 +85,8 @@ class Corpus:
             raise ValueError("there is no text to search: give at least one")
         model = _load_reduced(path)
         self._body, self._head = detach_head(model)
+        if self._head.record.folded and base is None:
+            raise ValueError("the head is folded into the base model's last Dense: give the base model too (--base)")
         self._size = min(model.truncate_dim or self._head.out_features, self._head.out_features)
         self._base: SentenceTransformer | None = None if base is None else load_model(base)
         shown = sys.stderr.isatty() if show_progress_bar is None else show_progress_bar

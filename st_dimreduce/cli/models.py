@@ -50,7 +50,7 @@ def reduce(
     check_target(output, force)
     sentences = read_texts(texts, column)
 
-    from st_dimreduce.dim_reduce import DimReduce
+    from st_dimreduce.dim_reduce import head_of
     from st_dimreduce.evaluation.report import choice_table, comparison_table
     from st_dimreduce.models.load import load_model
     from st_dimreduce.portable.save import save_portable
@@ -67,12 +67,15 @@ def reduce(
         show_progress_bar=False if quiet else None,
     )
     save_portable(reduced, output, figures=comparison.to_dict(), overwrite=force)
-    if choice := DimReduce.from_model(reduced).record.choice:
-        show(choice_table(choice), quiet=quiet)
+    _, record = head_of(reduced)
+    if record.choice:
+        show(choice_table(record.choice), quiet=quiet)
     title = f"{comparison.documents:,} held-out texts of {len(sentences):,}, each a query for the others (percent)"
     show(comparison_table(comparison, title), quiet=quiet)
     if objective is Objective.QUALITY:
         show("Fitted for retrieval quality; --objective fidelity agrees more with the base model.", quiet=quiet)
+    if record.folded:
+        show("The head is multiplied into the base model's last Dense: the folder has the same modules.", quiet=quiet)
     show(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", quiet=quiet)
 
 

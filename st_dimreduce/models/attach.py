@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
-from st_dimreduce.dim_reduce import DimReduce, keep_record
+from st_dimreduce.dim_reduce import head_of, keep_record, plain_head
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.models.encoder import Encoder
 from st_dimreduce.models.load import load_model
@@ -57,7 +57,9 @@ def attach_head(
 
 
 def stack_head(base: SentenceTransformer, head: Head, *, trainable: bool, shared: bool) -> SentenceTransformer:
-    """Return the base model with a head behind it.
+    """Return the base model with a head behind it, or multiplied into the linear layer that it ends in.
+
+    The latter leaves the modules as they were, for readers that know them, and is exact but for rounding.
 
     Args:
         base: The base model.
@@ -69,11 +71,26 @@ def stack_head(base: SentenceTransformer, head: Head, *, trainable: bool, shared
     body, tail = split_model(base)
     if shared:
         body, tail = copy.deepcopy((body, tail))
-    modules = [*body.values(), head.to_module() if trainable else head.to_dense(), *tail]
+    below, stacked = list(body.values()), head
+    if not trainable and takes_head(below[-1], head.out_features):
+        layer = {name: each.detach().float().cpu().numpy() for name, each in below.pop().named_parameters()}
+        stacked = head.fold_into(layer["linear.weight"], layer.get("linear.bias"))
+    modules = [*below, head.to_module() if trainable else stacked.to_dense(), *tail]
     reduced = assemble(base, OrderedDict((str(i), module) for i, module in enumerate(modules)))
     reduced.model_card_data.base_model = head.record.base_model
-    keep_record(reduced, head.record)
+    keep_record(reduced, stacked.record, head)
     return reduced
+
+
+def takes_head(module: nn.Module, out_features: int) -> bool:
+    """Whether a head can be multiplied into a module: a linear layer of the sentence embedding, and nothing more."""
+    return (
+        type(module) is Dense
+        and isinstance(module.activation_function, nn.Identity)
+        and not module.use_residual
+        and {module.module_input_name, module.module_output_name} == {"sentence_embedding"}
+        and module.in_features >= out_features
+    )
 
 
 def split_model(base: SentenceTransformer) -> tuple[OrderedDict[str, nn.Module], list[nn.Module]]:
@@ -95,7 +112,8 @@ def detach_head(model: SentenceTransformer) -> tuple[SentenceTransformer, Head]:
     """Take a reduced model apart into its body, which is still the base model, and its head.
 
     So one encoding serves both: ``body.encode(texts)`` gives the base model's embeddings, not normalised, and
-    ``head.reduce`` the reduced model's from these.
+    ``head.reduce`` the reduced model's from these. Where the head is folded into the base model's last ``Dense``, the
+    body ends below that one.
 
     Args:
         model: The reduced model, left unchanged; the body shares its modules.
@@ -106,12 +124,12 @@ def detach_head(model: SentenceTransformer) -> tuple[SentenceTransformer, Head]:
     Raises:
         ValueError: If the model ends in no head, or in one that does not read sentence embeddings.
     """
-    head = DimReduce.from_model(model)
+    head, record = head_of(model)
     if head.module_input_name != "sentence_embedding":
         raise ValueError(f"the head reads {head.module_input_name!r}, expected 'sentence_embedding': a head on Pooling")
     modules = list(model.named_children())
     place = max(index for index, (_, module) in enumerate(modules) if isinstance(module, Dense))
-    return assemble(model, OrderedDict(modules[:place])), head.to_head()
+    return assemble(model, OrderedDict(modules[:place])), plain_head(head, record)
 
 
 def assemble(base: SentenceTransformer, modules: Any) -> SentenceTransformer:

@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce.fitting.cloze import cloze_pairs
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
+from st_dimreduce.models.folder import TEXT
 from st_dimreduce.progress import progress_bar
 
 _DRAWN = 4000  # texts kept, with their embeddings, to make cloze pairs of
@@ -67,11 +68,11 @@ class Encoder:
         total = len(sentences) if isinstance(sentences, Sized) else None
         with progress_bar("Encoding", "texts", self._shown, total=total) as bar:
             while chunk := list(islice(texts, _CHUNK)):
-                for row, text in enumerate(chunk, summary.count):
-                    if not isinstance(text, str):
-                        raise ValueError(f"sentence {row} is of type {type(text).__name__}: expected a string")
-                vectors = self._body.encode_document(chunk, **self._options)
+                self._check(chunk, summary.count)
+                vectors = self._vectors(chunk)
                 for row, pair in enumerate(zip(chunk, vectors, strict=True), summary.count):
+                    if not isinstance(pair[0], str):  # of which no cloze pair can be made
+                        continue
                     if len(drawn) < _DRAWN:
                         drawn.append(pair)
                     elif (place := rng.randrange(row + 1)) < _DRAWN:
@@ -79,6 +80,26 @@ class Encoder:
                 summary.update(vectors)
                 bar.update(len(chunk))
         return summary, {text: vector.copy() for text, vector in drawn}
+
+    def _check(self, chunk: list[Any], start: int) -> None:
+        """Refuse what is no text, unless the model reads more than texts."""
+        modalities = [str(modality) for modality in self._body.modalities]
+        if set(modalities) - TEXT:
+            return
+        for row, text in enumerate(chunk, start):
+            if not isinstance(text, str):
+                kind = type(text).__name__
+                raise ValueError(f"sentence {row} is of type {kind}: expected a string, the model reads text alone")
+
+    def _vectors(self, chunk: list[Any]) -> np.ndarray:
+        """Encode texts, and apart from them the images and the like, which are no part of the same batch."""
+        rows = np.array([isinstance(each, str) for each in chunk])
+        if rows.all() or not rows.any():
+            return self._body.encode_document(chunk, **self._options)
+        vectors = np.empty((len(chunk), self.width), np.float32)
+        for some in (rows, ~rows):
+            vectors[some] = self._body.encode_document([chunk[row] for row in np.flatnonzero(some)], **self._options)
+        return vectors
 
     def cloze_pairs(self, texts: Mapping[str, np.ndarray] | Sequence[str], seed: int) -> Pairs | None:
         """Make cloze pairs of texts and embed them; of a mapping the embeddings of the texts are known."""

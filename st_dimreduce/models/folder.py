@@ -28,6 +28,7 @@ from st_dimreduce.untrusted import (
 )
 
 CARD = "README.md"
+TEXT = frozenset({"text", "message"})  # what a model that reads texts alone reads
 _MOST_MODULES = 100
 _MOST_DEPTH = 8  # of modules in modules
 _MOST_LAYERS = 1_000
@@ -59,7 +60,7 @@ KNOWN_MODULES = (
     "Router",
 )
 _TRANSFORMERS = ("Transformer", "CLIPModel")
-_TOKENIZER_CLASSES = ("WhitespaceTokenizer", "WordTokenizer", "PhraseTokenizer", "TransformersTokenizerWrapper")
+TOKENIZER_CLASSES = ("WhitespaceTokenizer", "WordTokenizer", "PhraseTokenizer", "TransformersTokenizerWrapper")
 _OTHER_CONFIGS = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json", "WordEmbeddings": "wordembedding_config.json"}
 REMOTE = (
     "it needs code that comes with the model or from another package; if you trust that, use --trust-remote-code, or "
@@ -157,21 +158,30 @@ def inner_parts(part: Part, trust_remote_code: bool = False, depth: int = 1) -> 
     Raises:
         ValueError: As :func:`read_layout`.
     """
-    if part.kind not in {"Router", "Asym"}:
-        return []
     if depth > _MOST_DEPTH:
         raise ValueError(f"{part.folder} holds modules in modules, more than {_MOST_DEPTH} deep")
+    parts = []
+    for inner in direct_parts(part, trust_remote_code):
+        parts += [inner, *inner_parts(inner, trust_remote_code, depth + 1)]
+    return parts
+
+
+def direct_parts(part: Part, trust_remote_code: bool = False) -> list[Part]:
+    """Return the modules in a Router, not those in them; none for a module of another kind.
+
+    Raises:
+        ValueError: As :func:`read_layout`.
+    """
+    if part.kind not in {"Router", "Asym"}:
+        return []
     router = part.folder / "router_config.json"
     types = (read_object(router) if router.exists() else part.config).get("types")
     if not isinstance(types, dict) or len(types) > _MOST_MODULES:
         raise ValueError(f"{part.folder} says types {short(types)}: expected the class of each of its modules")
-    parts = []
     for name, type_ in types.items():
         check_relative(name, f"{part.folder}")
         _check_type(type_, part.folder.name or "the Router", trust_remote_code)
-        parts.append(_part(part.folder, name, type_))
-        parts += inner_parts(parts[-1], trust_remote_code, depth + 1)
-    return parts
+    return [_part(part.folder, name, type_) for name, type_ in types.items()]
 
 
 def _check_part(part: Part, width: int | None, trust_remote_code: bool) -> int | None:
@@ -200,8 +210,8 @@ def _check_other(part: Part, trust_remote_code: bool) -> None:
     config = read_object(path) if path.exists() else {}
     if "tokenizer_class" in config and not trust_remote_code:
         kind = str(config["tokenizer_class"])
-        if not kind.startswith("sentence_transformers.") or kind.rpartition(".")[2] not in _TOKENIZER_CLASSES:
-            expected = f"expected one of Sentence Transformers' {', '.join(_TOKENIZER_CLASSES)}"
+        if not kind.startswith("sentence_transformers.") or kind.rpartition(".")[2] not in TOKENIZER_CLASSES:
+            expected = f"expected one of Sentence Transformers' {', '.join(TOKENIZER_CLASSES)}"
             raise ValueError(f"{path} names the tokenizer {short(config['tokenizer_class'])}: {expected}")
     _check_numbers(path, config, read_held(part.folder))
 

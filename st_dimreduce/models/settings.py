@@ -148,6 +148,7 @@ _OPENED = re.compile(r"gguf_file|.*(?:_|^)(?:file|files|path|dir|directory|folde
 # Keys whose values no reader opens, in config.json and in tokenizer_config.json: makers leave paths of theirs there.
 _LEFT_BEHIND = {"name_or_path", "_name_or_path", "special_tokens_map_file", "tokenizer_file"}
 _WORDS = {"chat_template", "prompts", "architectures", "added_tokens_decoder", "id2label", "label2id", "never_split"}
+_WORDS |= {"stop_words", "ngrams", "word_weights", "words"}  # of tokenizers by words
 _TOKENS = re.compile(r"_tokens?$")
 _LIBRARIES = ("sp_model_kwargs", "mecab_kwargs", "sudachi_kwargs", "jumanpp_kwargs")  # options of other libraries
 
@@ -343,8 +344,9 @@ def _strings(content: Any) -> Iterator[tuple[str, str]]:
         elif isinstance(each, dict):
             for name, inner in each.items():
                 yield name, ""
+                named = "words" if name == "vocab" and isinstance(inner, list) else name
                 # Below a key whose values are words, or tokens, there are no others.
-                rest.append((key if key in _WORDS or _TOKENS.search(key) else name, inner))
+                rest.append((key if key in _WORDS or _TOKENS.search(key) else named, inner))
         else:
             rest += [(key, inner) for inner in inside(each)]
 

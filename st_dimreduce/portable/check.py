@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from st_dimreduce.head import ACTIVATIONS, CONFIG, PICKLE, WEIGHTS
-from st_dimreduce.models.folder import Part, needs_own_code, pooling_modes, read_layout
+from st_dimreduce.models.folder import TEXT, Part, needs_own_code, pooling_modes, read_layout
 from st_dimreduce.portable.layout import (
+    BAG,
+    BEFORE_5,
     BEFORE_6,
     DENSE_KEYS,
     MODEL_CONFIG,
@@ -22,6 +24,7 @@ from st_dimreduce.portable.layout import (
     OLD_NAMES,
     POOLING_KEYS,
     SENTENCE_CONFIG,
+    SERVED,
     TOKENIZER_CONFIG,
     TRANSFORMER_KEYS,
     beyond_layout,
@@ -36,6 +39,7 @@ from st_dimreduce.untrusted import printable, read_json, read_object, short
 SERVER = "Text Embeddings Inference"
 OLDER = BEFORE_6
 _SERVED = {POOLING_KEYS[mode] for mode in ("cls", "mean", "lasttoken")}
+_FIRST = ("StaticEmbedding", "BoW", "WordEmbeddings", "CLIPModel", "Router")  # in place of a Transformer
 _FIX = "rewrite the folder with st-dimreduce check --fix"
 _REDUCE = "reduce the base model again, with the head directly behind Pooling"
 
@@ -113,19 +117,18 @@ def _modules(root: Path, parts: list[Part]) -> Iterator[Problem]:
 
 
 def _type(part: Part) -> Iterator[Problem]:
-    if part.kind == "StaticEmbedding":
-        new = part.type != OLD_NAMES["StaticEmbedding"]
-        hurt = f"{SERVER} cannot serve it" + (f", {OLDER} does not load it by this name" if new else "")
-        yield Problem(MODULES, "it starts with a StaticEmbedding", hurt, "serve it with Sentence Transformers")
-    elif part.type in OLD_NAMES.values():
-        return
+    stock = part.kind in OLD_NAMES and part.type.startswith("sentence_transformers.")
+    if stock and part.type != OLD_NAMES[part.kind]:
+        served = f", {SERVER} may serve unreduced embeddings" if part.kind in SERVED else ""
+        hurt = f"{OLDER} does not load it{served}"
+        yield Problem(MODULES, f"{part.kind} has its new name {part.type!r}", hurt, _FIX)
+    if stock and part.kind in _FIRST:
+        what = f"it starts with a {part.kind}"
+        yield Problem(MODULES, what, f"{SERVER} cannot serve it", "serve it with Sentence Transformers")
     elif is_head(part):
         hurt = f"every reader needs trust_remote_code and the package, {SERVER} serves unreduced embeddings"
         yield Problem(MODULES, f"it names {short(part.type)}", hurt, _FIX)
-    elif part.kind in OLD_NAMES and part.type.startswith("sentence_transformers."):
-        hurt = f"{OLDER} does not load it, {SERVER} may serve unreduced embeddings"
-        yield Problem(MODULES, f"{part.kind} has its new name {part.type!r}", hurt, _FIX)
-    else:
+    elif not (stock and part.kind in SERVED):
         hurt = f"{SERVER} serves unreduced embeddings"
         hurt += "" if part.type.startswith("sentence_transformers.") else ", every other reader needs trust_remote_code"
         remedy = "use only Transformer, Pooling, Dense and Normalize"
@@ -164,6 +167,12 @@ def _sentence_config(part: Part, where: str) -> Iterator[Problem]:
     if not (part.folder / SENTENCE_CONFIG).exists():
         return
     config = read_object(part.folder / SENTENCE_CONFIG)
+    modes = config.get("modality_config")
+    if isinstance(modes, dict) and (more := sorted(set(modes) - TEXT)):
+        hurt = f"Sentence Transformers before 5.4 does not load it, {SERVER} does not serve it"
+        remedy = "use it with Sentence Transformers from 5.4 on"
+        yield Problem(where, f"it reads {' and '.join(map(printable, more))}", hurt, remedy)
+        return
     beyond = beyond_layout(config)
     for name in beyond:
         hurt = f"{OLDER} does not load it, {SERVER} gives different vectors"
@@ -204,6 +213,8 @@ def _pooling(part: Part) -> Iterator[Problem]:
 
 
 def _misread(parts: list[Part]) -> Iterator[Problem]:
+    if any(part.kind == "BoW" for part in parts):
+        yield Problem(MODULES, f"it has {BAG}", f"{BEFORE_5} gives different vectors", "use it from 5 on")
     pooling = next((part for part in parts if part.kind == "Pooling"), None)
     body = next((part for part in parts if part.kind == "Transformer"), None)
     if pooling is None or body is None:

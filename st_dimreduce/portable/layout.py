@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from st_dimreduce.files import write_json
 from st_dimreduce.head import ACTIVATIONS, CONFIG, MODEL_KEY, PICKLE, RECORD, WEIGHTS, FitRecord, record_comment
-from st_dimreduce.models.folder import Part, pooling_modes
+from st_dimreduce.models.folder import TEXT, TOKENIZER_CLASSES, Part, direct_parts, pooling_modes
 from st_dimreduce.portable.transformers4 import add_old_settings
 from st_dimreduce.untrusted import read_json, read_object, read_pickle
 
@@ -30,7 +30,31 @@ SPECIAL_TOKENS = "special_tokens_map.json"
 CARD = "README.md"
 OLD_NAMES = {
     kind: f"sentence_transformers.models.{kind}"
-    for kind in ("Transformer", "Pooling", "Dense", "Normalize", "StaticEmbedding")
+    for kind in (
+        "CLIPModel",  # before Transformer, from which it is derived
+        "Transformer",
+        "Pooling",
+        "Dense",
+        "Normalize",
+        "StaticEmbedding",
+        "BoW",
+        "CNN",
+        "Dropout",
+        "LayerNorm",
+        "LSTM",
+        "Router",
+        "WeightedLayerPooling",
+        "WordEmbeddings",
+        "WordWeights",
+    )
+}
+SERVED = ("Transformer", "Pooling", "Dense", "Normalize")  # what servers know
+ROUTER_CONFIG = "router_config.json"
+_OTHER_CONFIGS = {  # of kinds that have new names for some of their settings: the file, and the old names by the new
+    "CNN": ("cnn_config.json", {"in_embedding_dimension": "in_word_embedding_dimension"}),
+    "LSTM": ("lstm_config.json", {"embedding_dimension": "word_embedding_dimension"}),
+    "WeightedLayerPooling": (CONFIG, {"embedding_dimension": "word_embedding_dimension"}),
+    "WordEmbeddings": ("wordembedding_config.json", {}),
 }
 TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case", "model_args", "tokenizer_args", "config_args")
 _OLD_KEYS = {"model_kwargs": "model_args", "processor_kwargs": "tokenizer_args", "config_kwargs": "config_args"}
@@ -54,9 +78,9 @@ POOLING_KEYS = {  # by mode, in the order in which readers concatenate several
     "lasttoken": "pooling_mode_lasttoken",
 }
 _MODES = {key: mode for mode, key in POOLING_KEYS.items()}
+BEFORE_5, BAG = "Sentence Transformers before 5", "a BoW, whose words it puts in another order each time"
 BEFORE_6 = "Sentence Transformers before 6"
 DENSE_KEYS = ("in_features", "out_features", "bias", "activation_function")
-TEXT = frozenset({"text", "message"})  # what the layout's Transformer may read
 _STATIC_FILES = (WEIGHTS, PICKLE, TOKENIZER)
 _NO_LIMIT = 10**9  # tokenizers without a maximum length report a huge one
 _SENTENCE = {"sentence_embedding"}
@@ -222,6 +246,34 @@ def _rewrite_dense(folder: Path, part: Part) -> None:
         (folder / PICKLE).unlink()
 
 
+def _rewrite_other(folder: Path, part: Part) -> None:
+    """Rewrite the settings of a kind that is in few models, by the names that all readers know."""
+    name, renamed = _OTHER_CONFIGS[part.kind]
+    path = folder / name
+    config = {renamed.get(key, key): value for key, value in (read_object(path) if path.exists() else {}).items()}
+    kind = str(config.get("tokenizer_class", "")).rpartition(".")[2]
+    if kind in TOKENIZER_CLASSES:
+        config["tokenizer_class"] = f"sentence_transformers.models.tokenizer.{kind}.{kind}"
+    write_json(path, config)
+
+
+def _rewrite_router(folder: Path, part: Part) -> None:
+    """Rewrite the modules in a Router, which stay where they are."""
+    path = folder / ROUTER_CONFIG
+    if not path.exists():
+        return
+    content = read_object(path)
+    for inner in direct_parts(Part(part.path, part.type, folder, part.config)):
+        if inner.type.startswith("sentence_transformers."):
+            content["types"][inner.path] = OLD_NAMES.get(inner.kind, inner.type)
+            if inner.kind in _SETTINGS:
+                _SETTINGS[inner.kind](inner.folder, inner)
+    parameters = content.get("parameters")
+    if isinstance(parameters, dict) and not parameters.get("route_mappings"):  # which came with 5.4
+        parameters.pop("route_mappings", None)
+    write_json(path, content)
+
+
 def _rewrite_model(path: Path) -> None:
     """Rewrite the model's settings, without the versions, which older readers compare with their own and warn about."""
     if not path.exists():
@@ -247,4 +299,10 @@ def _keep_record(folder: Path, parts: list[Part]) -> None:
                 card.write_text(f"{text}\n{record_comment(record)}\n", encoding="utf-8")
 
 
-_SETTINGS = {"Transformer": _rewrite_transformer, "Pooling": _rewrite_pooling, "Dense": _rewrite_dense}
+_SETTINGS = {
+    "Transformer": _rewrite_transformer,
+    "Pooling": _rewrite_pooling,
+    "Dense": _rewrite_dense,
+    "Router": _rewrite_router,
+    **dict.fromkeys(_OTHER_CONFIGS, _rewrite_other),
+}

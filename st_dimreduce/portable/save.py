@@ -5,34 +5,33 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import (
-    Dense,
-    Normalize,
-    Pooling,
-    StaticEmbedding,
-    Transformer,
-)
+from sentence_transformers.sentence_transformer import modules as stock_modules
+from sentence_transformers.sentence_transformer.modules import BoW, Dense, Normalize, Pooling, Router, Transformer
 from torch import nn
 
 from st_dimreduce.dim_reduce import DimReduce, head_of
 from st_dimreduce.files import new_folder, write_json
-from st_dimreduce.head import ACTIVATIONS, CONFIG
-from st_dimreduce.models.folder import Part
+from st_dimreduce.head import ACTIVATIONS, ALONE, CONFIG, Head, is_activation
+from st_dimreduce.models.folder import TEXT, Part
 from st_dimreduce.portable.card import model_card
 from st_dimreduce.portable.layout import (
+    BAG,
+    BEFORE_5,
     CARD,
     MODEL_CONFIG,
     MODULES,
     OLD_NAMES,
     POOLING_KEYS,
+    ROUTER_CONFIG,
     SENTENCE_CONFIG,
     SPECIAL_TOKENS,
-    TEXT,
     TOKENIZER_CONFIG,
     beyond_layout,
     in_order,
@@ -45,7 +44,7 @@ from st_dimreduce.portable.transformers4 import add_old_settings
 from st_dimreduce.portable.verify import check_vectors
 from st_dimreduce.untrusted import read_object
 
-_KINDS = (Transformer, Pooling, Dense, StaticEmbedding, Normalize)
+_KINDS = tuple(getattr(stock_modules, kind) for kind in OLD_NAMES)
 
 
 def save_portable(
@@ -57,13 +56,16 @@ def save_portable(
 ) -> None:
     """Save a reduced model so that ``SentenceTransformer(path)`` loads it anywhere, without this package or any flag.
 
+    That is, in every version of Sentence Transformers from 3.4 on that knows the modules of the base model: Router came
+    with 5.0, and one Transformer for texts and images with 5.4. :func:`st_dimreduce.check` names the readers that do
+    not know them.
+
     Modules keep their order; a ``DimReduce`` is written as the stock ``Dense`` that it is at inference. Weights go to
     safetensors. Prompts, similarity function and maximum length are kept. ``st_dimreduce.json`` says how the head was
     fitted. The folder appears when it is complete, and has been loaded and found to give the model's vectors.
 
     Args:
-        model: Transformer, Pooling, one or more heads, then Normalize or nothing; or StaticEmbedding in place of
-            the first two. Left unchanged.
+        model: Modules of Sentence Transformers, the last of them a head, or a head and Normalize. Left unchanged.
         path: The folder to make.
         figures: What was measured of the model, a :meth:`st_dimreduce.Comparison.to_dict`, to be kept in
             ``st_dimreduce.json``. Defaults to None.
@@ -89,11 +91,17 @@ def save_portable(
     stock.module_kwargs = None
     with new_folder(path, overwrite) as folder:
         stock.save_pretrained(str(folder), create_model_card=False)
-        if isinstance(modules[0], Transformer):
-            _add_settings(modules[0], folder)
-        rewrite(folder, _saved_parts(modules, folder))
-        write_record(folder, record, head.in_features, head.out_features)
-        card = model_card(record, head.in_features, head.out_features)
+        parts = _saved_parts(modules, folder)
+        for part, module in zip(parts, modules, strict=True):
+            for place, each in _with_inner(part.folder, module):
+                if isinstance(each, Transformer):
+                    _add_settings(each, place)
+        rewrite(folder, parts)
+        in_features = record.folded or head.in_features
+        write_record(folder, record, in_features, head.out_features)
+        if isinstance(alone := getattr(head, "alone", None), Head) and record.folded:
+            replace(alone, record=record).save(folder / ALONE)
+        card = model_card(record, in_features, head.out_features)
         (folder / CARD).write_text(card, encoding="utf-8")
         check_vectors(model, folder)
 
@@ -139,85 +147,92 @@ def write_settings(model: SentenceTransformer, folder: Path, width: int, pooling
 
 def unportable(modules: list[nn.Module]) -> list[str]:
     """Name everything in a sequence of modules that the portable layout cannot express, and what to do about it."""
-    if isinstance(modules[0], StaticEmbedding):
-        problems, rest = [], modules[1:]
-    elif len(modules) > 1 and isinstance(modules[0], Transformer) and isinstance(modules[1], Pooling):
-        problems, rest = _body_problems(modules[0], modules[1]), modules[2:]
-    else:
-        names = [type(module).__name__ for module in modules[:2]]
-        return [f"it starts with {names}, expected Transformer then Pooling: keep the head behind Pooling"]
-    last = rest[-1] if rest and isinstance(rest[-1], Normalize) else None
-    heads = rest if last is None else rest[:-1]
-    if not heads:
-        problems.append("there is no head (DimReduce or Dense) behind Pooling: fit one with reduce_model")
-    problems += [problem for head in heads for problem in _head_problems(head)]
-    problems += [] if last is None else _feature_problems(last)
-    return problems + [problem for module in modules for problem in _kind_problems(module)]
+    problems = [problem for module in _every(modules) for problem in _module_problems(module)]
+    heads = [module for module in modules if isinstance(module, Dense)]
+    if not heads or not all(isinstance(module, Normalize) for module in modules[modules.index(heads[-1]) + 1 :]):
+        problems.append("there is no head (DimReduce or Dense) behind all others: fit one with reduce_model")
+    elif f"{_class_of(heads[-1])}" not in ACTIVATIONS.values():
+        name, kind = type(heads[-1]).__name__, type(heads[-1].activation_function).__name__
+        problems.append(f"{name} ends in {kind}, expected Tanh or Identity: train it with one of these")
+    if any(isinstance(module, Normalize) for module in modules[:-1]) and isinstance(modules[-1], (Dense, Normalize)):
+        problems.append("Normalize is before the head, where servers leave it out: leave it out, or put it behind")
+    return problems
 
 
-def _kind_problems(module: nn.Module) -> list[str]:
-    """Refuse a derived class, which readers would load as the stock class."""
-    stock = next((kind for kind in _KINDS if isinstance(module, kind)), None)
-    if stock is None or type(module) in (stock, DimReduce):
-        return []
+def _every(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """Yield modules, and those in a Router."""
+    for module in modules:
+        yield module
+        for route in module.sub_modules.children() if isinstance(module, Router) else ():
+            yield from _every(route.children())
+
+
+def _module_problems(module: nn.Module) -> list[str]:
     name = type(module).__name__
-    return [f"{name} is a {stock.__name__} of its own kind, which readers load as a stock {stock.__name__}: use that"]
+    stock = next((kind for kind in _KINDS if isinstance(module, kind)), None)
+    if stock is None:
+        return [f"{name} is no module of Sentence Transformers, which readers have: use save_pretrained"]
+    if type(module) not in (stock, DimReduce):  # which readers would load as the stock class
+        kind = stock.__name__
+        return [f"{name} is a {kind} of its own kind, which readers load as a stock {kind}: use that"]
+    if isinstance(module, Transformer):
+        return _transformer_problems(module)
+    if isinstance(module, Pooling) and not in_order(module.pooling_mode):
+        order = ", ".join(POOLING_KEYS)
+        return [f"its Pooling concatenates {module.pooling_mode}, readers do so in the order {order}: use that one"]
+    if isinstance(module, (Dense, Normalize)):
+        return _dense_problems(module)
+    return []
 
 
-def _misread(modules: list[nn.Module]) -> list[str]:
-    if not isinstance(modules[0], Transformer) or not isinstance(modules[1], Pooling):
-        return []
-    tokenizer, pooling = modules[0].tokenizer, modules[1]
-    modes = [pooling.pooling_mode] if isinstance(pooling.pooling_mode, str) else pooling.pooling_mode
-    found = misread_before(getattr(tokenizer, "padding_side", "right"), modes, pooling.include_prompt)
-    how = "set its tokenizer's padding_side to 'right' and include_prompt to True, or use save_pretrained"
-    return [f"{found[1]} gives different vectors for {found[0]}: {how}"] if found else []
-
-
-def _body_problems(transformer: Transformer, pooling: Pooling) -> list[str]:
+def _transformer_problems(transformer: Transformer) -> list[str]:
     problems = []
     if any(part.__module__.startswith("transformers_modules") for part in _classes(transformer)):
         problems.append("its Transformer runs code that comes with it: choose a base model that transformers knows")
     if transformer.backend != "torch":
         problems.append(f"its Transformer runs on {transformer.backend}: load the base model with backend='torch'")
-    if "text" not in transformer.modality_config or set(transformer.modality_config) - TEXT:
-        problems.append("its Transformer reads more than text: use save_pretrained")
-    problems += [
+    if set(transformer.modality_config) - TEXT:  # older readers do not load it, nor the base model
+        return problems
+    return problems + [
         f"its Transformer sets {name}, which older readers do not know: set it to its default, or use save_pretrained"
         for name in beyond_layout(transformer.get_config_dict())
-        if name != "modality_config" or not problems  # which has been named
     ]
-    if not in_order(pooling.pooling_mode):
-        order = ", ".join(POOLING_KEYS)
-        problems.append(
-            f"its Pooling concatenates {pooling.pooling_mode}, readers do so in the order {order}: use that one"
-        )
+
+
+def _dense_problems(module: Dense | Normalize) -> list[str]:
+    name, problems = type(module).__name__, []
+    if {module.module_input_name, module.module_output_name} != {"sentence_embedding"}:
+        features = f"reads {module.module_input_name!r} and writes {module.module_output_name!r}"
+        problems.append(f"{name} {features}, expected 'sentence_embedding' for both: put it behind Pooling")
+    if isinstance(module, Dense) and not is_activation(_class_of(module)):
+        kind = type(module.activation_function).__name__
+        problems.append(f"{name} ends in {kind}, which is none of torch.nn's: train it with one of these")
+    if isinstance(module, Dense) and module.use_residual:
+        problems.append(f"{name} has a residual connection, which older readers ignore: train it without")
+    return problems
+
+
+def _class_of(dense: Dense) -> str:
+    kind = type(dense.activation_function)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _misread(modules: list[nn.Module]) -> list[str]:
+    bags = [module for module in _every(modules) if isinstance(module, BoW)]
+    problems = [f"{BEFORE_5} gives different vectors for {BAG}: use save_pretrained"] if bags else []
+    for before, pooling in pairwise(_every(modules)):
+        if isinstance(before, Transformer) and isinstance(pooling, Pooling):
+            modes = [pooling.pooling_mode] if isinstance(pooling.pooling_mode, str) else pooling.pooling_mode
+            side = getattr(before.tokenizer, "padding_side", "right")
+            found = misread_before(side, modes, pooling.include_prompt)
+            how = "set its tokenizer's padding_side to 'right' and include_prompt to True, or use save_pretrained"
+            problems += [f"{found[1]} gives different vectors for {found[0]}: {how}"] if found else []
     return problems
 
 
 def _classes(transformer: Transformer) -> list[type]:
     """Return the classes of what a Transformer loads; transformers imports code of a model's own under one name."""
     return [type(part) for part in (transformer.auto_model, transformer.auto_model.config, transformer.processor)]
-
-
-def _head_problems(module: nn.Module) -> list[str]:
-    name = type(module).__name__
-    if not isinstance(module, Dense):
-        return [f"{name} is behind Pooling, where only Dense, DimReduce and a last Normalize may be: leave it out"]
-    problems = _feature_problems(module)
-    activation = type(module.activation_function)
-    if f"{activation.__module__}.{activation.__qualname__}" not in ACTIVATIONS.values():
-        problems.append(f"{name} ends in {activation.__name__}, expected Tanh or Identity: train it with one of these")
-    if module.use_residual:
-        problems.append(f"{name} has a residual connection, which older readers ignore: train it without")
-    return problems
-
-
-def _feature_problems(module: Dense | Normalize) -> list[str]:
-    if {module.module_input_name, module.module_output_name} == {"sentence_embedding"}:
-        return []
-    features = f"reads {module.module_input_name!r} and writes {module.module_output_name!r}"
-    return [f"{type(module).__name__} {features}, expected 'sentence_embedding' for both: put it behind Pooling"]
 
 
 def _add_settings(transformer: Transformer, folder: Path) -> None:
@@ -230,6 +245,16 @@ def _add_settings(transformer: Transformer, folder: Path) -> None:
     for name, more in settings.items():
         content = json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).exists() else {}
         write_json(folder / name, content | more)
+
+
+def _with_inner(folder: Path, module: nn.Module) -> Iterator[tuple[Path, nn.Module]]:
+    """Yield a module that was saved and those in a Router, each with its folder."""
+    yield folder, module
+    if isinstance(module, Router):
+        names = read_object(folder / ROUTER_CONFIG)["structure"]
+        for route, inner in module.sub_modules.items():
+            for name, each in zip(names[route], list(inner), strict=True):  # type: ignore[call-overload]
+                yield from _with_inner(folder / name, each)
 
 
 def _saved_parts(modules: list[nn.Module], folder: Path) -> list[Part]:

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from st_dimreduce.codes.precision import quantize
-from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.dim_reduce import head_of
 from st_dimreduce.enums import Format, Precision, Variant
 from st_dimreduce.files import check_target, new_folder, write_json
 from st_dimreduce.head import Head, HeadLike
@@ -157,7 +157,7 @@ def _write_model(model: SentenceTransformer, job: _Job) -> str:
     """Write a model's graph, its variants, tokenizer and settings; returns the file of the graph."""
     if problems := unexportable(model):
         raise ValueError(f"this model cannot be exported: {'; '.join(problems)}")
-    precision = job.precision or DimReduce.from_model(model).precision
+    precision = job.precision or head_of(model)[1].precision
     tokenizer, embed = _tokenizer(model[0]), EmbedTokens(model)
     texts = [*TEXTS, special_words(model)]
     feeds, expected = _feeds(model, tokenizer, texts), encode_as_it_was(model, texts)

@@ -20,6 +20,7 @@ from st_dimreduce import DimReduce, load_head, reduce_model, save_portable
 from st_dimreduce.dim_reduce import keep_record
 from st_dimreduce.portable.layout import misread_before
 from tests.helpers.environments import WITHOUT_US, packages, run_python
+from tests.helpers.kinds import KINDS, make
 from tests.helpers.tiny import SENTENCES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -131,6 +132,24 @@ def test_the_record_is_kept_where_a_version_saves_the_model_again(found, portabl
     assert record.mean_norm > 0
     for head in (load_head(again), DimReduce.from_model(SentenceTransformer(str(again), device="cpu"))):
         assert (head.precision, head.record) == ("int4", record)
+
+
+# Whose base models older versions do not load either; of the layers of a DistilBERT they give the last alone.
+OLDEST = {"two towers": "5.1.0", "texts and images": "6.0.0", "layers weighted": "6.0.0"}
+
+
+@pytest.mark.parametrize("name", ["3.4.1", "5.1.0", "6.0.0"])
+def test_every_kind_in_the_oldest_version_that_loads_its_base_model(name, tiny_path, tmp_path):
+    folders, vectors = {}, {}
+    refused = {"bag of words"}
+    for number, kind in enumerate(kind for kind in KINDS if OLDEST.get(kind, "3.4.1") <= name and kind not in refused):
+        model = reduce_model(make(kind, tiny_path, tmp_path / f"base {number}"), SENTENCES, 8)
+        save_portable(model, tmp_path / kind)
+        folders[kind], vectors[kind] = tmp_path / kind, model.encode(SENTENCES)
+    found = encode_with(name, folders, SENTENCES, tmp_path / "vectors.npz")
+    assert set(found) == set(vectors)
+    furthest = {key: float(np.abs(found[key] - vectors[key]).max()) for key in vectors}
+    assert max(furthest.values()) <= 1e-5, furthest
 
 
 SIDES = [

@@ -239,7 +239,7 @@ def test_modules_get_their_old_names_and_keep_their_own(copy):
         (0, "0", "", "sentence_transformers.models.Transformer"),
         (1, "1", "1_Pooling", "sentence_transformers.models.Pooling"),
         (2, "2", "2_Dense", "sentence_transformers.models.Dense"),
-        (3, "3", "3_Normalize", "sentence_transformers.sentence_transformer.modules.LayerNorm"),
+        (3, "3", "3_Normalize", "sentence_transformers.models.LayerNorm"),
         (4, "theirs", "", "somebody.elses.Module"),
     ]
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize, Pooling, Router, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize, Pooling, Transformer
 from torch import nn
 
 from st_dimreduce import DimReduce, reduce_model, save_portable
@@ -21,20 +21,16 @@ def token_head(tiny, tiny_path):
     return [Transformer(tiny_path), head, Pooling(8, "mean")]
 
 
-def router(tiny, tiny_path):
-    return [Router.for_query_document(query_modules=list(tiny)[:2], document_modules=list(tiny)[:2]), DimReduce(32, 8)]
-
-
 @pytest.mark.parametrize(
     ("modules", "messages"),
     [
         (
             lambda tiny, path: list(tiny),
-            ["there is no head (DimReduce or Dense) behind Pooling: fit one with reduce_model"],
+            ["there is no head (DimReduce or Dense) behind all others: fit one with reduce_model"],
         ),
         (
             lambda tiny, path: [*tiny, DimReduce(32, 8)],
-            ["Normalize is behind Pooling, where only Dense, DimReduce and a last Normalize may be: leave it out"],
+            ["Normalize is before the head, where servers leave it out: leave it out, or put it behind"],
         ),
         (
             lambda tiny, path: [*list(tiny)[:2], DimReduce(32, 8, activation_function=nn.ReLU())],
@@ -46,10 +42,7 @@ def router(tiny, tiny_path):
         ),
         (
             lambda tiny, path: [*list(tiny)[:2], LayerNorm(32), Dense(32, 8, activation_function=nn.ReLU())],
-            [
-                "LayerNorm is behind Pooling, where only Dense, DimReduce and a last Normalize may be: leave it out",
-                "Dense ends in ReLU, expected Tanh or Identity: train it with one of these",
-            ],
+            ["Dense ends in ReLU, expected Tanh or Identity: train it with one of these"],
         ),
         (
             lambda tiny, path: [tiny[0], Pooling(32, ("mean", "cls")), DimReduce(64, 8)],
@@ -58,10 +51,18 @@ def router(tiny, tiny_path):
                 "mean_sqrt_len_tokens, weightedmean, lasttoken: use that one"
             ],
         ),
-        (token_head, ["it starts with ['Transformer', 'DimReduce'], expected Transformer then Pooling: keep the head "
-                      "behind Pooling"]),
-        (router, ["it starts with ['Router', 'DimReduce'], expected Transformer then Pooling: keep the head behind "
-                  "Pooling"]),
+        (
+            token_head,
+            [
+                "DimReduce reads 'token_embeddings' and writes 'token_embeddings', expected 'sentence_embedding' for "
+                "both: put it behind Pooling",
+                "there is no head (DimReduce or Dense) behind all others: fit one with reduce_model",
+            ],
+        ),
+        (
+            lambda tiny, path: [*list(tiny)[:2], nn.Dropout(0.1), DimReduce(32, 8)],
+            ["Dropout is no module of Sentence Transformers, which readers have: use save_pretrained"],
+        ),
         (
             lambda tiny, path: [*list(tiny)[:2], DimReduce(32, 8, module_output_name="small")],
             [
@@ -83,8 +84,12 @@ def test_names_what_the_layout_cannot_express_and_nothing_is_written(tiny, tiny_
     ("attribute", "value", "message"),
     [
         ("backend", "onnx", "its Transformer runs on onnx: load the base model with backend='torch'"),
-        ("modality_config", {"image": {}}, "its Transformer reads more than text: use save_pretrained"),
-        ("modality_config", {"text": {}, "image": {}}, "its Transformer reads more than text: use save_pretrained"),
+        (
+            "modality_config",
+            {"text": {"method": "forward", "method_output_name": "pooler_output"}},
+            "its Transformer sets modality_config, which older readers do not know: set it to its default, or use "
+            "save_pretrained",
+        ),
     ],
 )
 def test_transformers_that_the_layout_cannot_express(tiny, attribute, value, message):

@@ -1,0 +1,117 @@
+"""A reduced model of every kind gives the same vectors by every route."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+from st_dimreduce import DimReduce, attach_head, check, load_head, reduce_model, save_portable
+from st_dimreduce.models.load import load_model
+from tests.helpers.kinds import KINDS, make
+from tests.helpers.tiny import SENTENCES
+
+
+def ways(model, texts):
+    methods = ("encode", "encode_query", "encode_document")
+    return {method: getattr(model, method)(texts) for method in methods}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_route_gives_the_same_vectors(kind, tiny_path, tmp_path):
+    base = make(kind, tiny_path, tmp_path / "base")
+    model, texts = reduce_model(base, SENTENCES, 8), SENTENCES[:7]
+    expected = ways(model, texts)
+    assert [vectors.shape for vectors in expected.values()] == [(7, 8)] * 3
+    whole = ways(base, texts)
+    if kind in {"mean", "padded on the left", "two towers", "texts and images"}:  # others may leave the prompt out
+        assert np.abs(expected["encode_query"] - expected["encode_document"]).max() > 1e-3
+    model.save_pretrained(str(tmp_path / "saved"))
+    if kind == "bag of words":
+        with pytest.raises(
+            ValueError, match="before 5 gives different vectors for a BoW, whose words it puts in anoth"
+        ):
+            save_portable(model, tmp_path / "portable")
+        return
+    save_portable(model, tmp_path / "portable")
+    for folder in ("saved", "portable"):
+        for method, vectors in ways(SentenceTransformer(str(tmp_path / folder), device="cpu"), texts).items():
+            assert np.abs(vectors - expected[method]).max() < 1e-6, (folder, method)
+    for head in (DimReduce.from_model(model).to_head(), load_head(tmp_path / "portable")):
+        assert (head.in_features, head.out_features) == (whole["encode"].shape[1], 8)
+
+
+def test_texts_and_images_have_one_head(tiny_path, tmp_path):
+    base = make("texts and images", tiny_path, tmp_path / "base")
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)) for _ in range(40)]
+    model = reduce_model(base, [*SENTENCES, *images], 8, objective="fidelity")
+    assert DimReduce.from_model(model).record.vectors == len(SENTENCES) + 40
+    save_portable(model, tmp_path / "portable")
+    again = SentenceTransformer(str(tmp_path / "portable"), device="cpu")
+    assert np.abs(again.encode(images) - model.encode(images)).max() < 1e-6
+    assert np.abs(again.encode(SENTENCES) - model.encode(SENTENCES)).max() < 1e-6
+    whole, own = base.encode(images), model.encode(images)
+    texts = reduce_model(base, SENTENCES, 8, objective="fidelity").encode(images)
+    assert agreement(whole, own) > agreement(whole, texts), "the images were left out of the fit"
+    problems = [str(problem) for problem in check(tmp_path / "portable")]
+    assert any("reads image" in problem and "Sentence Transformers before 5.4" in problem for problem in problems)
+    assert reduce_model(base, [*images, *SENTENCES], 8)[-1].out_features == 8, "cloze pairs are made of the texts"
+
+
+def agreement(one, other):
+    cosines = [vectors @ vectors.T / np.outer(*[np.linalg.norm(vectors, axis=1)] * 2) for vectors in (one, other)]
+    return np.corrcoef(*[each[np.triu_indices(len(one), 1)] for each in cosines])[0, 1]
+
+
+def test_images_where_texts_are_expected(tiny):
+    with pytest.raises(ValueError, match=r"sentence 1 is of type Image: expected a string, the model reads text"):
+        reduce_model(tiny, ["a cat", Image.new("RGB", (32, 32)), *SENTENCES], 8)
+
+
+def test_a_head_is_multiplied_into_the_dense_that_the_base_model_ends_in(tiny_path, tmp_path):
+    base = make("two dense", tiny_path, tmp_path)
+    model = reduce_model(base, SENTENCES, 8)
+    assert [type(module) for module in model] == [type(module) for module in base]
+    head = DimReduce.from_model(model).to_head()
+    assert head.record.folded == head.in_features == 32
+    body = SentenceTransformer(modules=list(base)[:-1], device="cpu")
+    assert np.abs(head.reduce(body.encode(SENTENCES), normalize_embeddings=True) - model.encode(SENTENCES)).max() < 1e-6
+    assert "multiplied into the base model's last Dense" in (save(model, tmp_path / "p") / "README.md").read_text()
+    read = load_head(tmp_path / "p")
+    assert np.array_equal(read.weight, head.weight)
+    assert read.record == head.record
+    loaded = load_model(tmp_path / "p")
+    assert np.array_equal(DimReduce.from_model(loaded).to_head().weight, head.weight)
+    again = load_head(save(loaded, tmp_path / "again"))
+    assert np.array_equal(again.weight, head.weight)
+    plain = SentenceTransformer(str(tmp_path / "p"), device="cpu")
+    with pytest.raises(ValueError, match=r"folded into the last Dense of the base model: .* take load_head\(folder\)"):
+        DimReduce.from_model(plain)
+    attached = attach_head(base, head)
+    assert np.abs(attached.encode(SENTENCES) - model.encode(SENTENCES)).max() < 1e-2
+    shutil.rmtree(tmp_path / "p" / "st_dimreduce_head")
+    with pytest.raises(ValueError, match=r"holds no head: .*it is folded into the last Dense of the base model, and"):
+        load_head(tmp_path / "p")
+
+
+def save(model, path):
+    save_portable(model, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["mean", "dense, tanh", "dense, gelu", "layer norm"])
+def test_where_something_stands_between_a_layer_is_added(kind, tiny_path, tmp_path):
+    base = make(kind, tiny_path, tmp_path)
+    model = reduce_model(base, SENTENCES, 8)
+    assert len(model) == len(base) + 1
+    assert DimReduce.from_model(model).record.folded is None
+
+
+def test_a_head_to_be_trained_stays_a_layer_of_its_own(tiny_path, tmp_path):
+    base = make("dense", tiny_path, tmp_path)
+    model = reduce_model(base, SENTENCES, 8, trainable=True)
+    assert [type(module).__name__ for module in model][-3:] == ["Dense", "DimReduce", "Normalize"]
