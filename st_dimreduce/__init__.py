@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from st_dimreduce.portable.check import check
     from st_dimreduce.portable.fix import fix
     from st_dimreduce.portable.hub import publish
+    from st_dimreduce.portable.readers import check_readers
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_model
     from st_dimreduce.runtimes.export import export
@@ -47,6 +48,7 @@ _HOMES = {
     "attach_head": "models.attach",
     "build_index": "vectors.index",
     "check": "portable.check",
+    "check_readers": "portable.readers",
     "choose": "fitting.budget",
     "compare": "evaluation.compare",
     "dequantize": "codes.precision",
@@ -86,6 +88,7 @@ __all__ = [
     "attach_head",
     "build_index",
     "check",
+    "check_readers",
     "choose",
     "compare",
     "dequantize",

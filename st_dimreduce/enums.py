@@ -93,6 +93,15 @@ class Variant(StringEnum):
     INT8 = "int8"
 
 
+class Outcome(StringEnum):
+    """What a reader makes of a model's folder."""
+
+    RIGHT = "right"
+    UNREDUCED = "unreduced"
+    DIFFERENT = "different"
+    FAILS = "fails"
+
+
 class Verdict(StringEnum):
     """Whether a head still fits the vectors that arrive, from good to bad."""
 

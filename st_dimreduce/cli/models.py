@@ -151,11 +151,13 @@ def check(
     fix: Annotated[bool, typer.Option("--fix", help="Rewrite the model's settings as every reader expects.")] = False,
     trust_remote_code: Trust = False,
 ) -> None:
-    """List what Text Embeddings Inference or an older Sentence Transformers would misread in a model's folder.
+    """Say, reader by reader, whether a model's folder gives the model's vectors, and what is wrong in it.
 
-    The exit status is 1 if there is anything.
+    The exit status is 1 if anything is wrong. Readers of graphs alone fail on a folder without one, which is not wrong.
     """
+    from st_dimreduce.evaluation.report import readers_table
     from st_dimreduce.portable.check import check as check_folder
+    from st_dimreduce.portable.readers import check_readers
 
     if fix:
         from st_dimreduce.portable.fix import fix as fix_folder
@@ -163,7 +165,9 @@ def check(
         hide_loading_bars()
         fix_folder(folder, trust_remote_code=trust_remote_code)
     problems = check_folder(folder)
+    if readings := check_readers(folder):
+        show(readers_table(readings))
     show(*map(str, problems))
     if problems:
         raise typer.Exit(1)
-    show(f"{folder}: every reader gives the model's vectors.")
+    show(f"{folder}: nothing to mend.")

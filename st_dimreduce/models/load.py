@@ -136,6 +136,8 @@ def _check_weights(part: Part) -> None:
 
     The model is built without memory for its weights, to count and name them.
     """
+    if not count_held(part) and any(part.folder.glob("onnx/*.onnx")):
+        raise ValueError("it holds a graph and no weights: load it with SentenceTransformer(path, backend='onnx')")
     import torch  # noqa: PLC0415, takes seconds to import
     from transformers import AutoConfig, AutoModel  # noqa: PLC0415
 

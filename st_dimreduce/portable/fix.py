@@ -9,15 +9,20 @@ from pathlib import Path
 from st_dimreduce.files import new_folder, write_json
 from st_dimreduce.models.folder import read_layout
 from st_dimreduce.models.load import load_model
-from st_dimreduce.portable.layout import MODULES, OLD_NAMES, is_head, rewrite
+from st_dimreduce.portable.check import problems_of
+from st_dimreduce.portable.graphs import files_of
+from st_dimreduce.portable.layout import MODULES, OLD_NAMES, is_head, name_sizes, rewrite
 from st_dimreduce.portable.verify import check_vectors
 from st_dimreduce.untrusted import read_json, stay_inside
+
+ASIDE = ".unreduced"  # hidden, so that it is not published
 
 
 def fix(path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> None:
     """Rewrite a model's folder in place, in the layout that every reader knows, as far as that can express the model.
 
-    Files that belong to no module stay as they are, and so does what the layout cannot express:
+    Graphs of the unreduced model, which readers would take in place of its modules, go to the folder ``.unreduced``
+    in it. Other files that belong to no module stay as they are, and so does what the layout cannot express:
     :func:`st_dimreduce.check` says afterwards what that is. The new folder replaces the old one when it is complete,
     and has been loaded and found to give the same vectors.
 
@@ -49,4 +54,20 @@ def fix(path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Non
             write_json(folder / MODULES, entries)
         before = load_model(original, trust_remote_code=trust_remote_code)
         rewrite(folder, parts)
+        name_sizes(folder)
+        for problem in problems_of(root, parts):
+            if problem.graph is not None:
+                _set_aside(folder, problem.where)
         check_vectors(before, folder, trust_remote_code=trust_remote_code)
+
+
+def _set_aside(root: Path, where: str) -> None:
+    """Move a graph, and its weights beside it, to where no reader looks."""
+    graph = root / where
+    aside = root / ASIDE / Path(where).parent
+    aside.mkdir(parents=True, exist_ok=True)
+    for path in files_of(graph):
+        if not (aside / path.name).exists():
+            path.rename(aside / path.name)
+    if graph.parent != root and not any(graph.parent.iterdir()):
+        graph.parent.rmdir()

@@ -80,6 +80,7 @@ POOLING_KEYS = {  # by mode, in the order in which readers concatenate several
 _MODES = {key: mode for mode, key in POOLING_KEYS.items()}
 BEFORE_5, BAG = "Sentence Transformers before 5", "a BoW, whose words it puts in another order each time"
 BEFORE_6 = "Sentence Transformers before 6"
+SIZES = "matryoshka_dimensions"  # of the sizes of a nested head, in the config of its transformer
 DENSE_KEYS = ("in_features", "out_features", "bias", "activation_function")
 _STATIC_FILES = (WEIGHTS, PICKLE, TOKENIZER)
 _NO_LIMIT = 10**9  # tokenizers without a maximum length report a huge one
@@ -171,6 +172,22 @@ def write_record(folder: Path, record: FitRecord, in_features: int, out_features
     if (folder / CONFIG).exists():
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         write_json(folder / CONFIG, config | {MODEL_KEY: record.to_dict(large=False)})
+        name_sizes(folder)
+
+
+def kept_sizes(folder: Path) -> list[int]:
+    """Return the sizes at which a model's vectors may be truncated, ascending; none if it is not nested."""
+    record = read_object(folder / RECORD) if (folder / RECORD).exists() else {}
+    sizes, most = record.get("nested"), record.get("out_features")
+    if not isinstance(sizes, list) or not all(isinstance(size, int) for size in [*sizes, most]):
+        return []
+    return sorted({*sizes, most})
+
+
+def name_sizes(folder: Path) -> None:
+    """Name the sizes in the transformer's config, where servers look for those that a request may ask for."""
+    if (sizes := kept_sizes(folder)) and (folder / CONFIG).exists():
+        write_json(folder / CONFIG, read_object(folder / CONFIG) | {SIZES: sizes})
 
 
 def _move(root: Path, old: str, new: str, names: Sequence[str] | None = None) -> str:

@@ -26,6 +26,7 @@ from st_dimreduce.enums import Format, Precision, Variant
 from st_dimreduce.files import check_target, new_folder, write_json
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.models.load import load_head, load_model
+from st_dimreduce.portable.graphs import EXPORT, files_of
 from st_dimreduce.portable.layout import TOKENIZER
 from st_dimreduce.portable.save import unportable, write_settings
 from st_dimreduce.portable.verify import KEPT, TEXTS, compare_vectors, encode_as_it_was, special_words
@@ -35,7 +36,7 @@ from st_dimreduce.runtimes.graph import EmbedTokens, head_graph, model_graph, wr
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-SETTINGS = "export.json"
+SETTINGS = EXPORT
 MOST_WEIGHTS = 500_000_000  # 2 GB of float32: what one ONNX file holds
 _NO_LIMIT = 10**9  # tokenizers without a maximum length report a huge one
 _SUFFIXES = {Format.ONNX: "onnx", Format.OPENVINO: "xml"}
@@ -261,7 +262,7 @@ def _measured(path: Path, outputs: dict[str, np.ndarray], expected: np.ndarray) 
     found = outputs["sentence_embedding"].astype(np.float64)
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     cosines = ((found * expected).sum(axis=1) / np.maximum(norms, 1e-30))[norms > 0]
-    size = sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}.*"))
+    size = sum(part.stat().st_size for part in files_of(path))
     mean, least = float(cosines.mean()), float(cosines.min())
     return {"bytes": size, "mean_cosine": round(mean, 6), "least_cosine": round(least, 6)}
 

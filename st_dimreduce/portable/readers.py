@@ -1,0 +1,158 @@
+"""What each reader of a model's folder makes of it: the model's vectors, unreduced ones, or an error.
+
+The rules are those of the readers' own sources, and of tests with the readers themselves; docs/serving.md names both.
+Nothing in the folder is loaded or run here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from st_dimreduce.enums import Outcome
+from st_dimreduce.models.folder import Part, read_layout
+from st_dimreduce.portable.check import Problem, is_export, problems_of, reduced_size
+from st_dimreduce.portable.graphs import Graph, graphs_of
+
+_WORST = (Outcome.UNREDUCED, Outcome.DIFFERENT, Outcome.FAILS)  # the silent ones first
+_ADD = "export it, or publish --with onnx"
+_IN_GRAPH = "the head is in the graph, before any pooling"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one reader makes of a model's folder.
+
+    Attributes:
+        reader: The reader.
+        outcome: ``"right"``; ``"unreduced"``, the base model's vectors without a word; ``"different"``, other vectors
+            without a word; or ``"fails"``, with an error.
+        why: What it reads.
+        remedy: What to do about it; empty where it is right.
+    """
+
+    reader: str
+    outcome: Outcome
+    why: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """What readers see of a folder.
+
+    Attributes:
+        parts: Its modules.
+        problems: What is wrong with them.
+        graphs: Its graphs, by their files.
+        size: Size of the reduced vectors.
+        alone: Whether there are graphs and no weights.
+    """
+
+    parts: list[Part]
+    problems: list[Problem]
+    graphs: dict[str, Graph] = field(default_factory=dict)
+    size: int = 0
+    alone: bool = False
+
+    def reads(self, of: Callable[[Problem], Outcome | None]) -> Problem | None:
+        """Return the problem that is worst for a reader; None if there is none."""
+        hurt = [problem for problem in self.problems if of(problem) is not None]
+        return min(hurt, key=lambda problem: _WORST.index(of(problem)), default=None)
+
+
+def check_readers(path: str | os.PathLike[str]) -> list[Reading]:
+    """Say what each reader makes of a reduced model's folder, or of the folder of its export.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        One for each reader, as in the table in docs/serving.md; none for a model without a head.
+
+    Raises:
+        ValueError: If the folder is no model or is damaged.
+    """
+    root = Path(path)
+    parts = read_layout(root, trust_remote_code=True)
+    size = reduced_size(root, parts)
+    if size is None:
+        return []
+    graphs = {graph.where: graph for graph in graphs_of(root)}
+    folder = _Folder(parts, problems_of(root, parts), graphs, size, is_export(root))
+    return [
+        _from_modules(folder, "Sentence Transformers 6", lambda problem: problem.newer),
+        _from_modules(folder, "Sentence Transformers 3.4 to 5", lambda problem: problem.older),
+        _by_backend(folder),
+        _from_modules(folder, "Text Embeddings Inference, Candle", lambda problem: problem.server),
+        _by_server_on_cpu(folder),
+        _without_modules("Text Embeddings Inference, Python backend", folder),
+        _from_modules(folder, "vLLM", lambda problem: problem.server),
+        _from_modules(folder, "Infinity, torch", lambda problem: problem.newer),
+        _from_tokens(folder, "Infinity, ONNX"),
+        _from_tokens(folder, "fastembed"),
+        _from_tokens(folder, "transformers.js"),
+        _from_tokens(folder, "langchain4j, Spring AI"),
+        _from_tokens(folder, "Vespa", "right if last_hidden_state or sentence_embedding is named as its output"),
+        _from_tokens(folder, "Semantic Kernel"),
+        _from_modules(folder, "eland, opensearch-py-ml", lambda problem: problem.newer),
+        _without_modules("llama.cpp, Ollama", folder),
+    ]
+
+
+def _from_modules(folder: _Folder, reader: str, of: Callable[[Problem], Outcome | None]) -> Reading:
+    """Say what a reader makes of the modules that ``modules.json`` names."""
+    if folder.alone:
+        return Reading(reader, Outcome.FAILS, "there are no weights", "give it the folder that save_portable wrote")
+    problem = folder.reads(of)
+    if problem is None:
+        return Reading(reader, Outcome.RIGHT, "modules.json names the head")
+    return Reading(reader, of(problem) or Outcome.FAILS, f"{problem.where}: {problem.what}", problem.remedy)
+
+
+def _by_backend(folder: _Folder) -> Reading:
+    """Say what Sentence Transformers makes of graphs, which it takes for the transformer, before the modules."""
+    reader, graph = "Sentence Transformers, backend='onnx'", folder.graphs.get("onnx/model.onnx")
+    if graph is None:
+        return _from_modules(folder, reader, lambda problem: problem.newer)
+    if folder.alone == (graph.tokens == folder.size):
+        return Reading(reader, Outcome.RIGHT, _IN_GRAPH if folder.alone else "the graph is below the head")
+    remedy = "model_kwargs={'export': True}" if not folder.alone else "take its sentence_embedding"
+    return Reading(reader, Outcome.FAILS, "the head is in the graph and in modules.json", remedy)
+
+
+def _by_server_on_cpu(folder: _Folder) -> Reading:
+    """Say what the server makes of a graph: its sentence embedding, else its tokens, pooled."""
+    reader = "Text Embeddings Inference, CPU"
+    graph = folder.graphs.get("onnx/model.onnx") or folder.graphs.get("model.onnx")
+    if graph is None:
+        return _from_modules(folder, reader, lambda problem: problem.server)
+    if folder.size in {graph.sentence, graph.tokens if graph.sentence is None else None}:
+        return Reading(reader, Outcome.RIGHT, _IN_GRAPH)
+    return _unreduced(reader, graph)
+
+
+def _from_tokens(folder: _Folder, reader: str, why: str = _IN_GRAPH) -> Reading:
+    """Say what a reader makes of a graph whose token embeddings it pools."""
+    graph = folder.graphs.get("onnx/model.onnx")
+    if graph is None:
+        return Reading(reader, Outcome.FAILS, "there is no onnx/model.onnx", _ADD)
+    if graph.tokens == folder.size:
+        return Reading(reader, Outcome.RIGHT, why)
+    if graph.tokens is None and graph.sentence == folder.size:
+        return Reading(reader, Outcome.FAILS, "the graph gives no tokens to pool", "use a reader of sentence_embedding")
+    return _unreduced(reader, graph)
+
+
+def _unreduced(reader: str, graph: Graph) -> Reading:
+    remedy = "set the graph aside with st-dimreduce check --fix"
+    return Reading(reader, Outcome.UNREDUCED, f"{graph.where} is a graph without the head", remedy)
+
+
+def _without_modules(reader: str, folder: _Folder) -> Reading:
+    """Say what a reader makes of a model that leaves out what stands behind the transformer."""
+    if folder.alone:
+        return Reading(reader, Outcome.FAILS, "there are no weights", "use another reader")
+    return Reading(reader, Outcome.UNREDUCED, "it reads no Dense of modules.json", "use another reader")
