@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,18 @@ from st_dimreduce import DimReduce, attach_head, check, load_head, reduce_model,
 from st_dimreduce.models.load import load_model
 from tests.helpers.kinds import KINDS, make
 from tests.helpers.tiny import SENTENCES
+
+PAGE = Path("docs/models.md")
+
+
+TABLE = {
+    row[0]: row[1:]
+    for row in re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([\d.]+) \|$", PAGE.read_text(encoding="utf-8"), re.M)
+}
+
+
+def test_the_page_has_a_row_for_each_kind():
+    assert list(TABLE) == list(KINDS)
 
 
 def ways(model, texts):
@@ -26,7 +40,11 @@ def test_every_route_gives_the_same_vectors(kind, tiny_path, tmp_path):
     model, texts = reduce_model(base, SENTENCES, 8), SENTENCES[:7]
     expected = ways(model, texts)
     assert [vectors.shape for vectors in expected.values()] == [(7, 8)] * 3
-    whole = ways(base, texts)
+    whole, said = ways(base, texts), TABLE[kind][0]
+    assert ("layer" in said) == (len(model) == len(base) + 1)
+    assert ("multiplied into the last Dense" in said) == (len(model) == len(base))
+    assert ("no portable folder" in said) == (kind == "bag of words")
+    assert ("before Normalize" in said) == (type(base[-1]).__name__ == "Normalize" and len(model) > len(base))
     if kind in {"mean", "padded on the left", "two towers", "texts and images"}:  # others may leave the prompt out
         assert np.abs(expected["encode_query"] - expected["encode_document"]).max() > 1e-3
     model.save_pretrained(str(tmp_path / "saved"))
