@@ -62,6 +62,7 @@ KNOWN_MODULES = (
 _TRANSFORMERS = ("Transformer", "CLIPModel")
 TOKENIZER_CLASSES = ("WhitespaceTokenizer", "WordTokenizer", "PhraseTokenizer", "TransformersTokenizerWrapper")
 _OTHER_CONFIGS = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json", "WordEmbeddings": "wordembedding_config.json"}
+MULTI_VECTOR = "reduce it with reduce_multi_vector"
 REMOTE = (
     "it needs code that comes with the model or from another package; if you trust that, use --trust-remote-code, or "
     "load it yourself, SentenceTransformer(path, trust_remote_code=True), and give that model"
@@ -243,6 +244,8 @@ def _check_type(type_: Any, where: str, trust_remote_code: bool) -> None:
         return
     if not type_.startswith("sentence_transformers."):
         raise ValueError(f"{where} names {short(type_)}, no module of Sentence Transformers: {REMOTE}")
+    if type_.startswith("sentence_transformers.multi_vector_encoder."):
+        raise ValueError(f"{where} names {short(type_)}, of a model that gives a vector for each token: {MULTI_VECTOR}")
     if type_.rpartition(".")[2] not in KNOWN_MODULES:
         raise ValueError(
             f"{where} names {short(type_)}, which Sentence Transformers has not for sentence embeddings: "

@@ -23,6 +23,7 @@ from st_dimreduce.head import (
 )
 from st_dimreduce.models.folder import (
     CARD,
+    MULTI_VECTOR,
     REMOTE,
     Part,
     check_entries,
@@ -69,6 +70,8 @@ def load_model(
     """
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415, takes seconds to import
 
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise no_model(name_or_path)
     name = os.fspath(name_or_path)
     try:
         is_folder = Path(name).is_dir()
@@ -94,6 +97,13 @@ def load_model(
     if repo is not None:
         _name(model, repo, folder.name)
     return model
+
+
+def no_model(given: object) -> ValueError:
+    """Return the error that says what was given in place of a ``SentenceTransformer``."""
+    kind = type(given).__name__
+    other = f": {MULTI_VECTOR}" if kind == "MultiVectorEncoder" else ", its name or its folder"
+    return ValueError(f"the model is a {kind}: expected a SentenceTransformer{other}")
 
 
 def _keep_record(model: SentenceTransformer, path: Path) -> None:

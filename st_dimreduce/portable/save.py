@@ -20,6 +20,7 @@ from st_dimreduce.dim_reduce import DimReduce, head_of
 from st_dimreduce.files import new_folder, write_json
 from st_dimreduce.head import ACTIVATIONS, ALONE, CONFIG, Head, is_activation
 from st_dimreduce.models.folder import TEXT, Part
+from st_dimreduce.models.load import no_model
 from st_dimreduce.portable.card import model_card
 from st_dimreduce.portable.layout import (
     BAG,
@@ -76,6 +77,8 @@ def save_portable(
             other vectors, or what was written does; says what it is. Nothing is left behind.
         FileExistsError: If ``path`` exists and ``overwrite`` is False, or is no model folder.
     """
+    if not isinstance(model, SentenceTransformer):
+        raise no_model(model)
     modules = list(model)
     problems = [*unportable(modules), *_misread(modules)]
     if problems:

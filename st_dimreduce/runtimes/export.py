@@ -25,7 +25,7 @@ from st_dimreduce.dim_reduce import head_of
 from st_dimreduce.enums import Format, Precision, Variant
 from st_dimreduce.files import check_target, new_folder, write_json
 from st_dimreduce.head import Head, HeadLike
-from st_dimreduce.models.load import load_head, load_model
+from st_dimreduce.models.load import load_head, load_model, no_model
 from st_dimreduce.portable.graphs import EXPORT, files_of
 from st_dimreduce.portable.layout import TOKENIZER
 from st_dimreduce.portable.save import unportable, write_settings
@@ -300,7 +300,11 @@ def _open(source: SentenceTransformer | HeadLike | str | os.PathLike[str]) -> Se
         folder = Path(source)
         is_head = folder.is_dir() and not (folder / "modules.json").exists()
         return load_head(folder) if is_head else load_model(source)
-    return source if isinstance(source, SentenceTransformer) else source.to_head()
+    if isinstance(source, SentenceTransformer):
+        return source
+    if not hasattr(source, "to_head"):
+        raise no_model(source)
+    return source.to_head()
 
 
 def unexportable(model: SentenceTransformer, most_weights: int = MOST_WEIGHTS) -> list[str]:

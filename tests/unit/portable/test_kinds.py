@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 from st_dimreduce import DimReduce, attach_head, check, load_head, reduce_model, save_portable
 from st_dimreduce.models.load import load_model
@@ -131,3 +131,16 @@ def test_a_head_to_be_trained_stays_a_layer_of_its_own(tiny_path, tmp_path):
     base = make("dense", tiny_path, tmp_path)
     model = reduce_model(base, SENTENCES, 8, trainable=True)
     assert [type(module).__name__ for module in model][-3:] == ["Dense", "DimReduce", "Normalize"]
+
+
+def test_a_model_that_gives_a_vector_for_each_token_has_a_function_of_its_own(tiny_path, tmp_path):
+    model = MultiVectorEncoder(tiny_path, device="cpu")
+    model.save_pretrained(str(tmp_path / "multi"))
+    said = "the model is a MultiVectorEncoder: expected a SentenceTransformer: reduce it with reduce_multi_vector"
+    for call in (lambda: reduce_model(model, SENTENCES, 8), lambda: save_portable(model, tmp_path / "p")):
+        with pytest.raises(ValueError, match=said):
+            call()
+    with pytest.raises(ValueError, match="a model that gives a vector for each token: reduce it with reduce_multi_vec"):
+        reduce_model(tmp_path / "multi", SENTENCES, 8)
+    with pytest.raises(ValueError, match="the model is a int: expected a SentenceTransformer, its name or its folder"):
+        reduce_model(7, SENTENCES, 8)
