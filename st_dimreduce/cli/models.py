@@ -155,9 +155,7 @@ def check(
 
     The exit status is 1 if anything is wrong. Readers of graphs alone fail on a folder without one, which is not wrong.
     """
-    from st_dimreduce.evaluation.report import readers_table
     from st_dimreduce.portable.check import check as check_folder
-    from st_dimreduce.portable.readers import check_readers
 
     if fix:
         from st_dimreduce.portable.fix import fix as fix_folder
@@ -165,6 +163,9 @@ def check(
         hide_loading_bars()
         fix_folder(folder, trust_remote_code=trust_remote_code)
     problems = check_folder(folder)
+
+    from st_dimreduce.portable.readers import check_readers, readers_table
+
     if readings := check_readers(folder):
         show(readers_table(readings))
     show(*map(str, problems))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -19,7 +19,6 @@ from st_dimreduce.evaluation.compare import Comparison, Hurt, Row
 from st_dimreduce.evaluation.metrics import METRIC_NAMES
 from st_dimreduce.files import new_file, write_json
 from st_dimreduce.texts import Question
-from st_dimreduce.untrusted import printable
 
 _SHOWN = 3  # documents shown per query
 
@@ -113,21 +112,6 @@ def choice_table(choice: dict[str, Any]) -> Table:
             _percent(option["retention"]),
             "*" if option == choice["best"] else "",
         )
-    return table
-
-
-def readers_table(readings: Sequence[Any]) -> Table:
-    """Return what readers make of a model's folder as a rich table.
-
-    Args:
-        readings: What :func:`st_dimreduce.check_readers` returned.
-    """
-    table = _table("What each reader makes of it")
-    for name in ("reader", "vectors", "why, and what to do"):
-        table.add_column(name, overflow="fold")
-    for reading in readings:
-        why = f"{reading.why}; {reading.remedy}" if reading.remedy else reading.why
-        table.add_row(reading.reader, reading.outcome.value, printable(why))
     return table
 
 

@@ -7,14 +7,18 @@ Nothing in the folder is loaded or run here.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
 from st_dimreduce.enums import Outcome
 from st_dimreduce.models.folder import Part, read_layout
 from st_dimreduce.portable.check import Problem, is_export, problems_of, reduced_size
 from st_dimreduce.portable.graphs import Graph, graphs_of
+from st_dimreduce.untrusted import printable
 
 _WORST = (Outcome.UNREDUCED, Outcome.DIFFERENT, Outcome.FAILS)  # the silent ones first
 _ADD = "export it, or publish --with onnx"
@@ -100,6 +104,21 @@ def check_readers(path: str | os.PathLike[str]) -> list[Reading]:
         _from_modules(folder, "eland, opensearch-py-ml", lambda problem: problem.newer),
         _without_modules("llama.cpp, Ollama", folder),
     ]
+
+
+def readers_table(readings: Sequence[Reading]) -> Table:
+    """Return what readers make of a model's folder as a rich table.
+
+    Args:
+        readings: What :func:`check_readers` returned.
+    """
+    table = Table(title="What each reader makes of it", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("reader", "vectors", "why; what to do"):
+        table.add_column(name, overflow="fold")
+    for reading in readings:
+        why = f"{reading.why}; {reading.remedy}" if reading.remedy else reading.why
+        table.add_row(reading.reader, reading.outcome.value, printable(why))
+    return table
 
 
 def _from_modules(folder: _Folder, reader: str, of: Callable[[Problem], Outcome | None]) -> Reading:

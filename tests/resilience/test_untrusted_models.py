@@ -255,7 +255,7 @@ def test_a_pipe_or_a_socket_is_refused_at_once(make, name, place, tmp_path):
 
 
 def test_check_prints_no_escape_codes(place, tmp_path):
-    forged = "2_Dense\x1b[2K\x1b[1A\x1b[32mevery reader gives the model's vectors.\x1b[0m"
+    forged = "2_Dense\x1b[2K\x1b[1A\x1b[32mnothing to mend.\x1b[0m"
     for name, content in {
         "path": {"path": forged},
         "type": {"type": f"sentence_transformers.models.{forged}"},

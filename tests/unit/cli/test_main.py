@@ -33,6 +33,8 @@ def check_does(monkeypatch):
     def replace(code, module="st_dimreduce.made_up"):
         fake = types.SimpleNamespace(check=raising(code, module))
         monkeypatch.setitem(sys.modules, "st_dimreduce.portable.check", fake)
+        readers = types.SimpleNamespace(check_readers=lambda _: [], readers_table=None)
+        monkeypatch.setitem(sys.modules, "st_dimreduce.portable.readers", readers)
 
     return replace
 
