@@ -18,6 +18,7 @@ from st_dimreduce.enums import Outcome
 from st_dimreduce.models.folder import Part, read_layout
 from st_dimreduce.portable.check import Problem, is_export, problems_of, reduced_size
 from st_dimreduce.portable.graphs import Graph, graphs_of
+from st_dimreduce.portable.layout import SERVED
 from st_dimreduce.untrusted import printable
 
 _WORST = (Outcome.UNREDUCED, Outcome.DIFFERENT, Outcome.FAILS)  # the silent ones first
@@ -93,15 +94,16 @@ def check_readers(path: str | os.PathLike[str]) -> list[Reading]:
         _from_modules(folder, "Text Embeddings Inference, Candle", lambda problem: problem.server),
         _by_server_on_cpu(folder),
         _without_modules("Text Embeddings Inference, Python backend", folder),
-        _from_modules(folder, "vLLM", lambda problem: problem.server),
+        _by_vllm(folder),
         _from_modules(folder, "Infinity, torch", lambda problem: problem.newer),
         _from_tokens(folder, "Infinity, ONNX"),
         _from_tokens(folder, "fastembed"),
         _from_tokens(folder, "transformers.js"),
         _from_tokens(folder, "langchain4j, Spring AI"),
         _from_tokens(folder, "Vespa", "right if last_hidden_state or sentence_embedding is named as its output"),
-        _from_tokens(folder, "Semantic Kernel"),
+        _by_semantic_kernel(folder),
         _from_modules(folder, "eland, opensearch-py-ml", lambda problem: problem.newer),
+        _without_modules("txtai", folder, "method: sentence-transformers"),
         _without_modules("llama.cpp, Ollama", folder),
     ]
 
@@ -170,8 +172,29 @@ def _unreduced(reader: str, graph: Graph) -> Reading:
     return Reading(reader, Outcome.UNREDUCED, f"{graph.where} is a graph without the head", remedy)
 
 
-def _without_modules(reader: str, folder: _Folder) -> Reading:
+def _by_vllm(folder: _Folder) -> Reading:
+    """Say what vLLM makes of the modules: it takes a stock Dense by its old and its new name, and no other module."""
+    reader = "vLLM"
+    others = [part.kind for part in folder.parts if part.kind not in SERVED]
+    if folder.alone:
+        return Reading(reader, Outcome.FAILS, "there are no weights", "give it the folder that save_portable wrote")
+    if folder.parts[0].kind != "Transformer":
+        return Reading(reader, Outcome.FAILS, f"it knows no {folder.parts[0].kind}", "use Sentence Transformers")
+    if "DimReduce" in others:
+        return Reading(reader, Outcome.UNREDUCED, "it leaves DimReduce out", "save the model with save_portable")
+    if others:
+        return Reading(reader, Outcome.DIFFERENT, f"it leaves {' and '.join(others)} out", "use Sentence Transformers")
+    return Reading(reader, Outcome.RIGHT, "modules.json names the head")
+
+
+def _by_semantic_kernel(folder: _Folder) -> Reading:
+    reader, why = "Semantic Kernel", "it feeds token_type_ids, which the graph does not take, and wants a vocab.txt"
+    missing = "onnx/model.onnx" not in folder.graphs
+    return Reading(reader, Outcome.FAILS, "there is no onnx/model.onnx" if missing else why, "use ONNX Runtime itself")
+
+
+def _without_modules(reader: str, folder: _Folder, remedy: str = "use another reader") -> Reading:
     """Say what a reader makes of a model that leaves out what stands behind the transformer."""
     if folder.alone:
         return Reading(reader, Outcome.FAILS, "there are no weights", "use another reader")
-    return Reading(reader, Outcome.UNREDUCED, "it reads no Dense of modules.json", "use another reader")
+    return Reading(reader, Outcome.UNREDUCED, "it reads no Dense of modules.json", remedy)
