@@ -273,7 +273,7 @@ class Task:
     @cached_property
     def digest(self) -> str:
         """A hash of the texts."""
-        return _digest([*self.texts.train, *self.texts.documents, *self.texts.queries])
+        return digest([*self.texts.train, *self.texts.documents, *self.texts.queries])
 
     @cached_property
     def nearest(self) -> np.ndarray:
@@ -347,7 +347,7 @@ def encoder(model: str) -> Encode:
 
 def vectors(model: str, dataset: str, part: str, texts: list[str]) -> np.ndarray:
     """Return the unit vectors of texts, which are encoded once and then kept under these names."""
-    path = CACHE / f"{model}-{dataset}-{part}-{_digest(texts)}.npy"
+    path = CACHE / f"{model}-{dataset}-{part}-{digest(texts)}.npy"
     if not path.exists():
         embedded = encoder(model)(texts)
         with new_file(path) as file:
@@ -355,5 +355,6 @@ def vectors(model: str, dataset: str, part: str, texts: list[str]) -> np.ndarray
     return quantize(np.load(path), Precision.FLOAT32)
 
 
-def _digest(texts: list[str]) -> str:
+def digest(texts: list[str]) -> str:
+    """Return a hash of texts, which names the file that keeps their vectors."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:8]

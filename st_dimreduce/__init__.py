@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from st_dimreduce.codes.index import CodeIndex, merge_indexes, open_index
     from st_dimreduce.codes.precision import dequantize, quantize
     from st_dimreduce.codes.search import rescore, search
+    from st_dimreduce.codes.tokens import TokenCodes, search_multi_vector
     from st_dimreduce.dim_reduce import DimReduce
     from st_dimreduce.enums import Objective, Precision, Verdict
     from st_dimreduce.evaluation.compare import Comparison, compare
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from st_dimreduce.head import FitRecord, Head, save_head
     from st_dimreduce.models.attach import attach_head
     from st_dimreduce.models.load import load_head
+    from st_dimreduce.models.multi_vector import reduce_multi_vector
     from st_dimreduce.portable.check import check
     from st_dimreduce.portable.fix import fix
     from st_dimreduce.portable.hub import publish
@@ -43,6 +45,7 @@ _HOMES = {
     "Precision": "enums",
     "Size": "fitting.budget",
     "Summary": "fitting.summary",
+    "TokenCodes": "codes.tokens",
     "Verdict": "enums",
     "add_to_index": "vectors.index",
     "attach_head": "models.attach",
@@ -63,11 +66,13 @@ _HOMES = {
     "publish": "portable.hub",
     "quantize": "codes.precision",
     "reduce_model": "recipe",
+    "reduce_multi_vector": "models.multi_vector",
     "reduce_vectors": "vectors.reduce",
     "rescore": "codes.search",
     "save_head": "head",
     "save_portable": "portable.save",
     "search": "codes.search",
+    "search_multi_vector": "codes.tokens",
     "summarize": "vectors.fit",
 }
 __all__ = [
@@ -83,6 +88,7 @@ __all__ = [
     "Precision",
     "Size",
     "Summary",
+    "TokenCodes",
     "Verdict",
     "add_to_index",
     "attach_head",
@@ -103,11 +109,13 @@ __all__ = [
     "publish",
     "quantize",
     "reduce_model",
+    "reduce_multi_vector",
     "reduce_vectors",
     "rescore",
     "save_head",
     "save_portable",
     "search",
+    "search_multi_vector",
     "summarize",
 ]
 __version__ = "0.1.0"

@@ -174,8 +174,13 @@ def keep_record(model: SentenceTransformer, record: FitRecord, alone: Head | Non
     dense.__dict__["record"] = record  # which a stock Dense does not declare
     if alone is not None:
         dense.__dict__["alone"] = alone
-    if isinstance(model[0], Transformer):
-        setattr(model[0].auto_model.config, MODEL_KEY, record.to_dict(large=False))
+    keep_in_config(model[0], record)
+
+
+def keep_in_config(module: nn.Module, record: FitRecord) -> None:
+    """Keep a record in the config of a model's first module, if that is a transformer."""
+    if isinstance(module, Transformer):
+        setattr(module.auto_model.config, MODEL_KEY, record.to_dict(large=False))
 
 
 def _kept_record(model: SentenceTransformer) -> FitRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -99,6 +99,33 @@ def read_tensors(path: Path, expected: Shapes) -> dict[str, np.ndarray]:
         if not np.isfinite(values).all():
             raise ValueError(f"{path} holds values that are not finite")
     return {name: values for name, values in tensors.items() if values is not None}
+
+
+def read_arrays(
+    path: str | os.PathLike[str], layout: str, names: Collection[str], what: str, writer: str
+) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Read a safetensors file of our own that holds arrays of these names, and what it says of them.
+
+    Args:
+        path: The file.
+        layout: What its metadata says under ``"format"``.
+        names: The names of its arrays.
+        what: What it is, such as ``"summary"``, and
+        writer: what wrote it, for the message.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is anything else.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            said = file.metadata() or {}
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, a file is no mapping
+    except (SafetensorError, TypeError, KeyError) as error:  # the last two: of a type that NumPy lacks
+        raise ValueError(f"{path} is no {what}: expected a file written by {writer} ({error})") from error
+    if said.get("format") != layout or arrays.keys() != set(names):
+        raise ValueError(f"{path} is no {what}: expected a file written by {writer}")
+    return said, arrays
 
 
 def _floats(data: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -75,3 +75,35 @@ def refuse_masked(array: Any, name: str) -> None:
     if np.ma.is_masked(array):
         count = np.ma.count_masked(array)
         raise ValueError(f"{name} are a masked array with {count} masked entries: drop those rows, or fill them")
+
+
+def refuse_multi_vector(vectors: Any, name: str, instead: str) -> None:
+    """Raise ``ValueError`` if these are several vectors per text, which only ``instead`` reads."""
+    listed = isinstance(vectors, (list, tuple)) and len(vectors) > 0 and np.ndim(vectors[0]) == 2
+    if listed or getattr(vectors, "ndim", None) == 3:
+        raise ValueError(f"{name} are several vectors per text, as of a MultiVectorEncoder: use {instead} for these")
+
+
+def as_array(vectors: Any, name: str, shape: str) -> np.ndarray:
+    """Return vectors, an array or a tensor with two dimensions, as an array of finite numbers.
+
+    Args:
+        vectors: The vectors.
+        name: What they are, in the plural, for the message.
+        shape: The shape to expect, such as ``"(n, k)"``, for the message.
+
+    Raises:
+        ValueError: If they are anything else, or entries are masked.
+    """
+    refuse_masked(vectors, f"the {name}")
+    if not isinstance(vectors, np.ndarray):
+        if not hasattr(vectors, "detach"):
+            kind = type(vectors).__name__
+            raise ValueError(f"{name} are of type {kind}: expected an array or a tensor of floats, {shape}")
+        tensor = vectors.detach().cpu()
+        vectors = (tensor if tensor.dtype.itemsize > 2 else tensor.float()).numpy()  # NumPy has no bfloat16
+    if vectors.dtype.kind not in "fiub":
+        raise ValueError(f"{name} are of type {vectors.dtype}: expected floats of shape {shape}")
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        raise ValueError(f"{name} have shape {vectors.shape}: expected finite vectors of shape {shape}")
+    return vectors

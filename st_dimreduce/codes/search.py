@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from st_dimreduce.codes.precision import bytes_to_levels, check_codes
-from st_dimreduce.codes.rows import as_count, refuse_masked, scale_rows
+from st_dimreduce.codes.rows import as_array, as_count, refuse_masked, refuse_multi_vector, scale_rows
 from st_dimreduce.enums import Precision
 
 if TYPE_CHECKING:
@@ -66,14 +66,7 @@ def search(
             decoded.append(thread.submit(decode, following, precision, size))
             for first in range(0, len(unit), some):
                 block = slice(first, first + some)
-                best, found = _best(unit[block] @ documents.T * inverse, kept)
-                best, found = (
-                    np.concatenate([scores[block], best], axis=1),
-                    np.concatenate([rows[block], found + start], axis=1),
-                )
-                order = np.argsort(-best, axis=1, kind="stable")[:, :kept]
-                scores[block] = np.take_along_axis(best, order, axis=1)
-                rows[block] = np.take_along_axis(found, order, axis=1)
+                keep_best(scores[block], rows[block], unit[block] @ documents.T * inverse, start)
     return scores, rows
 
 
@@ -93,6 +86,22 @@ def decode(codes: np.ndarray, precision: Precision, size: int) -> tuple[np.ndarr
         else:  # the last byte is padded
             squares = np.square(rows).sum(axis=1)
     return rows, 1 / np.sqrt(np.maximum(squares, _TINY))
+
+
+def keep_best(scores: np.ndarray, rows: np.ndarray, new: np.ndarray, start: int) -> None:
+    """Put new scores among the best so far, in place, the greatest first.
+
+    Args:
+        scores: The best so far, (q, kept); -inf where there is none yet.
+        rows: Where they were found, int64 of shape (q, kept).
+        new: Scores of shape (q, n).
+        start: The row that the first of them belongs to.
+    """
+    best, found = _best(new, scores.shape[1])
+    best, found = np.concatenate([scores, best], axis=1), np.concatenate([rows, found + start], axis=1)
+    order = np.argsort(-best, axis=1, kind="stable")[:, : scores.shape[1]]
+    scores[:] = np.take_along_axis(best, order, axis=1)
+    rows[:] = np.take_along_axis(found, order, axis=1)
 
 
 def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -159,16 +168,7 @@ def rescore(
 
 def unit_queries(queries: Any, top_k: int) -> np.ndarray:
     """Return queries, an array or a tensor, scaled to norm 1."""
-    refuse_masked(queries, "the queries")
-    if not isinstance(queries, np.ndarray):
-        if not hasattr(queries, "detach"):
-            kind = type(queries).__name__
-            raise ValueError(f"queries are of type {kind}: expected an array or a tensor of floats, (q, k)")
-        tensor = queries.detach().cpu()
-        queries = (tensor if tensor.dtype.itemsize > 2 else tensor.float()).numpy()  # NumPy has no bfloat16
-    if queries.dtype.kind not in "fiub":
-        raise ValueError(f"queries are of type {queries.dtype}: expected floats of shape (q, k)")
-    if queries.ndim != 2 or not np.isfinite(queries).all():
-        raise ValueError(f"queries have shape {queries.shape}: expected finite vectors of shape (q, k)")
+    refuse_multi_vector(queries, "queries", "search_multi_vector")
+    queries = as_array(queries, "queries", "(q, k)")
     as_count(top_k, "top_k", "ask for at least 1")
     return scale_rows(queries)

@@ -7,11 +7,11 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from st_dimreduce.codes.rows import refuse_masked
 from st_dimreduce.files import new_file
+from st_dimreduce.untrusted import read_arrays
 
 _BLOCK = 2048  # rows whose Gram matrix is summed in float32 before it is added in float64
 _CACHED = 128  # rows that are still in the cache when they are scaled, after their norms were taken
@@ -245,14 +245,7 @@ class Summary:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is not a summary.
         """
-        try:
-            with safe_open(path, "numpy") as file:
-                numbers = file.metadata() or {}
-                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, a file is no mapping
-        except (SafetensorError, TypeError, KeyError) as error:  # the last two: of a type that NumPy lacks
-            raise ValueError(f"{path} is no summary: expected a file written by Summary.save ({error})") from error
-        if numbers.get("format") != _FORMAT or arrays.keys() != set(_ARRAYS):
-            raise ValueError(f"{path} is no summary: expected a file written by Summary.save")
+        numbers, arrays = read_arrays(path, _FORMAT, _ARRAYS, "summary", "Summary.save")
         width, rows = arrays["sum"].size, arrays["keys"].size
         shapes = dict(zip(_ARRAYS, ((width,), (width, width), (rows, width), (rows,)), strict=True))
         if {name: array.shape for name, array in arrays.items()} != shapes:
@@ -266,7 +259,7 @@ class Summary:
             summary._stream = int(numbers["stream"]) if numbers["stream"] else None
         except (KeyError, ValueError, OverflowError) as error:
             raise ValueError(f"{path} is damaged: its numbers are missing or none ({error})") from error
-        finite = all(np.isfinite(array).all() for array in (summary._norm_sum, *arrays.values()))
+        finite = np.isfinite(summary._norm_sum) and all(np.isfinite(array).all() for array in arrays.values())
         # A sum of norms at the very edge may be rounded beyond it.
         least, most = (0.0, 0.0) if not summary.count else (0.9 * _SMALLEST, 1.1 * _LARGEST)
         fits = summary.count < 2**63 and least <= summary.mean_norm <= most

@@ -82,13 +82,13 @@ def stack_head(base: SentenceTransformer, head: Head, *, trainable: bool, shared
     return reduced
 
 
-def takes_head(module: nn.Module, out_features: int) -> bool:
-    """Whether a head can be multiplied into a module: a linear layer of the sentence embedding, and nothing more."""
+def takes_head(module: nn.Module, out_features: int, feature: str = "sentence_embedding") -> bool:
+    """Whether a head can be multiplied into a module: a linear layer of the named feature, and nothing more."""
     return (
         type(module) is Dense
         and isinstance(module.activation_function, nn.Identity)
         and not module.use_residual
-        and {module.module_input_name, module.module_output_name} == {"sentence_embedding"}
+        and {module.module_input_name, module.module_output_name} == {feature}
         and module.in_features >= out_features
     )
 
