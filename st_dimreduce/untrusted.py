@@ -15,6 +15,8 @@ from safetensors import SafetensorError, deserialize, safe_open
 
 _MOST_BYTES = 16 * 2**20  # of a JSON file that describes a model, and of the header of a safetensors file
 _MOST_FILES = 100_000  # in a model's folder
+# What begins markup is shown as another letter; a pipe would end a cell of a table.
+_HARMLESS = str.maketrans("<>`[]|\\&", "()'()//+")
 _FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 Shapes = dict[str, tuple[int, ...]]
 
@@ -233,6 +235,11 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )
+
+
+def harmless(text: str) -> str:
+    """Return a text, in one line, that means nothing in Markdown and HTML."""
+    return printable(" ".join(text.split())).translate(_HARMLESS).replace("://", ": //")
 
 
 def short(value: Any) -> str:

@@ -11,14 +11,14 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from st_dimreduce.enums import Precision
 from st_dimreduce.head import FitRecord, record_comment
-from st_dimreduce.untrusted import printable
+from st_dimreduce.portable.serving import Serving
+from st_dimreduce.untrusted import harmless
 
 MARK = "<!-- Written by st_dimreduce, anew at every publish: take this line out to keep a text of your own. -->"
 PICTURE = "quality.png"
 _ORIGIN = ("base_model", "license", "license_name", "license_link", "language")  # from the base model's card
 _REPO = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-# What begins markup is shown as another letter; a pipe would end a cell of a table.
-_HARMLESS = str.maketrans("<>`[]|\\&", "()'()//+")
+_NAMELESS = "path or name of this model"
 _ENOUGH = 0.99  # share of the best value that a recommended precision retains
 _TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "dimensionality-reduction"]
 # Metric, its heading, and the name the Hub knows it by: that of Sentence Transformers' evaluators where there is one.
@@ -50,7 +50,12 @@ _SETTINGS = {  # fields of the record, in the words of the card
 
 
 def model_card(
-    record: FitRecord, in_features: int, out_features: int, name: str | None = None, picture: bool = False
+    record: FitRecord,
+    in_features: int,
+    out_features: int,
+    name: str | None = None,
+    picture: bool = False,
+    serving: Serving | None = None,
 ) -> str:
     """Write the README.md of a reduced model.
 
@@ -60,6 +65,7 @@ def model_card(
         out_features: Size of the reduced embeddings.
         name: The model's name on the Hub. Defaults to None: the reader is told to put in name or path.
         picture: Whether ``quality.png`` will be beside the card. Defaults to False.
+        serving: What readers make of the model's folder. Defaults to None: the card says nothing of them.
 
     Returns:
         Markdown with a block of metadata that the Hub reads, and the record in a comment that a loaded model keeps.
@@ -70,13 +76,15 @@ def model_card(
     title = title or f"Sentence embeddings of {out_features} dimensions"
     origin = f" It is [`{base}`](https://huggingface.co/{base}) with one more layer." if base else ""
     parts = [
-        f"---\n{_metadata(record, out_features, name or title).to_yaml()}\n---\n",
+        f"---\n{_metadata(record, out_features, name or title, serving).to_yaml()}\n---\n",
         f"{MARK}\n{comment}\n",
         f"# {title}\n",
         f"Maps a text to {out_features} numbers, where its base model gives {in_features}.{origin} "
         f"{_advice(record, in_features, out_features)}\n",
-        _usage(record, out_features, name),
+        _usage(record, out_features, name or _NAMELESS),
+        serving.section(name or _NAMELESS) if serving else "",
         _results(record, picture),
+        _tasks(record),
         _fit(record, in_features, out_features),
         _licence(record),
     ]
@@ -101,7 +109,7 @@ def _clean(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_clean(inner) for inner in value)
     if isinstance(value, str):
-        return printable(" ".join(value.split())).translate(_HARMLESS).replace("://", ": //")
+        return harmless(value)
     return value
 
 
@@ -148,7 +156,7 @@ def _percent(share: float | None, interval: Sequence[float] | None) -> str:
     return f"{100 * share:.1f}" + (f" ({' to '.join(ends)})" if len(set(ends)) > 1 else "")
 
 
-def _metadata(record: FitRecord, out_features: int, name: str) -> ModelCardData:
+def _metadata(record: FitRecord, out_features: int, name: str, serving: Serving | None) -> ModelCardData:
     results = [
         EvalResult(
             task_type="information-retrieval",
@@ -163,12 +171,27 @@ def _metadata(record: FitRecord, out_features: int, name: str) -> ModelCardData:
         for metric, (title, kind) in _METRICS.items()
         if row.get(metric) is not None and metric != "retention"
     ]
+    tasks = [row for row in _task_rows(record) if row["dimensions"] == out_features]
+    results += [
+        EvalResult(
+            task_type=row["type"],
+            dataset_type=row["dataset"] if _REPO.fullmatch(row["dataset"]) else "unknown",
+            dataset_name=f"MTEB {_task_name(row)}",
+            dataset_config=row["subset"],
+            dataset_split=row["split"],
+            dataset_revision=row["revision"],
+            metric_type=row["metric"],
+            metric_name=f"{row['metric']}, {row['precision']}, {row['bytes_per_vector']} bytes per vector",
+            metric_value=round(float(row["value"]), 5),
+        )
+        for row in tasks
+    ]
     origin: dict[str, Any] = {key: getattr(record, key) for key in _ORIGIN}
     return ModelCardData(
         **origin,
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
-        tags=_TAGS,
+        tags=[*_TAGS, *(serving.tags() if serving else []), *(["mteb"] if tasks else [])],
         model_name=name if results else None,
         eval_results=results or None,
     )
@@ -181,18 +204,18 @@ def _advice(record: FitRecord, in_features: int, out_features: int) -> str:
     return f"{stored} {size:,} bytes per vector instead of {full:,}."
 
 
-def _usage(record: FitRecord, out_features: int, name: str | None) -> str:
+def _usage(record: FitRecord, out_features: int, name: str) -> str:
     precision, size = recommended(record, out_features)
     text = f"""## Usage
 
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{name or "path or name of this model"}")
+model = SentenceTransformer("{name}")
 embeddings = model.encode(["A sentence", "Another sentence"])  # shape (2, {out_features})
 ```
 
-No flag, no plug-in, any version of Sentence Transformers; Text Embeddings Inference serves it too.
+No flag and no plug-in.
 """
     if precision is Precision.FLOAT32:
         return text
@@ -224,6 +247,35 @@ against people's scores; retention: the first of these, relative to the base mod
 
 {table}
 {image}"""
+
+
+def _task_rows(record: FitRecord) -> list[dict[str, Any]]:
+    """Return what mteb measured of the model, as :meth:`st_dimreduce.integrations.mteb.CodesModel.rows` gives it."""
+    return (record.figures or {}).get("mteb", [])
+
+
+def _task_name(row: dict[str, Any]) -> str:
+    return row["task"] if row["subset"] == "default" else f"{row['task']} ({row['subset']})"
+
+
+def _tasks(record: FitRecord) -> str:
+    lines = [
+        f"| {_task_name(row)} | {row['split']} | {row['precision']} | {row['bytes_per_vector']:,} | {row['metric']} "
+        f"| {100 * row['value']:.1f} |"
+        for row in _task_rows(record)
+    ]
+    if not lines:
+        return ""
+    return "\n".join(
+        [
+            "## MTEB\n",
+            "In percent. Queries are floats; every other text is stored as the row says, and decoded.\n",
+            "| task | split | stored as | bytes | metric | score |",
+            "| --- | --- | --- | ---: | --- | ---: |",
+            *lines,
+            "",
+        ]
+    )
 
 
 def _fit(record: FitRecord, in_features: int, out_features: int) -> str:

@@ -32,6 +32,7 @@ from st_dimreduce.portable.card import MARK, PICTURE, model_card
 from st_dimreduce.portable.check import check
 from st_dimreduce.portable.layout import CARD, MODULES
 from st_dimreduce.portable.save import save_portable, unportable
+from st_dimreduce.portable.serving import Serving
 from st_dimreduce.untrusted import printable, read_object, read_text
 
 # What a model's folder may hold: data and texts. Whatever else may run code when it is loaded.
@@ -177,7 +178,8 @@ def _contents(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], str]
         record = FitRecord.from_dict(content)
         if record.figures and record.figures.get("rows"):
             picture = _picture(record.figures)
-        card = model_card(record, content["in_features"], content["out_features"], repo_id, picture=bool(picture))
+        sizes = content["in_features"], content["out_features"]
+        card = model_card(record, *sizes, repo_id, picture=bool(picture), serving=Serving.of(folder))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / RECORD} is not as st_dimreduce writes it: {error!r}") from error
     own = read_text(folder / CARD) if CARD in files else MARK

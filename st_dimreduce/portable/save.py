@@ -41,6 +41,7 @@ from st_dimreduce.portable.layout import (
     rewrite,
     write_record,
 )
+from st_dimreduce.portable.serving import Serving
 from st_dimreduce.portable.transformers4 import add_old_settings
 from st_dimreduce.portable.verify import check_vectors
 from st_dimreduce.untrusted import read_object
@@ -104,7 +105,7 @@ def save_portable(
         write_record(folder, record, in_features, head.out_features)
         if isinstance(alone := getattr(head, "alone", None), Head) and record.folded:
             replace(alone, record=record).save(folder / ALONE)
-        card = model_card(record, in_features, head.out_features)
+        card = model_card(record, in_features, head.out_features, serving=Serving.of(folder))
         (folder / CARD).write_text(card, encoding="utf-8")
         check_vectors(model, folder)
 

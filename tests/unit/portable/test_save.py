@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 from st_dimreduce import DimReduce, reduce_model, save_portable
 from st_dimreduce.portable.card import model_card
 from st_dimreduce.portable.layout import POOLING_KEYS
+from st_dimreduce.portable.serving import Serving
 from tests.helpers.tiny import SENTENCES
 
 
@@ -140,7 +141,8 @@ def test_every_setting_is_written_as_it_is(tiny, tiny_path, tmp_path):
     assert record == {"in_features": 32, "out_features": 8, **head.record.to_dict()}
     names = ("st_dimreduce", "sentence-transformers", "transformers", "torch", "numpy")
     assert record["versions"] == {name: version(name) for name in names}
-    assert (tmp_path / "p" / "README.md").read_text(encoding="utf-8") == model_card(head.record, 32, 8)
+    card = model_card(head.record, 32, 8, serving=Serving.of(tmp_path / "p"))
+    assert (tmp_path / "p" / "README.md").read_text(encoding="utf-8") == card
     text = (tmp_path / "p" / "config_sentence_transformers.json").read_bytes().decode("utf-8")
     assert text.startswith('{\n  "default_prompt_name": null,\n')
     assert '\n    "query": "질문: "' in text
@@ -195,7 +197,7 @@ def test_a_failure_half_way_leaves_the_old_model_and_nothing_else(tiny, tmp_path
     reduced = reduce_model(tiny, SENTENCES, 8)
     save_portable(reduced, tmp_path / "p")
 
-    def full_disk(*_):
+    def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("st_dimreduce.portable.save.model_card", full_disk)
