@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from st_dimreduce.models.multi_vector import reduce_multi_vector
     from st_dimreduce.portable.check import check
     from st_dimreduce.portable.fix import fix
-    from st_dimreduce.portable.hub import publish
     from st_dimreduce.portable.readers import check_readers
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_model
     from st_dimreduce.runtimes.export import export
+    from st_dimreduce.runtimes.publish import publish
     from st_dimreduce.vectors.drift import Drift, drift
     from st_dimreduce.vectors.fit import fit_on_vectors, summarize
     from st_dimreduce.vectors.index import add_to_index, build_index
@@ -63,7 +63,7 @@ _HOMES = {
     "load_head": "models.load",
     "merge_indexes": "codes.index",
     "open_index": "codes.index",
-    "publish": "portable.hub",
+    "publish": "runtimes.publish",
     "quantize": "codes.precision",
     "reduce_model": "recipe",
     "reduce_multi_vector": "models.multi_vector",

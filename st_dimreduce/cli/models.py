@@ -20,8 +20,9 @@ from st_dimreduce.cli.options import (
     Seed,
     TextColumn,
     Trust,
+    Variants,
 )
-from st_dimreduce.enums import Format, Objective, Precision, Variant
+from st_dimreduce.enums import Addition, Format, Objective, Precision
 
 
 @command
@@ -84,6 +85,10 @@ def publish(
     folder: Annotated[str, typer.Argument(help="Folder of a reduced model.")],
     repo_id: Annotated[str, typer.Argument(help="Name to publish under: user/name.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    with_: Annotated[
+        list[Addition] | None, typer.Option("--with", help="What to make and send besides: a graph for ONNX Runtime.")
+    ] = None,
+    variants: Variants = None,
     revision: Annotated[str | None, typer.Option(help="Branch to publish to; main if not given.")] = None,
     token_file: Annotated[
         str | None, typer.Option(help="File that holds a token; HF_TOKEN or `hf auth login` if not given.")
@@ -93,13 +98,21 @@ def publish(
 ) -> None:
     """Publish a reduced model and its model card on the Hugging Face Hub, in one commit."""
     from st_dimreduce.evaluation.report import publication_table
-    from st_dimreduce.portable.hub import publish as publish_model
+    from st_dimreduce.runtimes.publish import publish as publish_model
 
     # From a file: arguments of a process can be seen by other users of the machine.
     token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else None
     hide_loading_bars(quiet)
     publication = publish_model(
-        folder, repo_id, private=private or None, token=token, revision=revision, dry_run=dry_run
+        folder,
+        repo_id,
+        with_=with_ or (),
+        variants=variants or (),
+        private=private or None,
+        token=token,
+        revision=revision,
+        dry_run=dry_run,
+        show_progress_bar=False if quiet else None,
     )
     if dry_run:
         show(publication_table(publication.files), publication.card, quiet=quiet)
@@ -116,10 +129,7 @@ def export(
         Precision | None,
         typer.Option(help="Precision of the codes, a further output (float32: none); the head's if not given."),
     ] = None,
-    variants: Annotated[
-        list[Variant] | None,
-        typer.Option("--variant", help="A smaller ONNX file to write as well; may be given twice."),
-    ] = None,
+    variants: Variants = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from st_dimreduce.enums import Objective, OnBadRow, Store
+from st_dimreduce.enums import Objective, OnBadRow, Store, Variant
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
@@ -45,3 +45,7 @@ BadRows = Annotated[
     ),
 ]
 Json = Annotated[str | None, typer.Option("--json", help="JSON file to write the figures to.")]
+Variants = Annotated[
+    list[Variant] | None,
+    typer.Option("--variant", help="A smaller ONNX file to write as well; may be given twice."),
+]

@@ -394,7 +394,8 @@ def _graphs(root: Path, parts: list[Part]) -> Iterator[Problem]:
 
 def is_export(root: Path) -> bool:
     """Whether a folder is what ``export`` wrote: graphs and settings, and no weights."""
-    return (root / EXPORT).exists() and not any(root.glob("*.safetensors"))
+    weights = (path for pattern in ("*.safetensors", "*/*.safetensors") for path in root.glob(pattern))
+    return (root / EXPORT).exists() and not any(weights)
 
 
 def reduced_size(root: Path, parts: list[Part]) -> int | None:

@@ -85,53 +85,37 @@ class Publication:
     card: str
 
 
-def publish(
-    model: SentenceTransformer | str | os.PathLike[str],
+def send(
+    folder: Path,
     repo_id: str,
     *,
-    figures: dict[str, Any] | None = None,
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
     dry_run: bool = False,
 ) -> Publication:
-    """Publish a reduced model on the Hugging Face Hub, in the portable form, with its model card.
+    """Send a folder in the portable form with its model card, in one commit.
 
-    Everything goes in one commit: whatever happens on the way, the branch holds all that it held before or all of the
-    new model, and the same call again completes it. Files of a reduced model that was there before are deleted where
-    the new one does not replace them, so that none is loaded with the new model; the history keeps them.
+    Takes a folder that :func:`portable_folder` has checked and the arguments of :func:`st_dimreduce.publish`, and
+    raises as it does.
+    """
+    files, card = _contents(folder, repo_id)
+    commit = None if dry_run else _send(files, repo_id, private, token, revision)
+    sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}
+    branch = revision or constants.DEFAULT_REVISION
+    url = f"{constants.ENDPOINT}/{repo_id}" + (f"/tree/{revision}" if revision else "")
+    return Publication(repo_id, branch, url, commit.oid if commit else None, sizes, card)
 
-    Args:
-        model: A reduced model, or the folder of one that :func:`save_portable` or ``st-dimreduce reduce`` wrote. From
-            a folder everything is sent but hidden files; a file that may run code when it is loaded, or is of no kind
-            that models consist of, is refused. A README.md of your own is sent as it is.
-        repo_id: Name to publish under, ``"user/name"``. Made if it is not there.
-        figures: What was measured of a model in memory, a :meth:`st_dimreduce.Comparison.to_dict`, for its card.
-        private: Whether only you may see it. Defaults to None: as the account's settings say.
-        token: A token that may write. Defaults to None: ``HF_TOKEN``, or the one you logged in with.
-        revision: Branch to publish to, made from ``main`` if it is not there. Defaults to None: ``main``.
-        dry_run: Return what would be published; send nothing, make nothing. Defaults to False.
 
-    Returns:
-        What was published.
+def check_address(repo_id: str, token: str | None) -> None:
+    """Check a name on the Hub and a token, before anything is made or sent.
 
     Raises:
-        ValueError: If the name is none, or the model or folder cannot be published. Nothing is sent.
-        FileExistsError: If the repository holds something that is no reduced model: that is never replaced. Nothing
-            is changed.
-        PermissionError: If the token does not suffice, or a private model would go where everybody can see it.
-        ConnectionError: If the Hub cannot be reached, or the connection breaks.
+        ValueError: If either is none.
     """
     _check_repo_id(repo_id)
     if token is not None and not re.fullmatch(r"[!-~]+", token):  # which an error further on would print
         raise ValueError("the token is not one: expected a word, such as hf_...")
-    with _portable_folder(model, figures) as folder:
-        files, card = _contents(folder, repo_id)
-        commit = None if dry_run else _send(files, repo_id, private, token, revision)
-        sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}
-    branch = revision or constants.DEFAULT_REVISION
-    url = f"{constants.ENDPOINT}/{repo_id}" + (f"/tree/{revision}" if revision else "")
-    return Publication(repo_id, branch, url, commit.oid if commit else None, sizes, card)
 
 
 def _check_repo_id(repo_id: str) -> None:
@@ -145,9 +129,14 @@ def _check_repo_id(repo_id: str) -> None:
 
 
 @contextmanager
-def _portable_folder(
+def portable_folder(
     model: SentenceTransformer | str | os.PathLike[str], figures: dict[str, Any] | None
 ) -> Iterator[Path]:
+    """Yield the folder of a model in the portable form, which may be sent: its own, or a temporary one.
+
+    Raises:
+        ValueError: If the model or folder cannot be published.
+    """
     if isinstance(model, SentenceTransformer):
         with tempfile.TemporaryDirectory() as work:
             save_portable(model, Path(work) / "model", figures=figures)
@@ -167,6 +156,7 @@ def _check_folder(folder: Path) -> None:
     problems += [str(problem) for problem in check(folder) if problem.fixable]
     if problems:
         raise ValueError(f"{folder} is not in the portable form, write it with save_portable: {'; '.join(problems)}")
+    _files(folder)
 
 
 def _contents(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], str]:

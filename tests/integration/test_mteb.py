@@ -21,8 +21,8 @@ PRECISIONS = ["float32", "int8", "int4", "int2", "binary"]
 
 @pytest.fixture(scope="module")
 def texts():
-    pairs = [pair for pair in dict(package_pairs("networkx")).items() if len(pair[1]) < 300][:200]
-    return SimpleNamespace(queries=[query for query, _ in pairs[:40]], documents=[document for _, document in pairs])
+    pairs = [pair for pair in dict(package_pairs("networkx")).items() if len(pair[1]) < 300][:100]
+    return SimpleNamespace(queries=[query for query, _ in pairs[:20]], documents=[document for _, document in pairs])
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def tasks(texts):
         min_score, max_score = 0, 1
 
         def load_data(self, num_proc=None, **_):
-            scores = [(7 * i % 40) / 40 for i in range(40)]
-            columns = {"sentence1": texts.queries, "sentence2": texts.documents[:40], "score": scores}
+            scores = [(7 * i % 20) / 20 for i in range(20)]
+            columns = {"sentence1": texts.queries, "sentence2": texts.documents[:20], "score": scores}
             self.dataset = {"test": Dataset.from_dict(columns)}
             self.data_loaded = True
 
@@ -83,8 +83,8 @@ def test_scores_are_those_of_this_package(reduced, texts, tasks, precision):
     ndcg, _ = retrieval(rows, [{i} for i in range(len(queries))])
     assert 0.5 < ndcg.mean() < 1
     assert given["Docstrings"] == pytest.approx(ndcg.mean(), abs=1e-4)
-    first, second = (dequantize(quantize(some, precision), precision, 64) for some in (queries, documents[:40]))
-    scores = [(7 * i % 40) / 40 for i in range(40)]
+    first, second = (dequantize(quantize(some, precision), precision, 64) for some in (queries, documents[:20]))
+    scores = [(7 * i % 20) / 20 for i in range(20)]
     assert given["Neighbours"] == pytest.approx(spearmanr((first * second).sum(axis=1), scores)[0], abs=1e-3)
 
 

@@ -9,9 +9,12 @@ import pytest
 from huggingface_hub import ModelCard
 
 from st_dimreduce import FitRecord, reduce_model, save_portable
+from st_dimreduce.enums import Outcome
 from st_dimreduce.head import record_in_card
 from st_dimreduce.models.attach import origin
 from st_dimreduce.portable.card import MARK, figures_table, model_card, recommended
+from st_dimreduce.portable.readers import Reading
+from st_dimreduce.portable.serving import Serving
 from tests.helpers.hub_card_rules import card_errors
 from tests.helpers.tiny import SENTENCES
 
@@ -117,6 +120,86 @@ def test_a_record_that_says_little_makes_a_card_that_says_little():
         assert words in text
     for words in ("None", "Size and quality", "quantize", "with:"):
         assert words not in text
+
+
+READINGS = [
+    Reading("Sentence Transformers 6", Outcome.RIGHT, "modules.json names the head"),
+    Reading("Text Embeddings Inference, Candle", Outcome.RIGHT, "modules.json names the head"),
+    Reading("Text Embeddings Inference, CPU", Outcome.RIGHT, "modules.json names the head"),
+    Reading("vLLM", Outcome.DIFFERENT, "it leaves `<b>Odd|` out", "use another"),
+    Reading("transformers.js", Outcome.RIGHT, "the head is in the graph"),
+    Reading("llama.cpp, Ollama", Outcome.UNREDUCED, "it reads no Dense", "use another"),
+    Reading("txtai", Outcome.UNREDUCED, "it reads no Dense", "use another"),
+]
+
+
+def test_says_what_readers_make_of_it_and_how_those_are_called_that_are_right():
+    serving = Serving(READINGS, "bert", "cls", ("fp32", "q8"))
+    text = model_card(RECORD, 384, 128, "user/small", serving=serving)
+    assert card_errors(text) == ([], [])
+    assert {"onnx", "transformers.js", "text-embeddings-inference"} < set(ModelCard(text).data.tags)
+    for words in (
+        'await pipeline("feature-extraction", "user/small", { dtype: "fp32" }); // smaller: "q8"',
+        'pooling: "cls"',
+        'text-embeddings-router --model-id "user/small" --port 8080',
+        "| Sentence Transformers 6; Text Embeddings Inference, Candle; Text Embeddings Inference, CPU; "
+        "transformers.js | this model's vectors |",
+        "| llama.cpp, Ollama; txtai | vectors that are not reduced: it reads no Dense |",
+        "| vLLM | other vectors: it leaves '(b)Odd/' out |",
+    ):
+        assert words in text, text
+    assert "vllm serve" not in text, "it gives other vectors"
+
+
+@pytest.mark.parametrize(
+    ("serving", "tags"),
+    [
+        (Serving(READINGS, "t5", "cls", ("fp32",)), {"onnx", "transformers.js"}),
+        (Serving(READINGS[:2], "bert"), set()),
+        (Serving(READINGS, "bert", None, ("fp32",)), {"onnx", "text-embeddings-inference"}),
+        (Serving(READINGS[:3], "bert"), {"text-embeddings-inference"}),
+        (Serving([]), set()),
+    ],
+)
+def test_tags_only_what_is_so(serving, tags):
+    text = model_card(RECORD, 384, 128, "user/small", serving=serving)
+    plain = ModelCard(model_card(RECORD, 384, 128, "user/small")).data.tags
+    assert set(ModelCard(text).data.tags) - set(plain) == tags
+    for tag, words in {"transformers.js": "pipeline(", "text-embeddings-inference": "text-embeddings-router"}.items():
+        assert (words in text) == (tag in tags)
+    assert ("## Other readers" in text) == bool(serving.readings)
+
+
+TASK = {
+    "task": "ArguAna",
+    "type": "Retrieval",
+    "dataset": "mteb/arguana",
+    "revision": "c22ab2a51041ffd869aaddef7af8d8215647e41a",
+    "subset": "default",
+    "split": "test",
+    "metric": "ndcg_at_10",
+    "value": 0.48123,
+    "dimensions": 128,
+    "precision": "int4",
+    "bytes_per_vector": 64,
+}
+
+
+def test_results_of_mteb_are_results_that_the_hub_reads():
+    elsewhere = TASK | {"task": "STS17", "subset": "ko-ko", "dataset": "/home/me/data set", "metric": "cosine_spearman"}
+    cut = TASK | {"dimensions": 64, "bytes_per_vector": 32, "value": 0.4}
+    record = replace(RECORD, figures={"mteb": [TASK, elsewhere, cut]})
+    text = model_card(record, 384, 128, "user/small")
+    assert card_errors(text) == ([], [])
+    data = ModelCard(text).data
+    assert "mteb" in data.tags
+    first, other = data.eval_results
+    assert (first.task_type, first.dataset_type, first.dataset_name) == ("Retrieval", "mteb/arguana", "MTEB ArguAna")
+    assert (first.dataset_split, first.dataset_revision, first.metric_value) == ("test", TASK["revision"], 0.48123)
+    assert (other.dataset_type, other.dataset_name) == ("unknown", "MTEB STS17 (ko-ko)")
+    assert "| ArguAna | test | int4 | 64 | ndcg_at_10 | 48.1 |" in text
+    assert "| ArguAna | test | int4 | 32 | ndcg_at_10 | 40.0 |" in text
+    assert "Size and quality" not in text
 
 
 def test_recommends_what_the_fit_chose_else_the_smallest_that_is_as_good():
