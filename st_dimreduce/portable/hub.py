@@ -163,13 +163,13 @@ def _contents(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], str]
     """Return the files to send, by their names in the repository, and the card among them."""
     files: dict[str, Path | bytes] = {**_files(folder)}
     picture = b""
-    content = read_object(folder / RECORD)
+    content, serving = read_object(folder / RECORD), Serving.of(folder)
     try:
         record = FitRecord.from_dict(content)
         if record.figures and record.figures.get("rows"):
             picture = _picture(record.figures)
         sizes = content["in_features"], content["out_features"]
-        card = model_card(record, *sizes, repo_id, picture=bool(picture), serving=Serving.of(folder))
+        card = model_card(record, *sizes, repo_id, picture=bool(picture), serving=serving)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / RECORD} is not as st_dimreduce writes it: {error!r}") from error
     own = read_text(folder / CARD) if CARD in files else MARK
