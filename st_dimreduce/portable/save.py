@@ -246,6 +246,9 @@ def _add_settings(transformer: Transformer, folder: Path) -> None:
         SENTENCE_CONFIG: {"max_seq_length": transformer.max_seq_length, "do_lower_case": transformer.do_lower_case},
         TOKENIZER_CONFIG: {side: value for side in sides if (value := getattr(transformer.tokenizer, side, None))},
     }
+    # What the base model's tokenizer.json cuts at, which transformers writes down but ignores. fastembed goes by it.
+    if transformer.max_seq_length and "max_length" in getattr(transformer.tokenizer, "init_kwargs", {}):
+        settings[TOKENIZER_CONFIG]["max_length"] = transformer.max_seq_length
     for name, more in settings.items():
         content = json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).exists() else {}
         write_json(folder / name, content | more)

@@ -26,8 +26,13 @@ COMPONENTS = {
     "ONNX Runtime": ["onnx", "onnxruntime", "onnxscript"],
     "OpenVINO": ["onnx", "onnxscript", "openvino"],
     "Chromium": ["selenium", "chromedriver"],
+    "Node.js": ["node", "npm"],
 }
-PROGRAMS = {"chromedriver": "install Debian's chromium and chromium-driver"}
+PROGRAMS = {
+    "chromedriver": "install Debian's chromium and chromium-driver",
+    "node": "install Debian's nodejs and npm",
+    "npm": "install Debian's nodejs and npm",
+}
 
 
 def missing(component):

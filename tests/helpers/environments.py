@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,23 @@ def packages(*requirements):
             subprocess.run([*pip, *requirements], check=True, timeout=600)
             Path(work, "new").rename(folder)
     return folder
+
+
+def node_modules(folder):
+    """Return a folder with the npm packages that a package-lock.json there names; no script of theirs is run."""
+    files = [folder / "package.json", folder / "package-lock.json"]
+    kept = CACHE / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    if not kept.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as work:
+            new = Path(work, "new")
+            new.mkdir()
+            for file in files:
+                shutil.copy(file, new)
+            npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+            subprocess.run(npm, cwd=new, check=True, timeout=600)
+            new.rename(kept)
+    return kept
 
 
 def run_python(folder, code, *arguments, timeout=300):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from shutil import which
 
 import pytest
 
@@ -13,7 +12,6 @@ from tests.helpers.serving import ATTACK, KOREAN, LONG, TEXTS, ask, make_base, m
 
 pytest.importorskip("selenium")
 
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
@@ -27,17 +25,6 @@ def site(tiny_path, tmp_path_factory):
     folder = make_folder(make_base(tiny_path), tmp_path_factory.mktemp("page") / "small")
     with served(Corpus(folder, TEXTS)) as (where, _):
         yield where
-
-
-@pytest.fixture(scope="module")
-def browser():
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(which("chromedriver")))
-    yield chrome
-    chrome.quit()
 
 
 def open_page(browser, site, width=1200, dark=False):
