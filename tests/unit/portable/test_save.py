@@ -213,3 +213,12 @@ def test_a_place_that_cannot_be_written(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionError, match="cannot be written"):
         save_portable(reduce_model(tiny, SENTENCES, 8), tmp_path / "file" / "p")
+
+
+def test_no_other_maximum_length_is_written_than_the_models(tiny_path, tmp_path):
+    transformer = Transformer(tiny_path, max_seq_length=7)
+    transformer.tokenizer.init_kwargs["max_length"] = 4  # as where the base model's tokenizer.json cuts
+    model = SentenceTransformer(modules=[transformer, Pooling(32, "mean")], device="cpu")
+    save_portable(reduce_model(model, SENTENCES, 8), tmp_path / "p")
+    written = read(tmp_path / "p", "tokenizer_config.json")
+    assert (written["max_length"], written["model_max_length"]) == (7, 7)
