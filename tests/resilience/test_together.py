@@ -67,7 +67,7 @@ def test_two_models_saved_into_one_folder_at_once_leave_one_whole(tiny, tmp_path
 def test_a_folder_that_appears_while_one_is_made_stays(tiny, tmp_path, monkeypatch):
     one, two = (reduce_model(tiny, SENTENCES, size) for size in (8, 4))
 
-    def late(*_):
+    def late(*_, **__):
         monkeypatch.undo()
         save_portable(one, tmp_path / "p")
         return "card"
