@@ -22,7 +22,6 @@ FEWEST_PAIRS = 200  # fewer say too little about a covariance of hundreds of dim
 _PAIR_POWER, _PAIR_RIDGE, _WHITENING = 0.35, 0.5, 0.1  # the powers at strength 1
 _ITQ_ROWS, _ITQ_STEPS = 8192, 40
 _ITQ_SHARPNESS = 2.0  # slope of the rounded sign at 0, for values of root mean square 1
-_ITQ_START = 4.0  # rows per output that the random start counts for
 _WIDE = 4096  # dimensions from which on finding fewer directions than all saves seconds
 _RANK_FLOOR = 1e-7  # of the largest eigenvalue: below it float32 vectors hold rounding noise only
 _PACKAGES = ("st_dimreduce", "sentence-transformers", "transformers", "torch", "numpy")  # whose versions are recorded
@@ -190,18 +189,13 @@ def rotate(rows: np.ndarray, kind: Rotation, seed: int, shown: bool | None = Fal
     ITQ looks for the rotation with the greatest sum of absolute values, by way of their signs. A sign jumps: where two
     runs differ by rounding, one jump moves the next step a thousand times as far, and 40 steps end in different
     rotations. So the sign is rounded off here, tanh(a z) for a sign of z: as good, and the same but for rounding.
-
-    A rotation has k (k - 1) / 2 free numbers. Fitted on few rows, it brings their codes nearer to them than those of
-    other rows ever are, and they are found in place of rows that come later. So the random start counts as 4 k rows.
     """
     size = rows.shape[1]
-    start = rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0].astype(np.float32)
+    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0].astype(np.float32)
     if kind == "itq":
         centred = rows - rows.mean(axis=0)
-        scale = np.float32(max(np.sqrt(np.mean(np.square(centred))), 1e-30))
-        sharp = centred * (np.float32(_ITQ_SHARPNESS) / scale)
-        held = np.float32(_ITQ_START * size) * scale * start
+        sharp = centred * np.float32(_ITQ_SHARPNESS / max(np.sqrt(np.mean(np.square(centred))), 1e-30))
         for _ in progress_bar("Rotating", "steps", shown, range(_ITQ_STEPS)):
-            left, _, right = np.linalg.svd(centred.T @ np.tanh(sharp @ rotation) + held)
+            left, _, right = np.linalg.svd(centred.T @ np.tanh(sharp @ rotation))
             rotation = left @ right
     return rotation
