@@ -96,14 +96,14 @@ def check_readers(path: str | os.PathLike[str]) -> list[Reading]:
         _without_modules("Text Embeddings Inference, Python backend", folder),
         _by_vllm(folder),
         _from_modules(folder, "Infinity, torch", lambda problem: problem.newer),
-        _from_tokens(folder, "Infinity, ONNX"),
+        _from_tokens(folder, "Infinity, ONNX", "right with --pooling-method, which is cls if not given"),
         _from_tokens(folder, "fastembed"),
         _from_tokens(folder, "transformers.js"),
         _from_tokens(folder, "langchain4j, Spring AI"),
         _from_tokens(folder, "Vespa", "right if last_hidden_state or sentence_embedding is named as its output"),
         _by_semantic_kernel(folder),
         _from_modules(folder, "eland, opensearch-py-ml", lambda problem: problem.newer),
-        _without_modules("txtai", folder, "method: sentence-transformers"),
+        _by_txtai(folder),
         _without_modules("llama.cpp, Ollama", folder),
     ]
 
@@ -185,6 +185,12 @@ def _by_vllm(folder: _Folder) -> Reading:
     if others:
         return Reading(reader, Outcome.DIFFERENT, f"it leaves {' and '.join(others)} out", "use Sentence Transformers")
     return Reading(reader, Outcome.RIGHT, "modules.json names the head")
+
+
+def _by_txtai(folder: _Folder) -> Reading:
+    if folder.alone:
+        return _from_tokens(folder, "txtai", "right with path=.../onnx/model.onnx and tokenizer=")
+    return _without_modules("txtai", folder, "method: sentence-transformers")
 
 
 def _by_semantic_kernel(folder: _Folder) -> Reading:
