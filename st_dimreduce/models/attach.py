@@ -78,7 +78,7 @@ def stack_head(base: SentenceTransformer, head: Head, *, trainable: bool, shared
     modules = [*below, head.to_module() if trainable else stacked.to_dense(), *tail]
     reduced = assemble(base, OrderedDict((str(i), module) for i, module in enumerate(modules)))
     reduced.model_card_data.base_model = head.record.base_model
-    keep_record(reduced, stacked.record, head)
+    keep_record(reduced, stacked.record, None if stacked is head else head)
     return reduced
 
 

@@ -61,7 +61,8 @@ KNOWN_MODULES = (
 )
 _TRANSFORMERS = ("Transformer", "CLIPModel")
 TOKENIZER_CLASSES = ("WhitespaceTokenizer", "WordTokenizer", "PhraseTokenizer", "TransformersTokenizerWrapper")
-_OTHER_CONFIGS = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json", "WordEmbeddings": "wordembedding_config.json"}
+ROUTER_CONFIG = "router_config.json"
+OTHER_CONFIGS = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json", "WordEmbeddings": "wordembedding_config.json"}
 MULTI_VECTOR = "reduce it with reduce_multi_vector"
 REMOTE = (
     "it needs code that comes with the model or from another package; if you trust that, use --trust-remote-code, or "
@@ -175,7 +176,7 @@ def direct_parts(part: Part, trust_remote_code: bool = False) -> list[Part]:
     """
     if part.kind not in {"Router", "Asym"}:
         return []
-    router = part.folder / "router_config.json"
+    router = part.folder / ROUTER_CONFIG
     types = (read_object(router) if router.exists() else part.config).get("types")
     if not isinstance(types, dict) or len(types) > _MOST_MODULES:
         raise ValueError(f"{part.folder} says types {short(types)}: expected the class of each of its modules")
@@ -207,7 +208,7 @@ def _check_part(part: Part, width: int | None, trust_remote_code: bool) -> int |
 
 def _check_other(part: Part, trust_remote_code: bool) -> None:
     """Check a module of a kind that is in few models: its sizes, and the tokenizer that it names."""
-    path = part.folder / _OTHER_CONFIGS.get(part.kind, CONFIG)
+    path = part.folder / OTHER_CONFIGS.get(part.kind, CONFIG)
     config = read_object(path) if path.exists() else {}
     if "tokenizer_class" in config and not trust_remote_code:
         kind = str(config["tokenizer_class"])

@@ -15,7 +15,7 @@ from typing import Any
 from st_dimreduce.enums import Outcome
 from st_dimreduce.head import ACTIVATIONS, CONFIG, PICKLE, WEIGHTS
 from st_dimreduce.models.folder import TEXT, Part, needs_own_code, pooling_modes, read_layout
-from st_dimreduce.portable.graphs import EXPORT, graphs_of
+from st_dimreduce.portable.graphs import EXPORT, Graph, graphs_of
 from st_dimreduce.portable.layout import (
     BAG,
     BEFORE_5,
@@ -60,7 +60,6 @@ class Problem:
         server: What Text Embeddings Inference makes of it; None if it is right.
         older: What Sentence Transformers before 6, or before a version that ``reader`` says, makes of it.
         newer: What Sentence Transformers 6 makes of it.
-        graph: What readers make of it that take a graph in place of the modules.
     """
 
     where: str
@@ -70,7 +69,6 @@ class Problem:
     server: Outcome | None = None
     older: Outcome | None = None
     newer: Outcome | None = None
-    graph: Outcome | None = None
 
     @property
     def fixable(self) -> bool:
@@ -100,16 +98,17 @@ def check(path: str | os.PathLike[str]) -> list[Problem]:
     return problems_of(Path(path), read_layout(path, trust_remote_code=True))
 
 
-def problems_of(root: Path, parts: list[Part]) -> list[Problem]:
-    """Name the problems of a folder whose modules have been read, as :func:`check`."""
+def problems_of(root: Path, parts: list[Part], graphs: list[Graph] | None = None) -> list[Problem]:
+    """Name the problems of a folder whose modules, and perhaps graphs, have been read, as :func:`check`."""
+    behind = [*_left_behind(reduced_size(root, parts), graphs_of(root) if graphs is None else graphs)]
     if is_export(root):  # whose modules are those of readers that take its graph for the transformer
-        return [*_graphs(root, parts)]
+        return behind
     problems = [*_modules(root, parts)]
     rules = {"Transformer": _transformer, "Pooling": _pooling, "Dense": _dense, "DimReduce": _dense}
     for part in parts:
         if part.kind in rules:
             problems += rules[part.kind](part)
-    return [*problems, *_misread(parts), *_model(root), *_graphs(root, parts)]
+    return [*problems, *_misread(parts), *_model(root), *behind]
 
 
 def _modules(root: Path, parts: list[Part]) -> Iterator[Problem]:
@@ -381,15 +380,17 @@ def _model(root: Path) -> Iterator[Problem]:
         yield Problem(CONFIG, what, "vLLM refuses dimensions=", _FIX)
 
 
-def _graphs(root: Path, parts: list[Part]) -> Iterator[Problem]:
+def _left_behind(out_features: int | None, graphs: list[Graph]) -> Iterator[Problem]:
     """Name the graphs that are not reduced, as those of a base model that were left behind."""
-    out_features = reduced_size(root, parts)
-    for graph in graphs_of(root):
-        if out_features is None or graph.is_reduced(out_features):
-            continue
+    for graph in unreduced(out_features, graphs):
         sizes = " and ".join(str(size) for size in (graph.tokens, graph.sentence) if size is not None)
         what = f"it gives {sizes} dimensions, the model {out_features}" if sizes else "it is of no export of this model"
-        yield Problem(graph.where, what, "readers of graphs serve unreduced embeddings", _FIX, graph=Outcome.UNREDUCED)
+        yield Problem(graph.where, what, "readers of graphs serve unreduced embeddings", _FIX)
+
+
+def unreduced(out_features: int | None, graphs: list[Graph]) -> list[Graph]:
+    """Return the graphs that give other sizes than the reduced model; none for a model without a head."""
+    return [graph for graph in graphs if out_features is not None and not graph.is_reduced(out_features)]
 
 
 def is_export(root: Path) -> bool:

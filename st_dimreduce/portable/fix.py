@@ -9,8 +9,8 @@ from pathlib import Path
 from st_dimreduce.files import new_folder, write_json
 from st_dimreduce.models.folder import read_layout
 from st_dimreduce.models.load import load_model
-from st_dimreduce.portable.check import problems_of
-from st_dimreduce.portable.graphs import files_of
+from st_dimreduce.portable.check import reduced_size, unreduced
+from st_dimreduce.portable.graphs import files_of, graphs_of
 from st_dimreduce.portable.layout import MODULES, OLD_NAMES, is_head, name_sizes, rewrite
 from st_dimreduce.portable.verify import check_vectors
 from st_dimreduce.untrusted import read_json, stay_inside
@@ -55,9 +55,8 @@ def fix(path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Non
         before = load_model(original, trust_remote_code=trust_remote_code)
         rewrite(folder, parts)
         name_sizes(folder)
-        for problem in problems_of(root, parts):
-            if problem.graph is not None:
-                _set_aside(folder, problem.where)
+        for graph in unreduced(reduced_size(root, parts), graphs_of(root)):
+            _set_aside(folder, graph.where)
         check_vectors(before, folder, trust_remote_code=trust_remote_code)
 
 

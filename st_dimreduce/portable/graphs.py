@@ -11,7 +11,7 @@ from st_dimreduce.untrusted import read_object, short
 
 EXPORT = "export.json"  # what an export says of itself
 FOLDERS = ("onnx", "openvino")  # where readers look for graphs
-_ENDS = {".onnx": "ONNX", ".xml": "OpenVINO"}
+_ENDS = (".onnx", ".xml")
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def _graph(root: Path, path: Path, said: dict[str, Any]) -> Graph:
     where = path.relative_to(root).as_posix()
     files, outputs, size = said.get("files"), said.get("outputs"), said.get("dimensions")
     about = files.get(where) if isinstance(files, dict) else None
-    if not (isinstance(about, dict) and isinstance(outputs, list) and isinstance(size, int)):
-        about, outputs = {}, []
-    if about.get("bytes") == sum(part.stat().st_size for part in files_of(path)):
-        return Graph(where, size if "last_hidden_state" in outputs else None, size)
+    if isinstance(about, dict) and isinstance(outputs, list) and isinstance(size, int):
+        held = sum(part.stat().st_size for part in files_of(path))
+        if about.get("bytes") == held:  # else it is no longer the file of the export
+            return Graph(where, size if "last_hidden_state" in outputs else None, size)
     return _looked_into(where, path) if path.suffix == ".onnx" and find_spec("onnx") else Graph(where, None, None)
 
 

@@ -17,7 +17,15 @@ from safetensors.numpy import save_file
 
 from st_dimreduce.files import write_json
 from st_dimreduce.head import ACTIVATIONS, CONFIG, MODEL_KEY, PICKLE, RECORD, WEIGHTS, FitRecord, record_comment
-from st_dimreduce.models.folder import TEXT, TOKENIZER_CLASSES, Part, direct_parts, pooling_modes
+from st_dimreduce.models.folder import (
+    OTHER_CONFIGS,
+    ROUTER_CONFIG,
+    TEXT,
+    TOKENIZER_CLASSES,
+    Part,
+    direct_parts,
+    pooling_modes,
+)
 from st_dimreduce.portable.transformers4 import add_old_settings
 from st_dimreduce.untrusted import read_json, read_object, read_pickle
 
@@ -49,12 +57,11 @@ OLD_NAMES = {
     )
 }
 SERVED = ("Transformer", "Pooling", "Dense", "Normalize")  # what servers know
-ROUTER_CONFIG = "router_config.json"
-_OTHER_CONFIGS = {  # of kinds that have new names for some of their settings: the file, and the old names by the new
-    "CNN": ("cnn_config.json", {"in_embedding_dimension": "in_word_embedding_dimension"}),
-    "LSTM": ("lstm_config.json", {"embedding_dimension": "word_embedding_dimension"}),
-    "WeightedLayerPooling": (CONFIG, {"embedding_dimension": "word_embedding_dimension"}),
-    "WordEmbeddings": ("wordembedding_config.json", {}),
+_RENAMED: dict[str, dict[str, str]] = {  # of kinds with new names of settings: the old by the new
+    "CNN": {"in_embedding_dimension": "in_word_embedding_dimension"},
+    "LSTM": {"embedding_dimension": "word_embedding_dimension"},
+    "WeightedLayerPooling": {"embedding_dimension": "word_embedding_dimension"},
+    "WordEmbeddings": {},
 }
 TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case", "model_args", "tokenizer_args", "config_args")
 _OLD_KEYS = {"model_kwargs": "model_args", "processor_kwargs": "tokenizer_args", "config_kwargs": "config_args"}
@@ -265,8 +272,7 @@ def _rewrite_dense(folder: Path, part: Part) -> None:
 
 def _rewrite_other(folder: Path, part: Part) -> None:
     """Rewrite the settings of a kind that is in few models, by the names that all readers know."""
-    name, renamed = _OTHER_CONFIGS[part.kind]
-    path = folder / name
+    renamed, path = _RENAMED[part.kind], folder / OTHER_CONFIGS.get(part.kind, CONFIG)
     config = {renamed.get(key, key): value for key, value in (read_object(path) if path.exists() else {}).items()}
     kind = str(config.get("tokenizer_class", "")).rpartition(".")[2]
     if kind in TOKENIZER_CLASSES:
@@ -321,5 +327,5 @@ _SETTINGS = {
     "Pooling": _rewrite_pooling,
     "Dense": _rewrite_dense,
     "Router": _rewrite_router,
-    **dict.fromkeys(_OTHER_CONFIGS, _rewrite_other),
+    **dict.fromkeys(_RENAMED, _rewrite_other),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -58,9 +58,9 @@ class _Folder:
 
     parts: list[Part]
     problems: list[Problem]
-    graphs: dict[str, Graph] = field(default_factory=dict)
-    size: int = 0
-    alone: bool = False
+    graphs: dict[str, Graph]
+    size: int
+    alone: bool
 
     def reads(self, of: Callable[[Problem], Outcome | None]) -> Problem | None:
         """Return the problem that is worst for a reader; None if there is none."""
@@ -85,8 +85,9 @@ def check_readers(path: str | os.PathLike[str]) -> list[Reading]:
     size = reduced_size(root, parts)
     if size is None:
         return []
-    graphs = {graph.where: graph for graph in graphs_of(root)}
-    folder = _Folder(parts, problems_of(root, parts), graphs, size, is_export(root))
+    graphs = graphs_of(root)
+    by_file = {graph.where: graph for graph in graphs}
+    folder = _Folder(parts, problems_of(root, parts, graphs), by_file, size, is_export(root))
     return [
         _from_modules(folder, "Sentence Transformers 6", lambda problem: problem.newer),
         _from_modules(folder, "Sentence Transformers 3.4 to 5", lambda problem: problem.older),
@@ -126,11 +127,15 @@ def readers_table(readings: Sequence[Reading]) -> Table:
 def _from_modules(folder: _Folder, reader: str, of: Callable[[Problem], Outcome | None]) -> Reading:
     """Say what a reader makes of the modules that ``modules.json`` names."""
     if folder.alone:
-        return Reading(reader, Outcome.FAILS, "there are no weights", "give it the folder that save_portable wrote")
+        return _weightless(reader)
     problem = folder.reads(of)
     if problem is None:
         return Reading(reader, Outcome.RIGHT, "modules.json names the head")
     return Reading(reader, of(problem) or Outcome.FAILS, f"{problem.where}: {problem.what}", problem.remedy)
+
+
+def _weightless(reader: str, remedy: str = "give it the folder that save_portable wrote") -> Reading:
+    return Reading(reader, Outcome.FAILS, "there are no weights", remedy)
 
 
 def _by_backend(folder: _Folder) -> Reading:
@@ -150,7 +155,7 @@ def _by_server_on_cpu(folder: _Folder) -> Reading:
     graph = folder.graphs.get("onnx/model.onnx") or folder.graphs.get("model.onnx")
     if graph is None:
         return _from_modules(folder, reader, lambda problem: problem.server)
-    if folder.size in {graph.sentence, graph.tokens if graph.sentence is None else None}:
+    if folder.size == (graph.sentence or graph.tokens):
         return Reading(reader, Outcome.RIGHT, _IN_GRAPH)
     return _unreduced(reader, graph)
 
@@ -177,7 +182,7 @@ def _by_vllm(folder: _Folder) -> Reading:
     reader = "vLLM"
     others = [part.kind for part in folder.parts if part.kind not in SERVED]
     if folder.alone:
-        return Reading(reader, Outcome.FAILS, "there are no weights", "give it the folder that save_portable wrote")
+        return _weightless(reader)
     if folder.parts[0].kind != "Transformer":
         return Reading(reader, Outcome.FAILS, f"it knows no {folder.parts[0].kind}", "use Sentence Transformers")
     if "DimReduce" in others:
@@ -202,5 +207,5 @@ def _by_semantic_kernel(folder: _Folder) -> Reading:
 def _without_modules(reader: str, folder: _Folder, remedy: str = "use another reader") -> Reading:
     """Say what a reader makes of a model that leaves out what stands behind the transformer."""
     if folder.alone:
-        return Reading(reader, Outcome.FAILS, "there are no weights", "use another reader")
+        return _weightless(reader, "use another reader")
     return Reading(reader, Outcome.UNREDUCED, "it reads no Dense of modules.json", remedy)

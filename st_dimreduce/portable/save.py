@@ -19,7 +19,7 @@ from torch import nn
 from st_dimreduce.dim_reduce import DimReduce, head_of
 from st_dimreduce.files import new_folder, write_json
 from st_dimreduce.head import ACTIVATIONS, ALONE, CONFIG, Head, is_activation
-from st_dimreduce.models.folder import TEXT, Part
+from st_dimreduce.models.folder import ROUTER_CONFIG, TEXT, Part
 from st_dimreduce.models.load import no_model
 from st_dimreduce.portable.card import model_card
 from st_dimreduce.portable.layout import (
@@ -30,7 +30,6 @@ from st_dimreduce.portable.layout import (
     MODULES,
     OLD_NAMES,
     POOLING_KEYS,
-    ROUTER_CONFIG,
     SENTENCE_CONFIG,
     SPECIAL_TOKENS,
     TOKENIZER_CONFIG,
@@ -103,7 +102,7 @@ def save_portable(
         rewrite(folder, parts)
         in_features = record.folded or head.in_features
         write_record(folder, record, in_features, head.out_features)
-        if isinstance(alone := getattr(head, "alone", None), Head) and record.folded:
+        if isinstance(alone := getattr(head, "alone", None), Head):
             replace(alone, record=record).save(folder / ALONE)
         card = model_card(record, in_features, head.out_features, serving=Serving.of(folder))
         (folder / CARD).write_text(card, encoding="utf-8")
@@ -133,6 +132,9 @@ def write_settings(model: SentenceTransformer, folder: Path, width: int, pooling
     _add_settings(first, folder)
     tokens = first.tokenizer.special_tokens_map
     write_json(folder / SPECIAL_TOKENS, {name: token for name, token in tokens.items() if isinstance(token, str)})
+    if pooling is None:  # then only what takes the sentence embedding is right
+        add_old_settings(folder)
+        return
     kinds = ["Transformer", "Pooling", *(["Normalize"] if isinstance(model[-1], Normalize) else [])]
     configs = [read_object(folder / CONFIG), {"pooling_mode": pooling, "word_embedding_dimension": width}, {}]
     parts = [
@@ -140,9 +142,6 @@ def write_settings(model: SentenceTransformer, folder: Path, width: int, pooling
         for number, (kind, config) in enumerate(zip(kinds, configs, strict=False))
         for path in [module_path(number, kind)]
     ]
-    if pooling is None:  # then only what takes the sentence embedding is right
-        add_old_settings(folder)
-        return
     parts[1].folder.mkdir()
     entries = [{"name": str(number), "path": part.path, "type": part.type} for number, part in enumerate(parts)]
     write_json(folder / MODULES, entries)
@@ -155,7 +154,7 @@ def unportable(modules: list[nn.Module]) -> list[str]:
     heads = [module for module in modules if isinstance(module, Dense)]
     if not heads or not all(isinstance(module, Normalize) for module in modules[modules.index(heads[-1]) + 1 :]):
         problems.append("there is no head (DimReduce or Dense) behind all others: fit one with reduce_model")
-    elif f"{_class_of(heads[-1])}" not in ACTIVATIONS.values():
+    elif _class_of(heads[-1]) not in ACTIVATIONS.values():
         name, kind = type(heads[-1]).__name__, type(heads[-1].activation_function).__name__
         problems.append(f"{name} ends in {kind}, expected Tanh or Identity: train it with one of these")
     if any(isinstance(module, Normalize) for module in modules[:-1]) and isinstance(modules[-1], (Dense, Normalize)):

@@ -163,7 +163,7 @@ def _write_model(model: SentenceTransformer, job: _Job) -> str:
     texts = [*TEXTS, special_words(model)]
     feeds, expected = _feeds(model, tokenizer, texts), encode_as_it_was(model, texts)
     if reason := _left_out(embed, feeds, expected):
-        embed.tokens = False
+        embed.pooling = None
         warnings.warn(f"the graph has no last_hidden_state: {reason}; take its sentence_embedding", stacklevel=3)
     graph = model_graph(embed, precision)
     job.step()
@@ -178,15 +178,14 @@ def _write_model(model: SentenceTransformer, job: _Job) -> str:
         smaller = f"onnx/{_VARIANTS[variant]}.onnx"
         write_variant(graph, job.folder / smaller, variant)
         files[smaller] = _measured(job.folder / smaller, _run(job.folder / smaller, feeds), expected)
-    pooling = embed.pooling if embed.tokens else None
-    write_settings(model, job.folder, expected.shape[1], pooling)
+    write_settings(model, job.folder, expected.shape[1], embed.pooling)
     tokenizer.save(str(job.folder / TOKENIZER))
     settings = {
         "max_seq_length": (tokenizer.truncation or {}).get("max_length"),
         "prompts": {name: prompt or "" for name, prompt in model.prompts.items()},
         "default_prompt_name": model.default_prompt_name,
         "similarity_fn_name": model.similarity_fn_name,
-        "pooling": pooling,
+        "pooling": embed.pooling,
         "files": files,
     }
     write_json(job.folder / SETTINGS, settings | _said(graph, precision))
@@ -244,7 +243,7 @@ def _by_every_route(
     What a reader pools gets the norms of the model's own, which its Tanh changes a little.
     """
     yield "taken ready-made", outputs["sentence_embedding"]
-    if not embed.tokens:
+    if embed.pooling is None:
         return
     tokens, mask = outputs["last_hidden_state"].astype(np.float64), feeds["attention_mask"][:, :, None]
     if embed.pooling == "mean":

@@ -85,8 +85,7 @@ class EmbedTokens(nn.Module):
 
     Attributes:
         pooling: The pooling of the tokens that gives the sentence embedding, ``"mean"``, ``"cls"`` or ``"lasttoken"``;
-            None if there is no one such.
-        tokens: Whether the tokens are an output. True where there is such a pooling.
+            None if there is no one such, or the tokens are to be left out: they are an output where there is one.
     """
 
     def __init__(self, model: SentenceTransformer) -> None:
@@ -101,14 +100,13 @@ class EmbedTokens(nn.Module):
             # Other implementations of attention leave checks for NaN in the graph.
             modules[0].auto_model.set_attn_implementation("eager")
         self.pooling = pooling_of(modules[1])
-        self.tokens = self.pooling is not None
         self.chain = nn.ModuleList(modules).float().cpu().eval()
         self.truncate_dim = model.truncate_dim
 
     @property
     def outputs(self) -> list[str]:
         """Names of the outputs, in their order."""
-        return ["last_hidden_state", "sentence_embedding"] if self.tokens else ["sentence_embedding"]
+        return ["last_hidden_state", "sentence_embedding"] if self.pooling else ["sentence_embedding"]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         features = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -118,7 +116,7 @@ class EmbedTokens(nn.Module):
         tokens = features["token_embeddings"]
         for module in self.chain[1:]:
             features = module(features)
-            if self.tokens and isinstance(module, Dense):
+            if self.pooling and isinstance(module, Dense):
                 tokens = module.linear(tokens)
         both = [tokens, features["sentence_embedding"]]
         return tuple(each[..., : self.truncate_dim] for each in both[-len(self.outputs) :])

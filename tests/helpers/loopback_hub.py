@@ -7,6 +7,7 @@ is kept in memory. What a client asked that this does not know stands in ``unkno
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -60,3 +61,7 @@ class LoopbackHub:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
+
+    def run_json(self, home, code, *arguments, **more):
+        """As :meth:`run`; returns what the last line holds as JSON."""
+        return json.loads(self.run(home, code, *arguments, **more).splitlines()[-1])

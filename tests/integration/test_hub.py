@@ -95,14 +95,14 @@ print(json.dumps(said))
 
 @pytest.fixture(scope="module")
 def published(hub, folders, tmp_path_factory):
-    return json.loads(hub.run(tmp_path_factory.mktemp("publisher"), PUBLISHER, folders).splitlines()[-1])
+    return hub.run_json(tmp_path_factory.mktemp("publisher"), PUBLISHER, folders)
 
 
 @pytest.fixture(scope="module")
 def consumed(hub, published, tmp_path_factory):
     """What a process without this package loads by name, into a fresh cache, without a token."""
     texts = json.dumps(SENTENCES[:3])
-    return json.loads(hub.run(tmp_path_factory.mktemp("fresh"), CONSUMER, texts, token=None).splitlines()[-1])
+    return hub.run_json(tmp_path_factory.mktemp("fresh"), CONSUMER, texts, token=None)
 
 
 @pytest.mark.parametrize(

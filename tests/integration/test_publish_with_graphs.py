@@ -57,13 +57,13 @@ print(json.dumps(said))
 
 @pytest.fixture(scope="module")
 def published(hub, folders, tmp_path_factory):
-    return json.loads(hub.run(tmp_path_factory.mktemp("publisher"), PUBLISHER, folders).splitlines()[-1])
+    return hub.run_json(tmp_path_factory.mktemp("publisher"), PUBLISHER, folders)
 
 
 @pytest.fixture(scope="module")
 def consumed(hub, published, tmp_path_factory):
     home = tmp_path_factory.mktemp("fresh")
-    return json.loads(hub.run(home, CONSUMER, json.dumps(SENTENCES[:3]), token=None).splitlines()[-1])
+    return hub.run_json(home, CONSUMER, json.dumps(SENTENCES[:3]), token=None)
 
 
 def test_only_the_graphs_are_added_in_the_same_commit(published, hub):
