@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce.enums import Objective, Precision, Store
 from st_dimreduce.evaluation.compare import Comparison, compare
 from st_dimreduce.fitting.budget import Size
+from st_dimreduce.fitting.cloze import cloze_question
 from st_dimreduce.fitting.fit import check_objective, fit_head
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
@@ -30,6 +31,7 @@ def reduce_model(
     keep: float | None = None,
     nested: Sequence[int] | None = None,
     store: Store | str | None = None,
+    precision: Precision | str | None = None,
     objective: Objective | str = Objective.QUALITY,
     pairs: Sequence[Sequence[str]] | None = None,
     embeddings: np.ndarray | None = None,
@@ -58,6 +60,8 @@ def reduce_model(
             in place of ``out_features``.
         store: The vector store, such as ``"pgvector"``, to which ``bytes_per_vector`` or ``keep`` is restricted; see
             :class:`st_dimreduce.Size`.
+        precision: Precision that the vectors will be stored in; see :class:`st_dimreduce.Size`. Defaults to None: what
+            a budget finds best, float32 with a dimension.
         objective: ``"quality"``, to find what people look for, or ``"fidelity"``, to find what the base model finds.
             Defaults to ``"quality"``.
         pairs: Labelled pairs of a query and the document it should find, or triples with a document that it should
@@ -80,7 +84,7 @@ def reduce_model(
             are given, it does not fit the model or is too little for ``out_features``, or the model cannot be loaded
             or gives no sentence embedding.
     """
-    size, objective = Size(out_features, bytes_per_vector, keep, nested, store), Objective(objective)
+    size, objective = Size(out_features, bytes_per_vector, keep, nested, store, precision), Objective(objective)
     check_objective(objective, pairs)
     if sentences is None or embeddings is not None or summary is not None:
         given = [name for name, value in (("embeddings", embeddings), ("summary", summary)) if value is not None]
@@ -126,19 +130,22 @@ def reduce_and_compare(
     size: Size,
     *,
     objective: Objective | str = Objective.QUALITY,
+    pairs: Sequence[Sequence[str]] | None = None,
     seed: int = 0,
     batch_size: int = 32,
     show_progress_bar: bool | None = None,
 ) -> tuple[SentenceTransformer, Comparison]:
     """Reduce a model on most of the texts, and measure what it cost on the others.
 
-    A tenth of the texts, at most 1,000 and at least 100, is held out (never more than a third).
+    A tenth of the texts, at most 1,000 and at least 100, is held out (never more than a third). Each of these is to be
+    found by one of its sentences and by some of its keywords; where they are too short, they search one another.
 
     Args:
         model: As in :func:`reduce_model`.
         sentences: Texts to fit and measure on.
         size: The size to reduce to.
         objective: As in :func:`reduce_model`.
+        pairs: As in :func:`reduce_model`.
         seed: Seed of the split and the fit. Defaults to 0.
         batch_size: As in :func:`reduce_model`.
         show_progress_bar: As in :func:`reduce_model`.
@@ -161,8 +168,10 @@ def reduce_and_compare(
     order = np.random.default_rng(seed).permutation(len(texts))
     unseen, seen = ([texts[i] for i in rows] for rows in (order[:held_out], order[held_out:]))
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
-    reduced = reduce_model(base, seen, **size.arguments, objective=objective, seed=seed, **options)
-    return reduced, compare(base, reduced, unseen, precision=list(Precision), **options)
+    reduced = reduce_model(base, seen, **size.arguments, objective=objective, pairs=pairs, seed=seed, **options)
+    question = cloze_question(unseen, seed)
+    options["precision"] = list(Precision)
+    return reduced, compare(base, reduced, unseen, question.queries, question.relevant, **options)
 
 
 def _cloze(body: Encoder, texts: Mapping[str, np.ndarray] | Sequence[str], seed: int) -> Pairs | None:

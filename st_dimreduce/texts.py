@@ -13,6 +13,7 @@ from typing import Any
 
 _DEFAULT_COLUMN = "text"
 _SCORED_PAIR_COLUMNS = "sentence1", "sentence2", "score"
+_LABELLED_PAIRS = "labelled pairs: the fields query and document, and negative if there is one"
 _SCORED_PAIRS = "scored pairs: a .csv or .tsv file with the columns sentence1, sentence2 and score"
 
 
@@ -54,12 +55,14 @@ class Question:
         queries: Texts to search with; None where the documents search one another.
         relevant: For each query the rows of the documents it should find; None without labels.
         scored_pairs: Pairs of texts with a human score of their similarity; None where there are none.
+        cloze: Whether the queries were made of the documents.
     """
 
     documents: list[str]
     queries: list[str] | None = None
     relevant: list[set[int]] | None = None
     scored_pairs: list[tuple[str, str, float]] | None = None
+    cloze: bool = False
 
 
 def read_question(
@@ -157,6 +160,48 @@ def read_scored_pairs(source: str) -> list[tuple[str, str, float]]:
     return [_scored_pair(row, places, f"{source}, row {number}") for number, row in rows]
 
 
+def read_labelled_pairs(source: str) -> list[tuple[str, ...]]:
+    """Read labelled pairs of a query and the document it should find, or triples with one that it should not find.
+
+    Args:
+        source: A ``.jsonl``, ``.csv`` or ``.tsv`` file with the fields ``query`` and ``document`` (or ``anchor`` and
+            ``positive``), and ``negative`` if there is one; of a table without a header the first two or three columns.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a row lacks a field, or there is none.
+    """
+    stream, suffix = _open(source, _LABELLED_PAIRS), Path(source).suffix.lower()
+    rows: Iterator[tuple[int, list[Any]]]
+    if suffix == ".jsonl":
+        objects = [(number, row if isinstance(row, dict) else {}) for number, row in _objects(stream, source)]
+        names = _pair_names(list(objects[0][1]) if objects else [])
+        rows = ((number, [row.get(name) for name in names]) for number, row in objects)
+    else:
+        tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
+        given = [(number, row) for number, row in enumerate(_csv_rows(stream, source, **tabs), 1) if row]
+        header = [name.strip().lower() for name in given[0][1]] if given else []
+        names = _pair_names(header)
+        places = [header.index(name) for name in names] if names else range(min(len(header), 3))
+        rows = ((number, [row[at] if at < len(row) else None for at in places]) for number, row in given[bool(names) :])
+    pairs = []
+    for number, row in rows:
+        if len(row) not in (2, 3) or not all(isinstance(text, str) and text.strip() for text in row):
+            raise ValueError(f"{source}, row {number}, is {row!r:.80}: expected {_LABELLED_PAIRS}")
+        pairs.append(tuple(row))
+    if not pairs:
+        raise ValueError(f"{source} holds no {_LABELLED_PAIRS}")
+    return pairs
+
+
+def _pair_names(fields: list[str]) -> list[str]:
+    """Return the fields of a labelled pair among those of a file; none if it does not name them."""
+    for pair in (("query", "document"), ("anchor", "positive")):
+        if set(pair) <= set(fields):
+            return [*pair, *(["negative"] if "negative" in fields else [])]
+    return []
+
+
 def _scored_pair(row: list[str], places: list[int], where: str) -> tuple[str, str, float]:
     try:
         first, second, score = (row[place] for place in places)
@@ -175,14 +220,19 @@ def _open(source: str, expected: str) -> io.StringIO:
         raise FileNotFoundError(f"no file {source}: give a file of {expected}") from error
 
 
-def _read_jsonl(stream: io.StringIO, source: str, column: str) -> Iterator[str]:
+def _objects(stream: io.StringIO, source: str) -> Iterator[tuple[int, Any]]:
+    """Yield what each line of a .jsonl file holds, with its number."""
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            yield number, json.loads(line)
         except (ValueError, RecursionError) as error:  # ValueError alone for a number of 5,000 digits
             raise ValueError(f"{source}, line {number}, is not JSON: expected one object per line") from error
+
+
+def _read_jsonl(stream: io.StringIO, source: str, column: str) -> Iterator[str]:
+    for number, row in _objects(stream, source):
         if not isinstance(row, dict) or not isinstance(row.get(column), str):
             there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
             raise ValueError(f"{source}, line {number}, has no text in {column!r}: it holds {there}; name one of these")

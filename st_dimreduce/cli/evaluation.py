@@ -30,7 +30,9 @@ def compare(
     base: Annotated[str, typer.Argument(help="Name or path of the base model.")],
     reduced: Annotated[list[str], typer.Argument(help="Names or paths of one or more reduced models.")],
     texts: Annotated[str | None, typer.Option(help="Documents to search: one per line, .jsonl or .csv.")] = None,
-    queries: Annotated[str | None, typer.Option(help="Queries, like --texts; the documents if not given.")] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="Queries, like --texts; made of the documents if not given.")
+    ] = None,
     relevant: Annotated[
         str | None,
         typer.Option(help="What the queries should find: per line the numbers of a query and a document, from 1."),
@@ -58,15 +60,25 @@ def compare(
 ) -> None:
     """Compare reduced models with their base model on your documents, queries or scored pairs."""
     from st_dimreduce.files import check_place
+    from st_dimreduce.fitting.cloze import cloze_question
     from st_dimreduce.texts import read_question
 
     outputs = [output for output in (report, json_, plots) if output is not None]
     for output in outputs:
         check_place(output)
     question = read_question(texts, queries, relevant, pairs, column)
+    if queries is None and pairs is None:
+        question = cloze_question(question.documents)
 
     from st_dimreduce.evaluation.compare import compare as compare_models
-    from st_dimreduce.evaluation.report import comparison_table, write_figures, write_html, write_plots
+    from st_dimreduce.evaluation.report import (
+        asked_with,
+        comparison_table,
+        notes,
+        write_figures,
+        write_html,
+        write_plots,
+    )
     from st_dimreduce.models.load import load_model
 
     if report or plots:
@@ -93,8 +105,8 @@ def compare(
         write_figures(comparison.to_dict(), json_)
     if report:
         write_html(comparison, report, question, vectors=vectors, price=price)
-    title = f"{comparison.documents:,} documents, {comparison.queries:,} queries (percent)"
-    show(comparison_table(comparison, title, vectors, price), quiet=quiet)
+    title = f"{comparison.documents:,} documents, {asked_with(comparison, question.cloze)} (percent)"
+    show(comparison_table(comparison, title, vectors, price), *notes(comparison), quiet=quiet)
     if plots:
         write_plots(comparison, plots)
     if outputs:

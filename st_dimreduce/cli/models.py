@@ -10,6 +10,7 @@ from st_dimreduce.cli.main import command, hide_loading_bars, show
 from st_dimreduce.cli.options import (
     BatchSize,
     Bytes,
+    Device,
     Dim,
     Force,
     Goal,
@@ -18,11 +19,13 @@ from st_dimreduce.cli.options import (
     Output,
     Quiet,
     Seed,
+    Stored,
     TextColumn,
     Trust,
     Variants,
+    read_sizes,
 )
-from st_dimreduce.enums import Addition, Format, Objective, Precision
+from st_dimreduce.enums import Format, Objective, Precision
 
 
 @command
@@ -33,9 +36,21 @@ def reduce(
     dim: Dim = None,
     bytes_: Bytes = None,
     keep: Keep = None,
+    nested: Annotated[
+        str | None,
+        typer.Option(help="Instead of --dim: sizes at which the vectors may be truncated, such as 64,128,256."),
+    ] = None,
+    precision: Stored = None,
     store: InStore = None,
     objective: Goal = Objective.QUALITY,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="Labelled pairs to train on: .jsonl, .csv or .tsv of query, document and perhaps negative."),
+    ] = None,
     column: TextColumn = None,
+    query_prompt: Annotated[str | None, typer.Option(help="What the model expects before a query.")] = None,
+    document_prompt: Annotated[str | None, typer.Option(help="What the model expects before a document.")] = None,
+    device: Device = None,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     trust_remote_code: Trust = False,
@@ -45,24 +60,29 @@ def reduce(
     """Reduce a model: fit a head on your texts, measure the loss on some of them, and write the reduced model."""
     from st_dimreduce.files import check_target
     from st_dimreduce.fitting.budget import Size
-    from st_dimreduce.texts import read_texts
+    from st_dimreduce.texts import read_labelled_pairs, read_texts
 
-    size = Size(dim, bytes_, keep, store=store)
+    size = Size(dim, bytes_, keep, read_sizes(nested), store, precision)
     check_target(output, force)
     sentences = read_texts(texts, column)
+    labelled = None if pairs is None else read_labelled_pairs(pairs)
 
     from st_dimreduce.dim_reduce import head_of
-    from st_dimreduce.evaluation.report import choice_table, comparison_table
+    from st_dimreduce.evaluation.report import asked_with, choice_table, comparison_table, notes
     from st_dimreduce.models.load import load_model
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_and_compare
 
     hide_loading_bars(quiet)
+    base = load_model(model, trust_remote_code=trust_remote_code, device=device)
+    given = {"query": query_prompt, "document": document_prompt}
+    base.prompts |= {name: prompt for name, prompt in given.items() if prompt is not None}
     reduced, comparison = reduce_and_compare(
-        load_model(model, trust_remote_code=trust_remote_code),
+        base,
         sentences,
         size,
         objective=objective,
+        pairs=labelled,
         seed=seed,
         batch_size=batch_size,
         show_progress_bar=False if quiet else None,
@@ -71,10 +91,8 @@ def reduce(
     _, record = head_of(reduced)
     if record.choice:
         show(choice_table(record.choice), quiet=quiet)
-    title = f"{comparison.documents:,} held-out texts of {len(sentences):,}, each a query for the others (percent)"
-    show(comparison_table(comparison, title), quiet=quiet)
-    if objective is Objective.QUALITY:
-        show("Fitted for retrieval quality; --objective fidelity agrees more with the base model.", quiet=quiet)
+    title = f"{comparison.documents:,} held-out texts of {len(sentences):,}, {asked_with(comparison)} (percent)"
+    show(comparison_table(comparison, title), *notes(comparison), quiet=quiet)
     if record.folded:
         show("The head is multiplied into the base model's last Dense: the folder has the same modules.", quiet=quiet)
     show(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", quiet=quiet)

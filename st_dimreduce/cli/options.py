@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from st_dimreduce.enums import Objective, OnBadRow, Store, Variant
+from st_dimreduce.enums import Objective, OnBadRow, Precision, Store, Variant
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
@@ -18,6 +18,13 @@ InStore = Annotated[
     Store | None,
     typer.Option("--store", help="With --bytes or --keep: the vector store, whose types alone are considered."),
 ]
+Stored = Annotated[
+    Precision | None,
+    typer.Option(
+        "--precision", help="Precision to store the vectors in; with --bytes or --keep the only one that is considered."
+    ),
+]
+Device = Annotated[str | None, typer.Option("--device", help="Where to encode, such as cuda; the best there is.")]
 Goal = Annotated[
     Objective,
     typer.Option(
@@ -49,3 +56,17 @@ Variants = Annotated[
     list[Variant] | None,
     typer.Option("--variant", help="A smaller ONNX file to write as well; may be given twice."),
 ]
+
+
+def read_sizes(given: str | None) -> list[int] | None:
+    """Read sizes that commas separate.
+
+    Raises:
+        ValueError: If one is no number.
+    """
+    if given is None:
+        return None
+    try:
+        return [int(size) for size in given.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--nested {given}: expected sizes with commas between, such as 64,128,256") from error

@@ -94,6 +94,25 @@ def comparison_table(
     return table
 
 
+def asked_with(comparison: Comparison, cloze: bool = True) -> str:
+    """Return what the documents of a comparison were searched with, in words."""
+    if comparison.metric == "ndcg":
+        return f"{comparison.queries:,} queries" + (" made of them: a sentence, or keywords" if cloze else "")
+    return "each a query for the others"
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return what to know of the metrics of a comparison, a line each."""
+    lines = []
+    if comparison.metric == "ndcg":
+        lines.append("nDCG@10: how far up the text that a query asks for is found, 100 if first.")
+    lines.append(
+        "overlap@10: share of the base model's ten results that are found too. A head fitted for quality departs"
+    )
+    lines.append("from them on purpose; --objective fidelity keeps more of them.")
+    return lines
+
+
 def choice_table(choice: dict[str, Any]) -> Table:
     """Return the options measured for a byte budget as a rich table, the chosen one marked with a star.
 

@@ -36,9 +36,11 @@ class Size:
             ``out_features``. In multiples of 8, codes can be truncated there too.
         store: The vector store, such as ``"pgvector"``: of a byte budget or of ``keep``, only those precisions are
             considered that the store searches by itself. ``docs/stores.md`` lists them.
+        precision: Precision that the vectors will be stored in: of a byte budget or of ``keep`` the only one that is
+            considered, with a dimension what the head's record says.
 
     Raises:
-        ValueError: If several are given, one is out of range, or the store is not known.
+        ValueError: If several are given, one is out of range, or the store or precision is not known.
     """
 
     out_features: int | None = None
@@ -46,8 +48,12 @@ class Size:
     keep: float | None = None
     nested: Sequence[int] | None = None
     store: Store | str | None = None
+    precision: Precision | str | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in (("precision", Precision), ("store", Store)):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, kind(value))
         if self.nested and self.out_features is None:
             object.__setattr__(self, "out_features", self.nested[-1])
         values = {"out_features": self.out_features, "bytes_per_vector": self.bytes_per_vector, "keep": self.keep}
@@ -65,11 +71,9 @@ class Size:
             raise ValueError(f"bytes_per_vector={self.bytes_per_vector}: choose a budget of at least 1")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise ValueError(f"keep={self.keep}: choose a share greater than 0 and at most 1, such as 0.99")
-        if self.store is not None:
-            object.__setattr__(self, "store", Store(self.store))
-            if self.out_features is not None:
-                asked = "give bytes_per_vector or keep, not a dimension"
-                raise ValueError(f"store={str(self.store)!r} is for choosing a precision: {asked}")
+        if self.store is not None and self.out_features is not None:
+            asked = "give bytes_per_vector or keep, not a dimension"
+            raise ValueError(f"store={str(self.store)!r} is for choosing a precision: {asked}")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -135,6 +139,7 @@ def choose(
     cloze_pairs: Pairs | None = None,
     strength: float | None = None,
     store: Store | str | None = None,
+    precision: Precision | str | None = None,
     seed: int = 0,
     show_progress_bar: bool | None = None,
 ) -> Choice:
@@ -159,15 +164,17 @@ def choose(
         strength: As in :func:`st_dimreduce.fit_head`.
         store: As in :class:`Size`. Any precision if None (the default), to be searched by
             :func:`st_dimreduce.search`.
+        precision: The only precision to consider. Defaults to None: all of them.
         seed: Seed of what is held out. Defaults to 0.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Raises:
         ValueError: If not exactly one of ``bytes_per_vector`` and ``keep`` is given, it is out of range, there are
-            too few vectors, or the store is not known or holds nothing in so few bytes.
+            too few vectors, or the store or precision is not known or holds nothing in so few bytes.
     """
     objective, store = Objective(objective), None if store is None else Store(store)
-    _check_budget(summary, bytes_per_vector, keep, store)
+    columns = _columns(store, None if precision is None else Precision(precision))
+    _check_budget(summary, bytes_per_vector, keep, store, columns)
     evidence = Evidence(summary, objective, pairs, cloze_pairs, seed)
     if strength is None:
         widest = min(DEFAULT_OUT_FEATURES, summary.width, summary.count)
@@ -176,7 +183,7 @@ def choose(
     seen: set[tuple[int, Column]] = set()
     with progress_bar("Choosing", "options", show_progress_bar) as bar:
         for budget in [bytes_per_vector] if bytes_per_vector is not None else _LADDER:
-            new = [option for option in _options(budget, summary, store) if option not in seen]
+            new = [option for option in _options(budget, summary, store, columns) if option not in seen]
             seen.update(new)  # a larger budget may buy no more of a column
             for size, column in new:
                 retention = evidence.retention(size, column, strength)
@@ -199,7 +206,23 @@ def choose(
     return Choice(best, measured, metric, None if store is None else store.value, strength)
 
 
-def _check_budget(summary: Summary, bytes_per_vector: int | None, keep: float | None, store: Store | None) -> None:
+def _columns(store: Store | None, precision: Precision | None) -> list[Column]:
+    """Return what is considered: what the store searches, or every precision; of these the one that is asked for."""
+    columns = list(_SEARCHED if store is None else columns_of(store))
+    if precision is None:
+        return columns
+    found = [column for column in columns if column.precision is precision]
+    if store is None:
+        return found or [Column(precision)]
+    if not found:
+        there = ", ".join(dict.fromkeys(column.precision.value for column in columns))
+        raise ValueError(f"{store.value} searches no {precision.value} by itself: choose from {there}")
+    return found
+
+
+def _check_budget(
+    summary: Summary, bytes_per_vector: int | None, keep: float | None, store: Store | None, columns: list[Column]
+) -> None:
     """Raise ``ValueError`` as :func:`choose` says."""
     if (bytes_per_vector is None) == (keep is None):
         raise ValueError("give either bytes_per_vector or keep")
@@ -211,24 +234,23 @@ def _check_budget(summary: Summary, bytes_per_vector: int | None, keep: float | 
     if summary.count < FEWEST_VECTORS:
         needed = f"give {FEWEST_VECTORS}, or a dimension"
         raise ValueError(f"{summary.count} vectors are too few to hold any out for a choice: {needed}")
-    if store is not None and bytes_per_vector is not None:
-        least = min(column.bytes_per_vector(1) for column in columns_of(store))
-        if bytes_per_vector < least:
-            raise ValueError(f"bytes_per_vector={bytes_per_vector}: one dimension takes {least} in {store.value}")
+    least = min(column.bytes_per_vector(1) for column in columns)
+    if bytes_per_vector is not None and bytes_per_vector < least:
+        where = columns[0].precision.value if store is None else store.value
+        raise ValueError(f"bytes_per_vector={bytes_per_vector}: one dimension takes {least} in {where}")
 
 
-def _options(budget: int, summary: Summary, store: Store | None) -> Iterator[tuple[int, Column]]:
+def _options(budget: int, summary: Summary, store: Store | None, columns: list[Column]) -> Iterator[tuple[int, Column]]:
     """Yield the splits of the budget, of no more dimensions than there are: for a store, one for each precision.
 
     Without a store, those that use less than half of what others use are left out: there are better ones.
     """
     widest = min(summary.width, summary.count)
-    columns = _SEARCHED if store is None else columns_of(store)
     sizes = [min(8 * budget // column.bits, widest, column.most or widest) for column in columns]
     options = [(size, column) for size, column in zip(sizes, columns, strict=True) if size]
     most = max((column.bytes_per_vector(size) for size, column in options), default=0)
     for size, column in options:
         if store is not None or 2 * column.bytes_per_vector(size) > most:
             yield size, column
-    if store is None and budget >= 4 * summary.width:
+    if store is None and len(columns) > 1 and budget >= 4 * summary.width:
         yield widest, Column(Precision.FLOAT32)

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
+from st_dimreduce.texts import Question
+
 MOST_TEXTS = 1000
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n+")
 _SHORTEST_SENTENCE, _SHORTEST_REST = 15, 40  # bytes of UTF-8, which suit scripts without spaces too
@@ -45,6 +47,25 @@ def cloze_pairs(texts: Sequence[str], count: int = MOST_TEXTS, seed: int = 0) ->
     keywords = ((_keywords(some, spread, len(texts), rng), text) for some, text in zip(words, texts, strict=True))
     made = (((query, text) for query, text in some if query) for some in (sentences, keywords))
     return [pair for some in made for pair in islice(some, count)]
+
+
+def cloze_question(documents: Sequence[str], seed: int = 0) -> Question:
+    """Make a question of documents alone: one of its sentences, and some of its keywords, should find each.
+
+    Args:
+        documents: Texts to search.
+        seed: Seed of the sentences and keywords. Defaults to 0.
+
+    Returns:
+        The question; one without queries, where the documents search one another, if they are too short to make any.
+    """
+    places: dict[str, set[int]] = {}
+    for row, text in enumerate(documents):
+        places.setdefault(text, set()).add(row)
+    made = cloze_pairs(list(documents), seed=seed)
+    if not made:
+        return Question(list(documents))
+    return Question(list(documents), [query for query, _ in made], [places[text] for _, text in made], cloze=True)
 
 
 def _sentence(text: str, rng: random.Random) -> str | None:

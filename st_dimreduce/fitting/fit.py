@@ -72,14 +72,14 @@ def fit_head(
     check_objective(objective, pairs)
     common: dict[str, Any] = {"seed": seed, "show_progress_bar": show_progress_bar}
     chosen: dict[str, Any] = {}
-    out_features, precision = size.out_features, Precision.FLOAT32
+    out_features, precision = size.out_features, Precision(size.precision or Precision.FLOAT32)
     if out_features is None:
-        budget: dict[str, Any] = {"bytes_per_vector": size.bytes_per_vector, "keep": size.keep, "store": size.store}
+        budget = {name: getattr(size, name) for name in ("bytes_per_vector", "keep", "store", "precision")}
         given: dict[str, Any] = {"pairs": pairs, "cloze_pairs": cloze_pairs, "strength": strength}
         choice = choose(summary, objective=objective, **given, **budget, **common)
         strength = choice.strength
         out_features, precision = choice.best.out_features, Precision(choice.best.precision)
-        chosen = {"choice": choice.to_dict(), "precision": precision}
+        chosen = {"choice": choice.to_dict()}
     elif strength is None:
         evidence = Evidence(summary, objective, pairs, cloze_pairs, seed)
         strength = evidence.best_strength(out_features, show_progress_bar)
@@ -109,7 +109,7 @@ def fit_head(
             return distill_head(head, summary, precision=precision, **common)
         return head
 
-    head = fit(summary, pairs).with_record(**chosen)
+    head = fit(summary, pairs).with_record(**chosen, precision=precision)
     reference = held_out_reference(
         head, summary, lambda seen, held_out: fit(seen, None if pairs is None else pairs.without(held_out))
     )

@@ -6,7 +6,7 @@ from contextlib import closing
 from itertools import chain
 from typing import Any
 
-from st_dimreduce.enums import Objective, OnBadRow, Store
+from st_dimreduce.enums import Objective, OnBadRow, Precision, Store
 from st_dimreduce.fitting.budget import Size
 from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.summary import Summary
@@ -26,6 +26,7 @@ def fit_on_vectors(
     bytes_per_vector: int | None = None,
     keep: float | None = None,
     store: Store | str | None = None,
+    precision: Precision | str | None = None,
     objective: Objective | str = Objective.QUALITY,
     column: str | None = None,
     seed: int = 0,
@@ -42,6 +43,8 @@ def fit_on_vectors(
         keep: Instead of ``out_features``, a share to keep; see :class:`st_dimreduce.Size`.
         store: The vector store, such as ``"pgvector"``, to which the byte budget or the share is restricted; see
             :class:`st_dimreduce.Size`.
+        precision: Precision that the vectors will be stored in; see :class:`st_dimreduce.Size`. Defaults to None: what
+            a budget finds best, float32 with a dimension.
         objective: As in :func:`st_dimreduce.fit_head`. Defaults to ``"quality"``.
         column: As in :func:`st_dimreduce.reduce_vectors`.
         seed: Seed of the sample and the fit. Defaults to 0.
@@ -55,7 +58,7 @@ def fit_on_vectors(
     Raises:
         ValueError: As :class:`st_dimreduce.Size`, :func:`st_dimreduce.summarize` and :func:`st_dimreduce.fit_head`.
     """
-    size, objective = Size(out_features, bytes_per_vector, keep, store=store), Objective(objective)
+    size, objective = Size(out_features, bytes_per_vector, keep, store=store, precision=precision), Objective(objective)
     common: dict[str, Any] = {"seed": seed, "show_progress_bar": show_progress_bar}
     summary = summarize(source, column=column, on_bad_row=on_bad_row, batch_bytes=batch_bytes, **common)
     return fit_head(summary, size, objective=objective, **common).for_norm(summary.mean_norm)
