@@ -1,5 +1,6 @@
 """Commands that show what a reduced model finds: a demo, a comparison with its base model, a search page."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,25 @@ import typer
 from st_dimreduce.cli.main import command, console, hide_loading_bars, show
 from st_dimreduce.cli.options import BatchSize, Force, Json, Quiet, TextColumn
 from st_dimreduce.enums import Precision
+
+
+@command
+def info(
+    path: Annotated[str, typer.Argument(help="A head, a model, an export, an index, or a file of vectors or codes.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a folder or file is, how it was fitted, and what reads it."""
+    from st_dimreduce.apps.info import describe
+
+    if not Path(path).exists():  # it is downloaded
+        hide_loading_bars()
+    about = describe(path)
+    if json_:
+        show(json.dumps(about))
+        return
+    width = max(map(len, about))
+    for name, value in about.items():
+        show(f"{name:{width}}  {value if isinstance(value, str) else json.dumps(value)}")
 
 
 @command

@@ -27,12 +27,34 @@ _TABLE_WIDTH = 132  # more than any table needs; in a narrower terminal lines wr
 # help of a command takes half the time.
 _FLAGS = dict.fromkeys(("help", "install_completion", "show_completion"), False)
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"default_map": _FLAGS})
+app = typer.Typer(pretty_exceptions_enable=False, context_settings={"default_map": _FLAGS})
 
 
-@app.callback()
+_BEGIN = """Shrink sentence embeddings. Three ways to begin:
+
+  A model and texts       st-dimreduce reduce MODEL texts.txt --bytes 64 --output small
+  Vectors that you store  st-dimreduce fit vectors.parquet --bytes 64 --output head
+                          st-dimreduce apply head vectors.parquet small.parquet
+  Just looking            st-dimreduce demo
+
+st-dimreduce --help lists all commands, st-dimreduce COMMAND --help the options of one."""
+
+
+def _version(given: bool) -> None:
+    if given:
+        from st_dimreduce import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
 def main(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Shrink sentence embeddings: one fitted layer behind any Sentence Transformers model.
 
@@ -43,6 +65,8 @@ def main(
     2: an error that you can correct, such as a missing file or an invalid option.
     130: interrupted by Ctrl-C.
     """
+    if context.invoked_subcommand is None:
+        typer.echo(_BEGIN)
 
 
 class _Command(TyperCommand):

@@ -56,19 +56,19 @@ class Size:
                 object.__setattr__(self, name, kind(value))
         if self.nested and self.out_features is None:
             object.__setattr__(self, "out_features", self.nested[-1])
-        values = {"out_features": self.out_features, "bytes_per_vector": self.bytes_per_vector, "keep": self.keep}
+        values: dict[str, Any] = {name: getattr(self, name) for name in ("out_features", "bytes_per_vector", "keep")}
         given = [name for name, value in values.items() if value is not None]
         if not given:
             object.__setattr__(self, "out_features", DEFAULT_OUT_FEATURES)
+            values["out_features"] = DEFAULT_OUT_FEATURES
         if len(given) > 1:
             raise ValueError(f"{', '.join(given)} were given: give exactly one of {', '.join(values)}")
         if self.nested and (self.nested[-1] != self.out_features or any(a >= b for a, b in pairwise(self.nested))):
             asked = f"of which the last is out_features={self.out_features}"
             raise ValueError(f"nested={self.nested}: give ascending sizes, {asked}")
-        if self.out_features is not None and self.out_features < 1:
-            raise ValueError(f"out_features={self.out_features}: choose a size of at least 1")
-        if self.bytes_per_vector is not None and self.bytes_per_vector < 1:
-            raise ValueError(f"bytes_per_vector={self.bytes_per_vector}: choose a budget of at least 1")
+        for name, what in (("out_features", "size"), ("bytes_per_vector", "budget")):
+            if (value := values[name]) is not None and value < 1:
+                raise ValueError(f"{name}={value}: choose a {what} of at least 1")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise ValueError(f"keep={self.keep}: choose a share greater than 0 and at most 1, such as 0.99")
         if self.store is not None and self.out_features is not None:

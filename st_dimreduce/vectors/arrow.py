@@ -552,3 +552,24 @@ def _refusing(source: Path | str, kind: str) -> Iterator[None]:
             raise
         what = f"{kind} file" if isinstance(source, Path) else kind
         raise ValueError(f"{source} is not a complete {what}: {printable(' '.join(str(error).split()))}") from error
+
+
+def columns_about(path: Path) -> tuple[int | None, list[dict[str, str]]]:
+    """Return the number of rows of a file, where it says so, and of each column its name, its type and what it says.
+
+    Raises:
+        ValueError: If it is no complete Parquet or Arrow file.
+    """
+    if path.suffix.lower() == ".parquet":
+        with _refusing(path, "Parquet"):
+            metadata = pq.read_metadata(path)
+            rows, schema = metadata.num_rows, metadata.schema.to_arrow_schema()
+    else:
+        with _open_ipc(path) as reader:
+            rows = reader.count_rows() if isinstance(reader, pa.RecordBatchFileReader) else None
+            schema = reader.schema
+    said = [{key.decode(): value.decode() for key, value in (field.metadata or {}).items()} for field in schema]
+    ours = [{key: value for key, value in each.items() if key.startswith("st_dimreduce.")} for each in said]
+    return rows, [
+        {"name": field.name, "type": str(field.type), **more} for field, more in zip(schema, ours, strict=True)
+    ]
