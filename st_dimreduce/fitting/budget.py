@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
@@ -66,14 +66,17 @@ class Size:
         if self.nested and (self.nested[-1] != self.out_features or any(a >= b for a, b in pairwise(self.nested))):
             asked = f"of which the last is out_features={self.out_features}"
             raise ValueError(f"nested={self.nested}: give ascending sizes, {asked}")
+        self._check_ranges(values)
+        if self.store is not None and self.out_features is not None:
+            asked = "give bytes_per_vector or keep, not a dimension"
+            raise ValueError(f"store={str(self.store)!r} is for choosing a precision: {asked}")
+
+    def _check_ranges(self, values: dict[str, Any]) -> None:
         for name, what in (("out_features", "size"), ("bytes_per_vector", "budget")):
             if (value := values[name]) is not None and value < 1:
                 raise ValueError(f"{name}={value}: choose a {what} of at least 1")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise ValueError(f"keep={self.keep}: choose a share greater than 0 and at most 1, such as 0.99")
-        if self.store is not None and self.out_features is not None:
-            asked = "give bytes_per_vector or keep, not a dimension"
-            raise ValueError(f"store={str(self.store)!r} is for choosing a precision: {asked}")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class Option:
         retention: Share of the full embedding's metric that is kept: nDCG@10 where there are pairs, else neighbour
             overlap@10.
         column: The store's type for it, such as ``"halfvec"``; None where no store was named.
+        low: Lower end of the 95 % interval of ``retention``, by which a share to keep is judged.
     """
 
     out_features: int
@@ -104,6 +108,17 @@ class Option:
     bytes_per_vector: int
     retention: float
     column: str | None = None
+    low: float | None = None
+
+    def keeps(self, share: float) -> bool:
+        """Whether it keeps a share by the lower end of its interval."""
+        return (self.retention if self.low is None else self.low) >= share
+
+    @property
+    def said(self) -> str:
+        """What it keeps, in percent, with the lower end of the interval."""
+        low = "" if self.low is None else f" (at least {self.low:.1%} with 95 % confidence)"
+        return f"{self.retention:.1%}{low}"
 
 
 @dataclass(frozen=True)
@@ -156,8 +171,9 @@ def choose(
     Args:
         summary: Summary of at least 60 vectors of size d.
         bytes_per_vector: Bytes per stored vector, 1 to 4 d. Takes the best option within it.
-        keep: Share in (0, 1] of the full embedding's metric to keep. Takes the smallest option that does; warns and
-            takes the best where none does.
+        keep: Share in (0, 1] of the full embedding's metric to keep. Takes the smallest option that does, by the lower
+            end of its 95 % interval. Where none does, fidelity's directions are tried, strength 0; where these do not
+            either, it warns and takes the best.
         objective: As in :func:`st_dimreduce.fit_head`.
         pairs: As in :func:`st_dimreduce.fit_head`.
         cloze_pairs: As in :func:`st_dimreduce.fit_head`; used where there are no labelled pairs.
@@ -179,31 +195,58 @@ def choose(
     if strength is None:
         widest = min(DEFAULT_OUT_FEATURES, summary.width, summary.count)
         strength = evidence.best_strength(widest, show_progress_bar)
-    measured: list[Option] = []
-    seen: set[tuple[int, Column]] = set()
+    choices = []
     with progress_bar("Choosing", "options", show_progress_bar) as bar:
-        for budget in [bytes_per_vector] if bytes_per_vector is not None else _LADDER:
-            new = [option for option in _options(budget, summary, store, columns) if option not in seen]
-            seen.update(new)  # a larger budget may buy no more of a column
-            for size, column in new:
-                retention = evidence.retention(size, column, strength)
-                name = None if store is None else column.type
-                used = column.bytes_per_vector(size)
-                measured.append(Option(size, column.precision.value, used, retention, name))
-                bar.update()
-            if keep is not None and measured and max(option.retention for option in measured) >= keep:
+        for tried in (strength,) if keep is None else dict.fromkeys((strength, 0.0)):
+            splits = _splits(bytes_per_vector, summary, store, columns)
+            measured = _measure(evidence, splits, tried, store, keep, bar.update)
+            choices.append((_best(measured, keep), measured, tried))
+            if keep is not None and choices[-1][0].keeps(keep):
                 break
+    best, measured, strength = max(choices, key=lambda choice: (choice[0].keeps(keep or 0), choice[0].retention))
     metric = evidence.metric
-    good = [option for option in measured if keep is not None and option.retention >= keep]
-    if good:
-        best = min(good, key=lambda option: (option.bytes_per_vector, -option.retention))
-    else:
-        best = max(measured, key=lambda option: option.retention)
-        if keep is not None:
-            warnings.warn(
-                f"nothing keeps {keep:.1%} of the {metric}: the best keeps {best.retention:.1%}", stacklevel=2
-            )
+    if keep is not None and not best.keeps(keep):
+        warnings.warn(f"nothing keeps {keep:.1%} of the {metric}: the best keeps {best.said}", stacklevel=2)
     return Choice(best, measured, metric, None if store is None else store.value, strength)
+
+
+def _best(measured: list[Option], keep: float | None) -> Option:
+    """Return the smallest option that keeps enough; the one that finds most where none does, or nothing is asked."""
+    good = [option for option in measured if keep is not None and option.keeps(keep)]
+    most = max(measured, key=lambda option: option.retention)
+    return min(good, key=lambda option: (option.bytes_per_vector, -option.retention), default=most)
+
+
+def _measure(
+    evidence: Evidence,
+    splits: Iterable[list[tuple[int, Column]]],
+    strength: float,
+    store: Store | None,
+    keep: float | None,
+    step: Callable[[], object],
+) -> list[Option]:
+    """Measure splits, budget by budget, up to the first that keeps enough."""
+    measured: list[Option] = []
+    for splits_of_one in splits:
+        for size, column in splits_of_one:
+            share, low = evidence.retention(size, column, strength)
+            name, used = None if store is None else column.type, column.bytes_per_vector(size)
+            measured.append(Option(size, column.precision.value, used, share, name, low))
+            step()
+        if keep is not None and any(option.keeps(keep) for option in measured):
+            break
+    return measured
+
+
+def _splits(
+    bytes_per_vector: int | None, summary: Summary, store: Store | None, columns: list[Column]
+) -> Iterator[list[tuple[int, Column]]]:
+    """Yield the splits of the budget, or of each of a ladder of budgets those that no smaller one had."""
+    seen: set[tuple[int, Column]] = set()
+    for budget in _LADDER if bytes_per_vector is None else (bytes_per_vector,):
+        new = [option for option in _options(budget, summary, store, columns) if option not in seen]
+        seen.update(new)  # a larger budget may buy no more of a column
+        yield new
 
 
 def _columns(store: Store | None, precision: Precision | None) -> list[Column]:

@@ -50,9 +50,16 @@ class Evidence:
         self._default = DEFAULT_STRENGTH if objective is Objective.QUALITY else 0.0
         self._may_choose = pairs is None and self._pairs is not None
 
-    def retention(self, out_features: int, column: Column, strength: float) -> float:
-        """Return the share of the full embedding's metric that is kept."""
-        return float(self._found(out_features, column, strength).mean() / self._full)
+    def retention(self, out_features: int, column: Column, strength: float) -> tuple[float, float]:
+        """Return the share of the full embedding's metric that is kept, and the lower end of its 95 % interval.
+
+        The interval is that of a ratio of means of the same queries, by its standard error.
+        """
+        found, full = self._found(out_features, column, strength), self._full
+        mean = max(float(full.mean()), 1e-9)
+        share = float(found.mean()) / mean
+        error = float((found - share * full).std()) / math.sqrt(len(found)) / mean
+        return share, share - 1.96 * error
 
     def best_strength(self, out_features: int, show_progress_bar: bool | None = None) -> float:
         """Return the least strength that finds as much as the best, but for noise.
@@ -79,8 +86,8 @@ class Evidence:
         return [_pairs(self._summary, *fold, self._seed) for fold in self._pairs.folds(_FOLDS, self._seed)]
 
     @cached_property
-    def _full(self) -> float:
-        return max(float(np.concatenate([fold.full for fold in self._folds]).mean()), 1e-9)
+    def _full(self) -> np.ndarray:
+        return np.concatenate([fold.full for fold in self._folds])
 
     def _found(self, out_features: int, column: Column, strength: float) -> np.ndarray:
         return np.concatenate([fold.found(out_features, column, strength) for fold in self._folds])
