@@ -25,7 +25,7 @@ from st_dimreduce.cli.options import (
     Variants,
     read_sizes,
 )
-from st_dimreduce.enums import Format, Objective, Precision
+from st_dimreduce.enums import Addition, Format, Objective, Precision
 
 
 @command

@@ -63,15 +63,15 @@ class Size:
             values["out_features"] = DEFAULT_OUT_FEATURES
         if len(given) > 1:
             raise ValueError(f"{', '.join(given)} were given: give exactly one of {', '.join(values)}")
-        if self.nested and (self.nested[-1] != self.out_features or any(a >= b for a, b in pairwise(self.nested))):
-            asked = f"of which the last is out_features={self.out_features}"
-            raise ValueError(f"nested={self.nested}: give ascending sizes, {asked}")
         self._check_ranges(values)
         if self.store is not None and self.out_features is not None:
             asked = "give bytes_per_vector or keep, not a dimension"
             raise ValueError(f"store={str(self.store)!r} is for choosing a precision: {asked}")
 
     def _check_ranges(self, values: dict[str, Any]) -> None:
+        if self.nested and (self.nested[-1] != self.out_features or any(a >= b for a, b in pairwise(self.nested))):
+            asked = f"of which the last is out_features={self.out_features}"
+            raise ValueError(f"nested={self.nested}: give ascending sizes, {asked}")
         for name, what in (("out_features", "size"), ("bytes_per_vector", "budget")):
             if (value := values[name]) is not None and value < 1:
                 raise ValueError(f"{name}={value}: choose a {what} of at least 1")
