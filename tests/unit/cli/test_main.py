@@ -49,7 +49,13 @@ def test_help_names_the_commands_and_the_exit_statuses():
     names = ("reduce", "publish", "export", "check", "fit", "apply", "attach", "drift", "demo", "compare", "serve")
     places = [done.output.index(f"│ {name} ") for name in names]
     assert places == sorted(places)
-    assert run().exit_code == 2
+
+
+def test_without_a_command_it_says_how_to_begin():
+    done = run()
+    assert done.exit_code == 0
+    for line in ("st-dimreduce reduce MODEL texts.txt", "st-dimreduce fit vectors.parquet", "st-dimreduce demo"):
+        assert line in done.output
     assert run("reduce").exit_code == 2
 
 

@@ -60,8 +60,22 @@ def test_keep_takes_the_smallest_that_does():
 
 def test_keep_that_nothing_does_is_said():
     with pytest.warns(UserWarning, match="nothing keeps 100.0% of the overlap@10: the best keeps"):
-        choice = choose(SUMMARY, keep=1.0)
+        choice = choose(SUMMARY, keep=1.0, precision="int8")
     assert choice.best.retention == max(shares(choice).values())
+    assert not choice.best.keeps(1.0)
+
+
+def test_keep_goes_by_the_lower_end_of_the_interval():
+    choice = choose(SUMMARY, keep=0.8, objective="fidelity")
+    assert 0.8 <= choice.best.low < choice.best.retention
+    asked = choice.best.retention - 1e-9
+    assert choose(SUMMARY, keep=asked, objective="fidelity").best.bytes_per_vector > choice.best.bytes_per_vector
+
+
+def test_keep_takes_the_directions_of_fidelity_where_those_of_quality_do_not_keep_it():
+    choice = choose(SUMMARY, keep=1.0)
+    assert choice.strength == 0
+    assert choice.best.keeps(1.0)
 
 
 def by_type(choice):
