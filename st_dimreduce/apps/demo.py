@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce.apps.docstrings import docstring_pairs
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.enums import Precision
-from st_dimreduce.evaluation.compare import compare_embeddings
+from st_dimreduce.evaluation.compare import Comparison, compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed
 from st_dimreduce.evaluation.report import comparison_table
 from st_dimreduce.files import check_target
@@ -30,7 +30,7 @@ _QUERY = "How can I find the shortest route between two points of a network?"
 
 def run_demo(
     console: Console, pairs: int = 2500, output: str | os.PathLike[str] | None = None, overwrite: bool = False
-) -> None:
+) -> Comparison:
     """Reduce all-MiniLM-L6-v2 on docstrings, print how it compares, and search with the saved model.
 
     Args:
@@ -38,6 +38,9 @@ def run_demo(
         pairs: Number of docstrings to search. Defaults to 2,500.
         output: Folder to save the reduced model to; not kept if None (the default).
         overwrite: Replace a model folder at ``output``. Defaults to False.
+
+    Returns:
+        The comparison that is printed.
 
     Raises:
         ModuleNotFoundError: If the extra ``demo``, which holds the model, is not installed.
@@ -80,6 +83,7 @@ def run_demo(
         _search(console, SentenceTransformer(str(path)), by_head.documents, documents)
     if output is not None:
         console.print(f"\nThe model is saved in {output}: SentenceTransformer({str(output)!r}) loads it.")
+    return comparison
 
 
 def _untrained_head(in_features: int) -> Head:

@@ -6,28 +6,28 @@ from typing import Annotated
 
 import typer
 
-from st_dimreduce.cli.main import command, console, hide_loading_bars, show
-from st_dimreduce.cli.options import BatchSize, Force, Json, Quiet, TextColumn
+from st_dimreduce.cli.main import Done, command, console, hide_loading_bars, quoted, show, show_next
+from st_dimreduce.cli.options import BatchSize, Force, Quiet, TextColumn
 from st_dimreduce.enums import Precision
 
 
 @command
 def info(
     path: Annotated[str, typer.Argument(help="A head, a model, an export, an index, or a file of vectors or codes.")],
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Say what a folder or file is, how it was fitted, and what reads it."""
+) -> Done:
+    """Say what a folder or file is, how it was fitted, and what reads it.
+
+    Example: st-dimreduce info small
+    """
     from st_dimreduce.apps.info import describe
 
     if not Path(path).exists():  # it is downloaded
         hide_loading_bars()
     about = describe(path)
-    if json_:
-        show(json.dumps(about))
-        return
     width = max(map(len, about))
     for name, value in about.items():
         show(f"{name:{width}}  {value if isinstance(value, str) else json.dumps(value)}")
+    return Done(about)
 
 
 @command
@@ -37,12 +37,17 @@ def demo(
         str | None, typer.Option("--output", "-o", help="Folder to write the reduced model to; none if not given.")
     ] = None,
     force: Force = False,
-) -> None:
-    """Reduce all-MiniLM-L6-v2 on the docstrings of installed packages and search them. Downloads nothing."""
+) -> Done:
+    """Reduce all-MiniLM-L6-v2 on the docstrings of installed packages and search them. Downloads nothing.
+
+    Example: st-dimreduce demo --output small
+    """
     from st_dimreduce.apps.demo import run_demo
 
     hide_loading_bars()
-    run_demo(console(), pairs, output, force)
+    comparison = run_demo(console(), pairs, output, force)
+    show_next("st-dimreduce reduce MODEL texts.txt --bytes 64 --output small")
+    return Done(comparison.to_dict())
 
 
 @command
@@ -72,18 +77,20 @@ def compare(
     report: Annotated[
         str | None, typer.Option(help="HTML report to write; it contains the texts of the queries that lost most.")
     ] = None,
-    json_: Json = None,
     plots: Annotated[str | None, typer.Option(help="Folder to write plots to, as PNG files.")] = None,
     column: TextColumn = None,
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
-) -> None:
-    """Compare reduced models with their base model on your documents, queries or scored pairs."""
+) -> Done:
+    """Compare reduced models with their base model on your documents, queries or scored pairs.
+
+    Example: st-dimreduce compare all-MiniLM-L6-v2 small --texts texts.txt --report report.html
+    """
     from st_dimreduce.files import check_place
     from st_dimreduce.fitting.cloze import cloze_question
     from st_dimreduce.texts import read_question
 
-    outputs = [output for output in (report, json_, plots) if output is not None]
+    outputs = [output for output in (report, plots) if output is not None]
     for output in outputs:
         check_place(output)
     question = read_question(texts, queries, relevant, pairs, column)
@@ -95,7 +102,6 @@ def compare(
         asked_with,
         comparison_table,
         notes,
-        write_figures,
         write_html,
         write_plots,
     )
@@ -121,16 +127,17 @@ def compare(
         show_progress_bar=False if quiet else None,
     )
     # The files first, plots last: what fails of the rest must not cost what was measured.
-    if json_:
-        write_figures(comparison.to_dict(), json_)
     if report:
         write_html(comparison, report, question, vectors=vectors, price=price)
     title = f"{comparison.documents:,} documents, {asked_with(comparison, question.cloze)} (percent)"
-    show(comparison_table(comparison, title, vectors, price), *notes(comparison), quiet=quiet)
+    show(comparison_table(comparison, title, vectors, price), *notes(comparison))
     if plots:
         write_plots(comparison, plots)
     if outputs:
-        show(f"Wrote {', '.join(outputs)}.", quiet=quiet)
+        show(f"Wrote {', '.join(outputs)}.")
+    else:
+        show_next(f"{quoted('st-dimreduce', 'compare', base, *reduced)} ... --report report.html --peers")
+    return Done(comparison.to_dict())
 
 
 @command
@@ -145,8 +152,11 @@ def serve(
     port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 for any that is free.")] = 8765,
     batch_size: BatchSize = 32,
     quiet: Quiet = False,
-) -> None:
-    """Serve a search page on this machine that shows what the full and the reduced model find, side by side."""
+) -> Done:
+    """Serve a search page on this machine that shows what the full and the reduced model find, side by side.
+
+    Example: st-dimreduce serve small --texts texts.txt
+    """
     from st_dimreduce.apps.search_page import Corpus, address, bind, make_app, run
     from st_dimreduce.texts import read_texts
 
@@ -154,5 +164,6 @@ def serve(
     shown = False if quiet else None
     hide_loading_bars(quiet)
     corpus = Corpus(model, read_texts(texts, column), base=base, batch_size=batch_size, show_progress_bar=shown)
-    show(f"{address(bound)} is open; Ctrl-C ends it.", quiet=quiet)
+    show(f"{address(bound)} is open; Ctrl-C ends it.")
     run(make_app(corpus), bound)
+    return Done({})

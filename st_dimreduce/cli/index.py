@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from st_dimreduce.cli.main import group, hide_loading_bars, show
+from st_dimreduce.cli.main import Done, group, hide_loading_bars, quoted, show, show_next
 from st_dimreduce.cli.options import BadRows, BatchSize, Force, Quiet, Seed, TextColumn, VectorColumn
 from st_dimreduce.enums import Kind, OnBadRow, Precision
 
@@ -43,13 +43,17 @@ def build(
     batch_size: BatchSize = 32,
     force: Force = False,
     quiet: Quiet = False,
-) -> None:
-    """Build an index of stored vectors, codes or texts. After an interruption, the same command resumes."""
+) -> Done:
+    """Build an index of stored vectors, codes or texts. After an interruption, the same command resumes.
+
+    Example: st-dimreduce index build small codes.parquet --output index
+    """
     from st_dimreduce.codes.manifest import MANIFEST
     from st_dimreduce.files import check_target
     from st_dimreduce.vectors.index import build_index
 
     check_target(output, force, marker=MANIFEST)
+    show(f"Builds an index of {source}, writes {output}.")
     given, texts = _opened(head, source, column, quiet)
     built = build_index(
         source if texts is None else texts,
@@ -67,7 +71,9 @@ def build(
         overwrite=force,
         show_progress_bar=False if quiet else None,
     )
-    show(f"Wrote {output}: {_about(built)}.", quiet=quiet)
+    show(f"Wrote {output}: {_about(built)}.")
+    show_next(quoted("st-dimreduce", "index", "search", output, "queries.txt", "--model", "MODEL"))
+    return Done({"output": output, **_figures(built)})
 
 
 @index
@@ -81,7 +87,7 @@ def add(
     batch_size: BatchSize = 32,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the vectors of ids that are there.")] = False,
     quiet: Quiet = False,
-) -> None:
+) -> Done:
     """Add vectors, codes or texts to an index."""
     from st_dimreduce.codes.index import open_index
     from st_dimreduce.vectors.index import add_to_index
@@ -99,7 +105,8 @@ def add(
         overwrite=replace,
         show_progress_bar=False if quiet else None,
     )
-    show(f"Added {count:,}: {_about(opened)}.", quiet=quiet)
+    show(f"Added {count:,}: {_about(opened)}.")
+    return Done({"added": count, **_figures(opened)})
 
 
 @index
@@ -107,13 +114,14 @@ def remove(
     index: Index,
     ids: Annotated[list[str], typer.Argument(help="Ids; or @FILE, a file with one per line.")],
     quiet: Quiet = False,
-) -> None:
+) -> Done:
     """Remove documents from an index by their ids."""
     from st_dimreduce.codes.index import open_index
 
     opened = open_index(index)
     opened.remove(_ids(ids, opened.manifest.named))
-    show(f"Now {_about(opened)}.", quiet=quiet)
+    show(f"Now {_about(opened)}.")
+    return Done(_figures(opened))
 
 
 @index
@@ -126,10 +134,9 @@ def search(
         float | None, typer.Option(help="Share of what exact search finds that should be found; 0.95 if not given.")
     ] = None,
     column: TextColumn = None,
-) -> None:
+) -> Done:
     """Search an index; prints the number of the query, rank, id and cosine, a line each, with tabs between them."""
     from st_dimreduce.codes.index import open_index
-    from st_dimreduce.untrusted import printable
 
     opened = open_index(index)
     if model is None:
@@ -141,14 +148,17 @@ def search(
         hide_loading_bars(True)
         vectors = load_model(model).encode_query(read_texts(queries, column), show_progress_bar=False)
     scores, ids = opened.search(vectors, top_k, recall=recall)
+    results = []
     for number, (row, of) in enumerate(zip(ids.tolist(), scores.tolist(), strict=True), 1):
         for rank, (one, score) in enumerate(zip(row, of, strict=True), 1):
             if score > float("-inf"):
-                typer.echo(f"{number}\t{rank}\t{printable(str(one))}\t{score:.4f}")
+                show(f"{number}\t{rank}\t{one}\t{score:.4f}")
+                results.append({"query": number, "rank": rank, "id": one, "cosine": round(score, 6)})
+    return Done({"results": results})
 
 
 @index
-def info(index: Index) -> None:
+def info(index: Index) -> Done:
     """Check an index and describe it."""
     from st_dimreduce.codes.index import open_index
 
@@ -162,6 +172,7 @@ def info(index: Index) -> None:
             f"{recall:.3f} ({effort})" for effort, recall in zip(manifest.efforts, recalls, strict=True)
         )
         show(f"recall@{results} (cells looked into): {reached}")
+    return Done({**_figures(opened), "segments": len(manifest.segments), "removed": removed, "bytes": size})
 
 
 @index
@@ -170,11 +181,13 @@ def merge(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the index to.")],
     force: Force = False,
     quiet: Quiet = False,
-) -> None:
+) -> Done:
     """Merge indexes into a new one; or one alone, to drop what was removed."""
     from st_dimreduce.codes.index import merge_indexes
 
-    show(f"Wrote {output}: {_about(merge_indexes(indexes, output, overwrite=force))}.", quiet=quiet)
+    merged = merge_indexes(indexes, output, overwrite=force)
+    show(f"Wrote {output}: {_about(merged)}.")
+    return Done({"output": output, **_figures(merged)})
 
 
 def _opened(head: str, source: str, column: str | None, quiet: bool) -> tuple[Any, list[str] | None]:
@@ -222,6 +235,11 @@ def _ids(given: list[str], named: bool) -> list[Any]:
         if not word.isascii() or not word.isdigit() or len(word) > _DIGITS:
             raise ValueError(f"id {shown(word)} is no number from 0 to 2^63 - 1: the index holds integers")
     return [int(word) for word in words]
+
+
+def _figures(opened: Any) -> dict[str, Any]:
+    about = {"kind": opened.kind.value, "vectors": len(opened), "out_features": opened.out_features}
+    return {**about, "precision": opened.precision.value}
 
 
 def _about(opened: Any) -> str:

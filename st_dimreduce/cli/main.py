@@ -6,28 +6,67 @@ takes seconds to import comes after the checks that can fail at once.
 
 from __future__ import annotations
 
+import inspect
+import json
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
 from opcode import opmap
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-Function = TypeVar("Function", bound=Callable[..., None])
 
-_TABLE_WIDTH = 132  # more than any table needs; in a narrower terminal lines wrap, and no figure is cut
+_TABLE_WIDTH = 80  # no table is wider, so that no figure is cut; in a narrower terminal lines wrap
 
 # Typer imports Pydantic to convert a value, None for a flag that is not given: as False it needs no conversion, and the
 # help of a command takes half the time.
 _FLAGS = dict.fromkeys(("help", "install_completion", "show_completion"), False)
 
-app = typer.Typer(pretty_exceptions_enable=False, context_settings={"default_map": _FLAGS})
+# In the order in which they are used.
+_ORDER: tuple[str, ...] = (
+    "demo",
+    "reduce",
+    "compare",
+    "serve",
+    "encode",
+    "search",
+    "fit",
+    "apply",
+    "attach",
+    "drift",
+    "migrate",
+)
+_ORDER += ("index", "check", "export", "publish", "info")
+
+_silent = ContextVar("silent", default=False)
+
+
+class _Group(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _flags_alone(super().get_params(ctx))
+
+
+def _flags_alone(params: list[Any]) -> list[Any]:
+    """Have the help show a flag without a type."""
+    for param in params:
+        if getattr(param, "is_flag", False) and param.metavar is None:
+            param.metavar = ""
+    return params
+
+
+app = typer.Typer(cls=_Group, pretty_exceptions_enable=False, context_settings={"default_map": _FLAGS})
 
 
 _BEGIN = """Shrink sentence embeddings. Three ways to begin:
@@ -63,6 +102,7 @@ def main(
     0: the command succeeded.
     1: check found problems, drift asks for a refit, or an unexpected error occurred.
     2: an error that you can correct, such as a missing file or an invalid option.
+    3: nothing kept the share that --keep asked for; the best was written.
     130: interrupted by Ctrl-C.
     """
     if context.invoked_subcommand is None:
@@ -71,6 +111,9 @@ def main(
 
 class _Command(TyperCommand):
     """A command that reports errors on standard error, in one line, with the exit statuses of :func:`main`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _flags_alone(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -121,16 +164,49 @@ def _can_be_corrected(error: Exception) -> bool:
     return package == "st_dimreduce" and last.tb_frame.f_code.co_code[last.tb_lasti] == opmap["RAISE_VARARGS"]
 
 
-def command(function: Function) -> Function:
-    """Add a function to the application as a command."""
-    return app.command(cls=_Command)(function)
+class Done(NamedTuple):
+    """What a command returns: its figures as JSON can hold them, and the exit status."""
+
+    figures: dict[str, Any]
+    status: int = 0
 
 
-def group(name: str, about: str) -> Callable[[Function], Function]:
-    """Add a group of commands to the application; returns what adds a function to it as a command."""
+Command = Callable[..., Done]
+
+
+def command(function: Command) -> Callable[..., None]:
+    """Add a function to the application as a command, with ``--json``; it returns what is printed then."""
+    return app.command(cls=_Command)(_with_json(function))
+
+
+def group(name: str, about: str) -> Callable[[Command], Callable[..., None]]:
+    """Add a group of commands to the application; returns what adds a function to it as :func:`command` does."""
     commands = typer.Typer(no_args_is_help=True, help=about)
     app.add_typer(commands, name=name)
-    return commands.command(cls=_Command)
+    return lambda function: commands.command(cls=_Command)(_with_json(function))
+
+
+def _with_json(function: Command) -> Callable[..., None]:
+    """Return a function with one more option; with it, figures are printed in place of tables and lines."""
+
+    @wraps(function)
+    def run(*, json_: bool, **arguments: Any) -> None:
+        token = _silent.set(json_ or bool(arguments.get("quiet")))
+        try:
+            done = function(**arguments)
+        finally:
+            _silent.reset(token)
+        if json_:
+            typer.echo(json.dumps(done.figures, default=str))
+        if done.status:
+            raise typer.Exit(done.status)
+
+    option = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output, nothing else.")]
+    given = inspect.signature(function)
+    added = inspect.Parameter("json_", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
+    run.__signature__ = given.replace(parameters=[*given.parameters.values(), added])  # type: ignore[attr-defined]
+    run.__annotations__ = {**function.__annotations__, "json_": option}
+    return run
 
 
 def hide_loading_bars(quiet: bool = False) -> None:
@@ -147,15 +223,29 @@ def console() -> Console:
     """Return a console on standard output that is wide enough for every table and shows [b] as it is."""
     from rich.console import Console
 
-    return Console(width=max(_TABLE_WIDTH, Console().width), markup=False, emoji=False, highlight=False)
+    width = max(_TABLE_WIDTH, Console().width)
+    return Console(width=width, markup=False, emoji=False, highlight=False, quiet=_silent.get())
 
 
-def show(*items: str | Table, quiet: bool = False) -> None:
-    """Print lines and tables on standard output, unless ``quiet``; of what others have named no character acts."""
+def show(*items: str | Table) -> None:
+    """Print lines and tables on standard output unless it is to be silent; of what others have named no character acts.
+
+    A command without ``--quiet`` or ``--json`` begins with what it will do and ends with what to do next.
+    """
     from st_dimreduce.untrusted import printable
 
-    for item in () if quiet else items:
+    for item in () if _silent.get() else items:
         if isinstance(item, str):
             typer.echo("\n".join(map(printable, item.split("\n"))))
         else:
             console().print(item)
+
+
+def show_next(*lines: str) -> None:
+    """Print lines of code or commands, ready to paste, with which people go on."""
+    show("\nNext:", *(f"  {line}" for line in lines))
+
+
+def quoted(*words: object) -> str:
+    """Return words as a shell reads them."""
+    return shlex.join(map(str, words))

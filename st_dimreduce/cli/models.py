@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from st_dimreduce.cli.main import command, hide_loading_bars, show
+from st_dimreduce.cli.main import Done, command, hide_loading_bars, quoted, show, show_next
 from st_dimreduce.cli.options import (
     BatchSize,
+    BestEffort,
     Bytes,
     Device,
     Dim,
@@ -24,6 +25,7 @@ from st_dimreduce.cli.options import (
     Trust,
     Variants,
     read_sizes,
+    say_choice,
 )
 from st_dimreduce.enums import Addition, Format, Objective, Precision
 
@@ -47,6 +49,7 @@ def reduce(
         str | None,
         typer.Option(help="Labelled pairs to train on: .jsonl, .csv or .tsv of query, document and perhaps negative."),
     ] = None,
+    best_effort: BestEffort = False,
     column: TextColumn = None,
     query_prompt: Annotated[str | None, typer.Option(help="What the model expects before a query.")] = None,
     document_prompt: Annotated[str | None, typer.Option(help="What the model expects before a document.")] = None,
@@ -56,8 +59,11 @@ def reduce(
     trust_remote_code: Trust = False,
     force: Force = False,
     quiet: Quiet = False,
-) -> None:
-    """Reduce a model: fit a head on your texts, measure the loss on some of them, and write the reduced model."""
+) -> Done:
+    """Reduce a model: fit a head on your texts, measure the loss on some of them, and write the reduced model.
+
+    Example: st-dimreduce reduce all-MiniLM-L6-v2 texts.txt --bytes 64 --output small
+    """
     from st_dimreduce.files import check_target
     from st_dimreduce.fitting.budget import Size
     from st_dimreduce.texts import read_labelled_pairs, read_texts
@@ -67,8 +73,10 @@ def reduce(
     sentences = read_texts(texts, column)
     labelled = None if pairs is None else read_labelled_pairs(pairs)
 
+    show(f"Fits a head on {len(sentences):,} texts with {model}, measures it on texts held out, writes {output}.")
+
     from st_dimreduce.dim_reduce import head_of
-    from st_dimreduce.evaluation.report import asked_with, choice_table, comparison_table, notes
+    from st_dimreduce.evaluation.report import asked_with, comparison_table, notes
     from st_dimreduce.models.load import load_model
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_and_compare
@@ -89,13 +97,19 @@ def reduce(
     )
     save_portable(reduced, output, figures=comparison.to_dict(), overwrite=force)
     _, record = head_of(reduced)
-    if record.choice:
-        show(choice_table(record.choice), quiet=quiet)
+    status = say_choice(record, keep, best_effort)
     title = f"{comparison.documents:,} held-out texts of {len(sentences):,}, {asked_with(comparison)} (percent)"
-    show(comparison_table(comparison, title), *notes(comparison), quiet=quiet)
+    show(comparison_table(comparison, title), *notes(comparison))
     if record.folded:
-        show("The head is multiplied into the base model's last Dense: the folder has the same modules.", quiet=quiet)
-    show(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", quiet=quiet)
+        show("The head is multiplied into the base model's last Dense: the folder has the same modules.")
+    size_said = f"{comparison.rows[-1].dimensions} dimensions, to be stored as {record.precision.value}"
+    show(f"Wrote {output}: {size_said}.")
+    show_next(
+        f"SentenceTransformer({output!r}).encode(texts)",
+        quoted("st-dimreduce", "encode", output, texts, "codes.parquet"),
+        quoted("st-dimreduce", "serve", output, "--texts", texts),
+    )
+    return Done({"output": output, "record": record.to_dict(large=False), **comparison.to_dict()}, status)
 
 
 @command
@@ -113,14 +127,18 @@ def publish(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files and the card, send nothing.")] = False,
     quiet: Quiet = False,
-) -> None:
-    """Publish a reduced model and its model card on the Hugging Face Hub, in one commit."""
+) -> Done:
+    """Publish a reduced model and its model card on the Hugging Face Hub, in one commit.
+
+    Example: st-dimreduce publish small user/small --with onnx --dry-run
+    """
     from st_dimreduce.evaluation.report import publication_table
     from st_dimreduce.runtimes.publish import publish as publish_model
 
     # From a file: arguments of a process can be seen by other users of the machine.
     token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else None
     hide_loading_bars(quiet)
+    show(f"{'Shows what would be sent' if dry_run else 'Publishes'}: {folder} as {repo_id}.")
     publication = publish_model(
         folder,
         repo_id,
@@ -133,9 +151,12 @@ def publish(
         show_progress_bar=False if quiet else None,
     )
     if dry_run:
-        show(publication_table(publication.files), publication.card, quiet=quiet)
+        show(publication_table(publication.files), publication.card)
     done = "Nothing was sent. Without --dry-run it would be at" if dry_run else "Published:"
-    show(f"{done} {publication.url}", quiet=quiet)
+    show(f"{done} {publication.url}")
+    if not dry_run:
+        show_next(f"SentenceTransformer({repo_id!r}).encode(texts)")
+    return Done({"url": publication.url, "files": publication.files, "sent": not dry_run})
 
 
 @command
@@ -150,13 +171,17 @@ def export(
     variants: Variants = None,
     force: Force = False,
     quiet: Quiet = False,
-) -> None:
-    """Export a reduced model or a head as a graph for ONNX Runtime or OpenVINO."""
+) -> Done:
+    """Export a reduced model or a head as a graph for ONNX Runtime or OpenVINO.
+
+    Example: st-dimreduce export small --output graph --variant int8
+    """
     from st_dimreduce.runtimes.export import SETTINGS
     from st_dimreduce.runtimes.export import export as export_graph
 
     hide_loading_bars(quiet)
     shown = False if quiet else None
+    show(f"Exports {source} for {'ONNX Runtime' if format_ is Format.ONNX else 'OpenVINO'}, writes {output}.")
     written = export_graph(
         source,
         output,
@@ -166,11 +191,13 @@ def export(
         overwrite=force,
         show_progress_bar=shown,
     )
-    show(f"Wrote {written}.", quiet=quiet)
+    show(f"Wrote {written}.")
     files = json.loads(Path(output, SETTINGS).read_text(encoding="utf-8")).get("files", {})
     for name, about in files.items():
         cosines = f"cosine to the model {about['mean_cosine']:.4f}, at least {about['least_cosine']:.4f}"
-        show(f"  {name}: {about['bytes'] / 1e6:,.0f} MB, {cosines}", quiet=quiet)
+        show(f"  {name}: {about['bytes'] / 1e6:,.0f} MB, {cosines}")
+    show_next(quoted("st-dimreduce", "info", output), quoted("st-dimreduce", "check", output))
+    return Done({"output": output, "graph": str(written), "files": files})
 
 
 @command
@@ -178,10 +205,12 @@ def check(
     folder: Annotated[str, typer.Argument(help="Folder of a model.")],
     fix: Annotated[bool, typer.Option("--fix", help="Rewrite the model's settings as every reader expects.")] = False,
     trust_remote_code: Trust = False,
-) -> None:
+) -> Done:
     """Say, reader by reader, whether a model's folder gives the model's vectors, and what is wrong in it.
 
     The exit status is 1 if anything is wrong. Readers of graphs alone fail on a folder without one, which is not wrong.
+
+    Example: st-dimreduce check small --fix
     """
     from st_dimreduce.portable.check import check as check_folder
 
@@ -194,9 +223,11 @@ def check(
 
     from st_dimreduce.portable.readers import check_readers, readers_table
 
-    if readings := check_readers(folder):
+    readings = check_readers(folder)
+    if readings:
         show(readers_table(readings))
     show(*map(str, problems))
-    if problems:
-        raise typer.Exit(1)
-    show(f"{folder}: nothing to mend.")
+    if not problems:
+        show(f"{folder}: nothing to mend.")
+    said = [{"reader": each.reader, "outcome": each.outcome.value, "why": each.why} for each in readings]
+    return Done({"problems": list(map(str, problems)), "readers": said}, 1 if problems else 0)

@@ -1,10 +1,16 @@
 """Options and arguments that several commands share."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from st_dimreduce.cli.main import show
 from st_dimreduce.enums import Objective, OnBadRow, Precision, Store, Variant
+
+if TYPE_CHECKING:
+    from st_dimreduce.head import FitRecord
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
@@ -51,11 +57,29 @@ BadRows = Annotated[
         "store it as zeros.",
     ),
 ]
-Json = Annotated[str | None, typer.Option("--json", help="JSON file to write the figures to.")]
+BestEffort = Annotated[
+    bool, typer.Option("--best-effort", help="With --keep: exit with 0 even where nothing keeps the share.")
+]
 Variants = Annotated[
     list[Variant] | None,
     typer.Option("--variant", help="A smaller ONNX file to write as well; may be given twice."),
 ]
+
+
+def say_choice(record: FitRecord, keep: float | None, best_effort: bool) -> int:
+    """Show what a budget was chosen of; returns the exit status, 3 where nothing keeps the share asked for."""
+    if not record.choice:
+        return 0
+    from st_dimreduce.evaluation.report import choice_table
+
+    show(choice_table(record.choice))
+    best = record.choice["best"]
+    if keep is None or best["low"] >= keep:
+        return 0
+    had = f"{best['retention']:.1%}, by the lower end of its interval {best['low']:.1%}"
+    advice = "give more texts, or a larger model" if record.choice["metric"] == "nDCG@10" else "ask for less"
+    show(f"--keep {keep:g} is not kept: the best keeps {had}. The best is written all the same: {advice}.")
+    return 0 if best_effort else 3
 
 
 def read_sizes(given: str | None) -> list[int] | None:

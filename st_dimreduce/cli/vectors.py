@@ -5,22 +5,27 @@ from typing import Annotated
 
 import typer
 
-from st_dimreduce.cli.main import command, hide_loading_bars, show
+from st_dimreduce.cli.main import Done, command, hide_loading_bars, quoted, show, show_next
 from st_dimreduce.cli.options import (
     BadRows,
+    BatchSize,
+    BestEffort,
     Bytes,
+    Device,
     Dim,
     Force,
     Goal,
     InStore,
-    Json,
     Keep,
     Output,
     Quiet,
     Seed,
     Source,
+    Stored,
+    TextColumn,
     Trust,
     VectorColumn,
+    say_choice,
 )
 from st_dimreduce.enums import Objective, OnBadRow, Precision, Verdict
 
@@ -32,26 +37,33 @@ def fit(
     dim: Dim = None,
     bytes_: Bytes = None,
     keep: Keep = None,
+    precision: Stored = None,
     store: InStore = None,
     objective: Goal = Objective.QUALITY,
+    best_effort: BestEffort = False,
     column: VectorColumn = None,
     seed: Seed = 0,
     on_bad_row: BadRows = OnBadRow.RAISE,
     force: Force = False,
     quiet: Quiet = False,
-) -> None:
-    """Fit a head on stored vectors, without a model or texts."""
+) -> Done:
+    """Fit a head on stored vectors, without a model or texts.
+
+    Example: st-dimreduce fit vectors.parquet --bytes 64 --output head
+    """
     from st_dimreduce.files import check_target
     from st_dimreduce.head import RECORD
     from st_dimreduce.vectors.fit import fit_on_vectors
 
     check_target(output, force, marker=RECORD)
+    show(f"Fits a head on the vectors in {source}, writes {output}.")
     head = fit_on_vectors(
         source,
         dim,
         bytes_per_vector=bytes_,
         keep=keep,
         store=store,
+        precision=precision,
         objective=objective,
         column=column,
         seed=seed,
@@ -59,12 +71,17 @@ def fit(
         show_progress_bar=False if quiet else None,
     )
     head.save(output, overwrite=force)
-    if head.record.choice:
-        from st_dimreduce.evaluation.report import choice_table
-
-        show(choice_table(head.record.choice), quiet=quiet)
+    status = say_choice(head.record, keep, best_effort)
     vectors = f"{head.record.vectors:,} vectors of {head.in_features} dimensions"
-    show(f"Wrote {output}: {head.out_features} dimensions from {vectors}.", quiet=quiet)
+    show(f"Wrote {output}: {head.out_features} dimensions in {head.precision.value} from {vectors}.")
+    if objective is Objective.QUALITY:
+        show("It aims at retrieval quality, which vectors alone cannot show: attach it to their model,")
+        show("and compare on texts. --objective fidelity keeps more of the full vectors' neighbours.")
+    show_next(
+        quoted("st-dimreduce", "apply", output, source, "reduced" + Path(source).suffix),
+        quoted("st-dimreduce", "attach", output, "MODEL", "--output", "reduced-model"),
+    )
+    return Done({"output": output, "record": head.record.to_dict(large=False)}, status)
 
 
 @command
@@ -77,10 +94,16 @@ def apply(
     ] = None,
     column: VectorColumn = None,
     on_bad_row: BadRows = OnBadRow.RAISE,
+    append: Annotated[
+        bool, typer.Option("--append", help="Of a source that has grown, reduce what has come since; keep the rest.")
+    ] = False,
     force: Force = False,
     quiet: Quiet = False,
-) -> None:
-    """Reduce stored vectors. After an interruption, the same command resumes."""
+) -> Done:
+    """Reduce stored vectors. After an interruption, the same command resumes.
+
+    Example: st-dimreduce apply head vectors.parquet reduced.parquet
+    """
     from st_dimreduce.models.load import load_head
     from st_dimreduce.vectors.reduce import reduce_vectors
 
@@ -88,6 +111,7 @@ def apply(
         hide_loading_bars(quiet)
     loaded = load_head(head)
     precision = precision or loaded.precision
+    show(f"Reduces {source} to {loaded.out_features} dimensions in {precision.value}, writes {sink}.")
     done = reduce_vectors(
         source,
         loaded,
@@ -96,11 +120,16 @@ def apply(
         column=column,
         on_bad_row=on_bad_row,
         overwrite=force,
+        append=append,
         show_progress_bar=False if quiet else None,
     )
     zeros = f", {done.bad_rows:,} of them stored as zeros" if done.bad_rows else ""
     size = f"{done.rows:,} vectors of {loaded.out_features} dimensions in {precision.value}, {done.bytes:,} bytes"
-    show(f"Wrote {sink}: {size}{zeros}; {done.seconds:.1f} s.", quiet=quiet)
+    show(f"Wrote {sink}: {size}{zeros}; {done.seconds:.1f} s.")
+    show_next(
+        quoted("st-dimreduce", "index", "build", head, sink, "--output", "index"), quoted("st-dimreduce", "info", sink)
+    )
+    return Done({"output": sink, "rows": done.rows, "bad_rows": done.bad_rows, "bytes": done.bytes})
 
 
 @command
@@ -111,8 +140,11 @@ def attach(
     trust_remote_code: Trust = False,
     force: Force = False,
     quiet: Quiet = False,
-) -> None:
-    """Attach a head to the model that its vectors came from, to encode queries for the reduced vectors."""
+) -> Done:
+    """Attach a head to the model that its vectors came from, to encode queries for the reduced vectors.
+
+    Example: st-dimreduce attach head all-MiniLM-L6-v2 --output small
+    """
     from st_dimreduce.files import check_target
     from st_dimreduce.models.load import load_head, load_model
 
@@ -123,9 +155,12 @@ def attach(
     from st_dimreduce.portable.save import save_portable
 
     hide_loading_bars(quiet)
+    show(f"Puts the head in {head} behind {model}, writes {output}.")
     base = load_model(model, trust_remote_code=trust_remote_code)
     save_portable(attach_head(base, loaded), output, overwrite=force)
-    show(f"Wrote {output}: SentenceTransformer({output!r}) loads it.", quiet=quiet)
+    show(f"Wrote {output}.")
+    show_next(f"SentenceTransformer({output!r}).encode_query(queries)", quoted("st-dimreduce", "check", output))
+    return Done({"output": output})
 
 
 @command
@@ -139,19 +174,17 @@ def drift(
     column: VectorColumn = None,
     seed: Seed = 0,
     on_bad_row: BadRows = OnBadRow.RAISE,
-    json_: Json = None,
     quiet: Quiet = False,
-) -> None:
+) -> Done:
     """Judge whether a head still fits the vectors that arrive: it fits, is to be watched, or should be refitted.
 
     The exit status is 1 if it should be refitted.
+
+    Example: st-dimreduce drift head new.parquet
     """
-    from st_dimreduce.files import check_place
     from st_dimreduce.models.load import load_head
     from st_dimreduce.vectors.drift import drift as judge
 
-    if json_:
-        check_place(json_)
     if not Path(head).is_dir():  # it is downloaded
         hide_loading_bars(quiet)
     found = judge(
@@ -164,10 +197,95 @@ def drift(
         show_progress_bar=False if quiet else None,
     )
 
-    from st_dimreduce.evaluation.report import drift_table, write_figures
+    from st_dimreduce.evaluation.report import drift_table
 
-    if json_:
-        write_figures(found.to_dict(), json_)
-    show(drift_table(found.to_dict()), f"{found.verdict.value}: {found.explanation}", quiet=quiet)
+    show(drift_table(found.to_dict()), f"{found.verdict.value}: {found.explanation}")
     if found.verdict is Verdict.REFIT:
-        raise typer.Exit(1)
+        show_next(quoted("st-dimreduce", "fit", source, "--output", "new-head"))
+    return Done(found.to_dict(), 1 if found.verdict is Verdict.REFIT else 0)
+
+
+@command
+def encode(
+    model: Annotated[str, typer.Argument(help="Name or folder of a reduced model.")],
+    texts: Annotated[str, typer.Argument(help="Texts: one per line, .jsonl or .csv.")],
+    sink: Annotated[str, typer.Argument(help="Output: .parquet or .arrow, with the texts, or .npy, codes alone.")],
+    precision: Annotated[
+        Precision | None, typer.Option(help="Precision of the codes; the model's if not given.")
+    ] = None,
+    column: TextColumn = None,
+    device: Device = None,
+    batch_size: BatchSize = 32,
+    trust_remote_code: Trust = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> Done:
+    """Encode texts as codes. After an interruption, the same command resumes.
+
+    Example: st-dimreduce encode small texts.txt codes.parquet
+    """
+    from st_dimreduce.texts import read_texts
+
+    sentences = read_texts(texts, column)
+    show(f"Encodes {len(sentences):,} texts with {model}, writes {sink}.")
+
+    from st_dimreduce.models.load import load_model
+    from st_dimreduce.vectors.encode import encode_and_reduce
+
+    hide_loading_bars(quiet)
+    loaded = load_model(model, trust_remote_code=trust_remote_code, device=device)
+    done = encode_and_reduce(
+        sentences,
+        loaded,
+        sink,
+        precision,
+        batch_size=batch_size,
+        overwrite=force,
+        show_progress_bar=False if quiet else None,
+    )
+    show(f"Wrote {sink}: {done.rows:,} codes, {done.bytes:,} bytes; {done.seconds:.1f} s.")
+    given = () if Path(sink).suffix != ".npy" else ("--texts", texts)
+    show_next(
+        quoted("st-dimreduce", "search", model, sink, "your question", *given),
+        quoted("st-dimreduce", "index", "build", model, sink, "--output", "index"),
+    )
+    return Done({"output": sink, "rows": done.rows, "bytes": done.bytes})
+
+
+@command
+def search(
+    model: Annotated[str, typer.Argument(help="Name or folder of the reduced model that made the codes.")],
+    codes: Annotated[str, typer.Argument(help="Codes that encode or apply wrote.")],
+    queries: Annotated[list[str], typer.Argument(help="Queries; or @FILE, a file with one per line.")],
+    texts: Annotated[
+        str | None, typer.Option(help="The texts of the codes, to be shown; a table has them in its column text.")
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", help="Results per query.")] = 10,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Precision of the codes, where their file does not say.")
+    ] = None,
+    column: TextColumn = None,
+    trust_remote_code: Trust = False,
+) -> Done:
+    """Search codes exactly, and print the rank, row, cosine and text of what is found.
+
+    For millions of codes, build an index: st-dimreduce index build.
+
+    Example: st-dimreduce search small codes.parquet "how do I reset my password"
+    """
+    from st_dimreduce.texts import read_texts
+
+    asked = [line for each in queries for line in (read_texts(each[1:]) if each.startswith("@") else [each])]
+    shown = None if texts is None else read_texts(texts, column)
+    hide_loading_bars(True)
+
+    from st_dimreduce.models.load import load_model
+    from st_dimreduce.vectors.encode import search_codes
+
+    found = search_codes(load_model(model, trust_remote_code=trust_remote_code), codes, asked, top_k, precision, shown)
+    for query, results in zip(asked, found, strict=True):
+        show(query)
+        for rank, result in enumerate(results, 1):
+            show(f"{rank:4}  row {result.row:<8} {result.cosine:.3f}  {result.text[:100]}".rstrip())
+    pairs = zip(asked, found, strict=True)
+    return Done({"queries": [{"query": query, "results": [one._asdict() for one in them]} for query, them in pairs]})

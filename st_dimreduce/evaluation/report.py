@@ -21,6 +21,7 @@ from st_dimreduce.files import new_file, write_json
 from st_dimreduce.texts import Question
 
 _SHOWN = 3  # documents shown per query
+_NOT_ON_TERMINALS = ("dims", "stored\nas", "recall\n@10", "encoding\nseconds")
 
 _Cell = tuple[str, str | None]  # a value, and its interval
 
@@ -59,7 +60,7 @@ def _columns(comparison: Comparison, vectors: int, price: float | None) -> list[
         _Column("stored\nas", lambda row: row.precision),
         _Column("bytes", lambda row: f"{row.bytes_per_vector:,}"),
         _Column(f"GB for\n{_short(vectors)}", lambda row: f"{gigabytes(row):.2f}"),
-        _Column("price\nper month", lambda row: None if price is None else f"{gigabytes(row) * price:,.2f}"),
+        _Column("price per\nmonth", lambda row: None if price is None else f"{gigabytes(row) * price:,.2f}"),
         _Column("nDCG\n@10", lambda row: _percent(row.ndcg), "ndcg"),
         _Column("recall\n@10", lambda row: _percent(row.recall), "recall"),
         _Column("STS", lambda row: _percent(row.sts), "sts"),
@@ -75,6 +76,8 @@ def comparison_table(
 ) -> Table:
     """Return a comparison as a rich table, in percent, with the 95 % interval of the retention or the overlap.
 
+    It fits 80 columns of a terminal: recall and seconds are in ``comparison.rows`` and in the HTML report alone.
+
     Args:
         comparison: The comparison; metrics that were not measured have no column.
         title: Title of the table.
@@ -82,15 +85,18 @@ def comparison_table(
         price: Price of a gigabyte of memory per month; no column of it if None (the default).
     """
     table = _table(title)
-    table.add_column("", no_wrap=True)
-    columns = _columns(comparison, vectors, price)
+    table.add_column("", overflow="fold", min_width=13)
+    table.add_column("stored as", no_wrap=True)
+    columns = [column for column in _columns(comparison, vectors, price) if column.title not in _NOT_ON_TERMINALS]
+    if price is not None:
+        columns = [column for column in columns if not column.title.startswith("GB")]
     for column in columns:
-        table.add_column(column.title, justify="right", no_wrap="\n" not in column.title)
+        table.add_column(column.title, justify="right", no_wrap=True)
     main = "overlap" if comparison.metric == "overlap" else "retention"
     for row in comparison.rows:
         cells = [(column, *column.cell(row)) for column in columns]
         values = [f"{value} ({ends})" if ends and column.interval == main else value for column, value, ends in cells]
-        table.add_row(row.name, *values)
+        table.add_row(row.name, f"{row.dimensions} {row.precision}", *values)
     return table
 
 
@@ -106,10 +112,8 @@ def notes(comparison: Comparison) -> list[str]:
     lines = []
     if comparison.metric == "ndcg":
         lines.append("nDCG@10: how far up the text that a query asks for is found, 100 if first.")
-    lines.append(
-        "overlap@10: share of the base model's ten results that are found too. A head fitted for quality departs"
-    )
-    lines.append("from them on purpose; --objective fidelity keeps more of them.")
+    lines.append("overlap@10: share of the base model's ten results that are found too. A head fitted")
+    lines.append("for quality departs from them on purpose; --objective fidelity keeps more of them.")
     return lines
 
 

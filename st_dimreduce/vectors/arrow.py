@@ -17,6 +17,7 @@ import numpy as np
 from st_dimreduce.codes.ids import Names
 from st_dimreduce.enums import Precision
 from st_dimreduce.untrusted import printable
+from st_dimreduce.vectors.origin import PREFIX, Origin
 from st_dimreduce.vectors.sinks import CodesFile
 from st_dimreduce.vectors.sources import Files, Source, library
 
@@ -60,6 +61,11 @@ class TableSource(Source):
     def leave_out_others(self) -> None:
         self._others = []
 
+    @property
+    def origin(self) -> Origin | None:
+        """What the codes were made by; None if it was not written."""
+        return _origin(self.schema.field(self.column))
+
     @abstractmethod
     def record_batches(self, start: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows from ``start`` on, after :func:`_valid`."""
@@ -86,9 +92,7 @@ class TableSource(Source):
             ValueError: If there is no such column, it holds null, or anything else.
         """
         if self.schema.names.count(name) != 1:
-            raise ValueError(
-                f"{self.schema.names.count(name)} columns are named {name!r}: name one of {_listed(self.schema)}"
-            )
+            raise ValueError(f"there is no column {name!r}: name one of {_listed(self.schema)}")
         kind = self.schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
@@ -267,11 +271,19 @@ class IpcFile(CodesFile):
 
 
 class ParquetFile(IpcFile):
-    """A Parquet file, with a row group for each write; joined of Arrow IPC files, each of which becomes one."""
+    """A Parquet file, with a row group for each write; joined of Arrow IPC files, each of which becomes one.
+
+    One that grows is joined of what it was and of them.
+    """
 
     suffix = ".parquet"
 
     def append(self, part: Path) -> None:
+        if part.suffix == self.suffix:
+            with _refusing(part, "Parquet"), pq.ParquetFile(part) as file:
+                for group in range(file.num_row_groups):
+                    self.write(file.read_row_group(group))
+            return
         with _open_ipc(part) as reader:
             self.write(reader.read_all())  # mapped, not read; its batches stay apart: one array could not hold them
 
@@ -281,16 +293,17 @@ class ParquetFile(IpcFile):
         )
 
 
-def code_schema(schema: pa.Schema | None, column: str, precision: Precision, out_features: int) -> pa.Schema:
+def code_schema(schema: pa.Schema | None, column: str, origin: Origin) -> pa.Schema:
     """Return the schema of reduced vectors: that of the source (None: one column), with codes in the vectors' column.
 
     Dictionaries become what they encode, since those of two files may differ; so do views, since a batch of them is
     written with all the text that they are views of. The metadata of the schema as a whole is
     left out: other libraries describe the columns there, and one of these has changed.
     """
+    precision, size = origin.precision, origin.out_features
     kind = {Precision.FLOAT32: pa.float32(), Precision.INT8: pa.int8()}.get(precision)
-    codes = pa.binary(precision.bytes_per_vector(out_features)) if kind is None else pa.list_(kind, out_features)
-    metadata = {"st_dimreduce.precision": precision.value, "st_dimreduce.out_features": str(out_features)}
+    codes = pa.binary(precision.bytes_per_vector(size)) if kind is None else pa.list_(kind, size)
+    metadata = {PREFIX + name: value for name, value in origin.known.items()}
     fields = [pa.field(column, codes)] if schema is None else list(schema)
     return pa.schema(
         field.with_type(codes).with_metadata(metadata) if field.name == column else _decoded(field) for field in fields
@@ -334,6 +347,10 @@ def _rows_from(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
         start = max(start - batch.num_rows, 0)
 
 
+class NoSuchColumnError(ValueError):
+    """A table has no column of vectors, or of codes, where one was looked for."""
+
+
 def vector_column(schema: pa.Schema, column: str | None, codes: bool = False) -> str:
     """Return the name of the column of vectors, or of codes: the one named, or the only one.
 
@@ -344,17 +361,19 @@ def vector_column(schema: pa.Schema, column: str | None, codes: bool = False) ->
     fitting = [field.name for field in schema if (_is_codes(field) if codes else _is_vectors(field.type))]
     held = "codes that reduce_vectors wrote" if codes else "lists of floats"
     if column is None:
-        if len(fitting) != 1:
-            count = "several columns hold" if fitting else "no column holds"
-            raise ValueError(
-                f"{count} {held}: name the one to {'index' if codes else 'reduce'}; the columns are {columns}"
-            )
+        if not fitting:
+            raise NoSuchColumnError(f"no column holds {held}: the columns are {columns}")
+        if len(fitting) > 1:
+            named = ", ".join(map(repr, fitting))
+            raise ValueError(f"several columns hold {held}: name one with column= (--column) of {printable(named)}")
         column = fitting[0]
+    if column not in schema.names:
+        raise ValueError(f"there is no column {column!r}: name one of {columns}")
     if schema.names.count(column) != 1:
-        raise ValueError(f"{schema.names.count(column)} columns are named {column!r}: name one of {columns}")
+        raise ValueError(f"{schema.names.count(column)} columns are named {column!r}: rename all but one")
     if column not in fitting:
         kind = printable(str(schema.field(column).type))
-        raise ValueError(f"column {column!r} holds {kind}, expected {held}, of {columns}")
+        raise NoSuchColumnError(f"column {column!r} holds {kind}, expected {held}, of {columns}")
     return column
 
 
@@ -368,7 +387,16 @@ def _is_vectors(kind: pa.DataType) -> bool:
 
 
 def _is_codes(field: pa.Field) -> bool:
-    return b"st_dimreduce.precision" in (field.metadata or {})
+    return f"{PREFIX}precision".encode() in (field.metadata or {})
+
+
+def _origin(field: pa.Field) -> Origin | None:
+    known = {
+        key.decode(errors="replace").removeprefix(PREFIX): value.decode(errors="replace")
+        for key, value in (field.metadata or {}).items()
+        if key.startswith(PREFIX.encode())
+    }
+    return Origin.read(known, f"column {printable(repr(field.name))}")
 
 
 def _decoded(field: pa.Field) -> pa.Field:
@@ -508,6 +536,8 @@ def _check_schemas(paths: Sequence[Path], schemas: Sequence[pa.Schema], column: 
         if not same:
             expected = f"expected those of {paths[0].name}, {_listed(first)}"
             raise ValueError(f"{path} has the columns {_listed(schema)}: {expected}")
+        if column is not None and _origin(schema.field(column)) != _origin(first.field(column)):
+            raise ValueError(f"{path} holds codes of another head or precision than {paths[0].name}: keep them apart")
 
 
 def _valid(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -568,8 +598,7 @@ def columns_about(path: Path) -> tuple[int | None, list[dict[str, str]]]:
         with _open_ipc(path) as reader:
             rows = reader.count_rows() if isinstance(reader, pa.RecordBatchFileReader) else None
             schema = reader.schema
-    said = [{key.decode(): value.decode() for key, value in (field.metadata or {}).items()} for field in schema]
-    ours = [{key: value for key, value in each.items() if key.startswith("st_dimreduce.")} for each in said]
+    origins = [(field, _origin(field)) for field in schema]
     return rows, [
-        {"name": field.name, "type": str(field.type), **more} for field, more in zip(schema, ours, strict=True)
+        {"name": field.name, "type": str(field.type), **(origin.known if origin else {})} for field, origin in origins
     ]

@@ -21,7 +21,7 @@ import numpy as np
 from st_dimreduce.codes.ids import holds_names, listed, new_ids
 from st_dimreduce.codes.index import HEAD, CodeIndex, create, open_index, typical_queries
 from st_dimreduce.codes.manifest import MANIFEST, Manifest
-from st_dimreduce.codes.precision import check_codes, quantize
+from st_dimreduce.codes.precision import check_codes
 from st_dimreduce.codes.rows import as_count
 from st_dimreduce.codes.search import decode
 from st_dimreduce.codes.segments import DAMAGED, save_array
@@ -33,8 +33,9 @@ from st_dimreduce.progress import progress_bar
 from st_dimreduce.untrusted import read_json
 from st_dimreduce.vectors.kinds import open_source
 from st_dimreduce.vectors.reduce import reduce_vectors
-from st_dimreduce.vectors.sinks import NpyFile, Parts
+from st_dimreduce.vectors.sinks import NpyFile
 from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, FaissSource, Files, mapped, slices
+from st_dimreduce.vectors.stored import open_codes
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -368,8 +369,12 @@ def _codes(
             return mapped(work.codes)
         work.codes.unlink()  # it was damaged since
     stored = None if model is not None else _stored_codes(source, head, column)
+    options: dict[str, Any]
     if model is not None:
-        _encode(source, model, precision, work, batch_size, show_progress_bar)
+        from st_dimreduce.vectors.encode import encode_and_reduce  # noqa: PLC0415, vectors alone need no torch
+
+        options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        encode_and_reduce(source, model, work.codes, precision, **options)
     elif stored is not None:
         first, rest = next(stored, None), next(stored, None)
         if first is None or first.shape[:1] == (0,):
@@ -382,50 +387,26 @@ def _codes(
                 check_codes(codes, precision, head.out_features)
                 file.write(codes)
     else:
-        options: dict[str, Any] = {"column": column, "on_bad_row": on_bad_row, "batch_bytes": batch_bytes}
+        options = {"column": column, "on_bad_row": on_bad_row, "batch_bytes": batch_bytes}
         reduce_vectors(source, head, work.codes, precision, **options, show_progress_bar=show_progress_bar)
     return np.load(work.codes, mmap_mode="r", allow_pickle=False)
 
 
-def _encode(
-    texts: list[str],
-    model: SentenceTransformer,
-    precision: Precision,
-    work: _Work,
-    batch_size: int,
-    show_progress_bar: bool | None,
-) -> None:
-    with Parts(work.codes, NpyFile, NpyFile, _ENCODED, {"source": [["the texts"]]}, None, False) as parts:
-        with progress_bar("Encoding", "texts", show_progress_bar, total=len(texts), done=parts.rows) as bar:
-            for rows in slices(parts.rows, len(texts), _ENCODED):
-                vectors = model.encode_document(texts[rows], batch_size=batch_size, show_progress_bar=False)
-                parts.write(quantize(np.asarray(vectors), precision), 0)
-                bar.update(len(vectors))
-        parts.finish(show_progress_bar)
-
-
 def _stored_codes(source: Any, head: Head, column: str | None) -> Iterator[np.ndarray] | None:
-    """Return the codes that a source holds; None if it holds vectors that the head could reduce."""
-    if isinstance(source, (str, os.PathLike)):
-        files = Files.at(Path(source), (".npy",)).paths
-        arrays: list[np.ndarray] = [mapped(path) for path in files]
-    else:
-        arrays = [source] if isinstance(source, np.ndarray) else []
-    if arrays:
-        first = arrays[0]
-        codes = first.dtype.kind in "iu" or (first.ndim and first.shape[-1] == head.out_features < head.in_features)
-        return iter(arrays) if codes else None
-    table = _code_table(source, column)
-    return None if table is None else (codes for codes, _ in table.chunks(0, DEFAULT_BATCH_BYTES))
+    """Return the codes that a source holds; None if it holds vectors that the head could reduce.
 
-
-def _code_table(source: Any, column: str | None) -> Any:
-    """Return a table with a column of codes; None if it is no table, or has no such column."""
-    try:
-        opened = open_source(source, column, codes=True)
-    except (ValueError, TypeError):
+    Raises:
+        ValueError: If they were made by another head.
+    """
+    stored = open_codes(source, column)
+    if stored is None:
         return None
-    return opened if opened.schema is not None else None
+    first = stored.arrays[0] if stored.arrays else None
+    narrow = first is not None and first.ndim and first.shape[-1] == head.out_features < head.in_features
+    if first is not None and not (first.dtype.kind in "iu" or narrow):
+        return None
+    stored.check(head)
+    return iter(stored.arrays) if stored.arrays else stored.chunks()
 
 
 def _read_ids(source: Any, column: str | None, id_column: str | None) -> Any:
@@ -437,7 +418,8 @@ def _read_ids(source: Any, column: str | None, id_column: str | None) -> Any:
     """
     if id_column is None:
         return FaissSource(source).ids if FaissSource.accepts(source) else None
-    opened: Any = _code_table(source, column) or open_source(source, column)
+    stored = open_codes(source, column)
+    opened: Any = stored.table if stored is not None and stored.table else open_source(source, column)
     if opened.schema is None or opened.rows is None:
         raise ValueError(f"id_column={id_column!r}: the source is no table that can be read twice, give ids instead")
     return opened.ids(id_column)

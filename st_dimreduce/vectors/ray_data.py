@@ -23,6 +23,7 @@ from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.vectors import reduce as local
 from st_dimreduce.vectors.fit import NO_GOOD_ROWS, read_summary
 from st_dimreduce.vectors.index import TRAINED_PER_CELL, centres, fill, usual_cells
+from st_dimreduce.vectors.origin import Origin
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -359,16 +360,26 @@ class _Encoder:
         from st_dimreduce.models.load import load_model  # noqa: PLC0415, only workers that encode need torch
 
         self._model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
-        self._precision = precision
+        self._precision, self._head = precision, _digest(self._model)
         self._text_column, self._column = text_column, column
         self._batch_size = batch_size
 
     def __call__(self, table: pa.Table) -> pa.Table:
         texts = table[self._text_column].to_pylist()
         embeddings = self._model.encode_document(texts, batch_size=self._batch_size, show_progress_bar=False)
-        schema = code_schema(None, self._column, self._precision, embeddings.shape[1])
+        schema = code_schema(None, self._column, Origin(self._precision, embeddings.shape[1], self._head))
         codes = code_batch(schema, self._column, quantize(embeddings, self._precision), None)
         return table.append_column(codes.schema.field(0), codes.column(0))
+
+
+def _digest(model: Any) -> str | None:
+    """Return what the codes of a model are known by; None for one without a head."""
+    from st_dimreduce import DimReduce  # noqa: PLC0415, only workers that encode need torch
+
+    try:
+        return DimReduce.from_model(model).to_head().digest
+    except ValueError:
+        return None
 
 
 def _plain(table: pa.Table) -> pa.Table:

@@ -13,17 +13,22 @@ from typing import Any, overload
 import numpy as np
 
 from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import decode
 from st_dimreduce.enums import OnBadRow, Precision
 from st_dimreduce.files import followed, only_run
 from st_dimreduce.fitting.summary import check_rows, row_norms
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.vectors.kinds import open_source, sink_files
-from st_dimreduce.vectors.sinks import Parts
+from st_dimreduce.vectors.origin import Origin
+from st_dimreduce.vectors.sinks import Parts, size_of
 from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, Batch, Source, batch_rows
+from st_dimreduce.vectors.stored import open_codes
 
 _PART_BATCHES = 8
-_NEW_COLUMN = "embedding"  # the column of codes where the source has no columns
+_CHECKED = 1024  # rows at either end of a sink that is to grow
+_SAME = 0.7  # cosine of codes of one vector, where one of few bits may differ
+NEW_COLUMN = "embedding"  # the column of codes where the source has no columns
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ def reduce_vectors(
     column: str | None = ...,
     on_bad_row: OnBadRow | str = ...,
     overwrite: bool = ...,
+    append: bool = ...,
     batch_bytes: int = ...,
     show_progress_bar: bool | None = ...,
 ) -> Reduced: ...
@@ -84,6 +90,7 @@ def reduce_vectors(
     column: str | None = None,
     on_bad_row: OnBadRow | str = OnBadRow.RAISE,
     overwrite: bool = False,
+    append: bool = False,
     batch_bytes: int = DEFAULT_BATCH_BYTES,
     show_progress_bar: bool | None = None,
 ) -> Reduced | Generator[Any, None, None]:
@@ -113,6 +120,8 @@ def reduce_vectors(
         on_bad_row: ``"raise"`` (the default) stops at the first vector that is NaN, infinite or zero; ``"zero"`` stores
             the code of a zero vector in its place, and counts it.
         overwrite: Replace a sink that exists, and the parts of another run. Defaults to False.
+        append: Of a source that has grown since the sink was written, reduce what has come behind the rows that the
+            sink has; a sink that is not there is made. Defaults to False.
         batch_bytes: Bytes of float32 vectors read at a time, rounded down to a power of two of rows, 1 to 16,384.
             Defaults to 32 MiB; fewer rows where other columns of a table have more than 32 MiB. A run that was killed
             can only be resumed with the same.
@@ -128,7 +137,8 @@ def reduce_vectors(
         ModuleNotFoundError: If source or sink is a table and pyarrow is missing.
         OSError: If the disk is full; complete parts are kept.
         ValueError: If the source cannot be read as vectors of the head's size, holds one without a direction, or
-            changes meanwhile, or an unfinished run was begun with something else; says which.
+            changes meanwhile, or an unfinished run was begun with something else; says which. With ``append``, if the
+            sink's codes are not those that the head gives for the source's first rows.
     """
     begin = time.perf_counter()
     head, precision, on_bad_row = head.to_head(), Precision(precision), OnBadRow(on_bad_row)
@@ -141,27 +151,68 @@ def reduce_vectors(
     path = followed(sink) if Path(sink).suffix else Path(sink)
     part, whole = sink_files(path, opened.schema is not None)
     part_rows = _PART_BATCHES * batch_rows(head.in_features, batch_bytes)
+    kept = _rows_kept(path, opened, head, precision, on_bad_row) if append and os.path.lexists(path) else 0
+    if kept and kept == opened.rows:
+        return Reduced(Path(sink), kept, 0, size_of(path), time.perf_counter() - begin)
     identity = {
         "source": opened.files.states if opened.files else None,
         "column": opened.column,
         "head": head.digest,
         "precision": precision.value,
+        **({"rows before": kept} if kept else {}),
     }
     source_path = opened.files.path if opened.files else None
-    with only_run(path), Parts(path, part, whole, part_rows, identity, source_path, overwrite) as parts:
+    asked: dict[str, Any] = {"overwrite": overwrite, "origin": Origin.of(head, precision), "append": kept > 0}
+    with only_run(path), Parts(path, part, whole, part_rows, identity, source_path, **asked) as parts:
         if parts.bad_rows and on_bad_row is OnBadRow.RAISE:
             raise ValueError(
                 f"{parts.folder} was begun with on_bad_row='zero' and holds {parts.bad_rows} bad rows as zeros: "
                 "pass that again (--on-bad-row zero), or start anew with overwrite=True (--force)"
             )
-        reduced = _reduced(opened, head, precision, on_bad_row, part.tabular, parts.rows, batch_bytes)
-        bar = progress_bar("Reducing", "rows", show_progress_bar, total=opened.rows, done=parts.rows)
+        reduced = _reduced(opened, head, precision, on_bad_row, part.tabular, kept + parts.rows, batch_bytes)
+        bar = progress_bar("Reducing", "rows", show_progress_bar, total=opened.rows, done=kept + parts.rows)
         with bar, closing(reduced):
             for codes, bad in reduced:
                 parts.write(codes, bad)
                 bar.update(len(codes))
         size = parts.finish(show_progress_bar)
-    return Reduced(Path(sink), parts.rows, parts.bad_rows, size, time.perf_counter() - begin)
+    return Reduced(Path(sink), kept + parts.rows, parts.bad_rows, size, time.perf_counter() - begin)
+
+
+def _rows_kept(path: Path, opened: Source, head: Head, precision: Precision, on_bad_row: OnBadRow) -> int:
+    """Return how many rows a sink has, after checking the first and the last of them against the source.
+
+    Raises:
+        ValueError: If the source cannot be read from a row on, has fewer, or the codes are not those of its rows.
+    """
+    stored = open_codes(path)
+    if opened.files is None or stored is None or stored.rows is None:
+        raise ValueError(f"append: {path} or the source cannot be read from a row on: give files, or leave it out")
+    stored.check(head, precision)
+    rows = stored.rows
+    if opened.rows is not None and opened.rows < rows:
+        raise ValueError(
+            f"{path} has {rows:,} rows, the source {opened.rows:,}: it has not grown, give the whole of it"
+        )
+    for start in (0, max(rows - _CHECKED, 0)):
+        with closing(opened.batches(start, _CHECKED * 4 * head.in_features)) as batches:
+            batch = next(batches)
+        there = next(stored.chunks(start))[:_CHECKED]
+        count = min(len(batch.vectors), len(there))
+        here = reduce_batch(head, Batch(start, batch.vectors[:count]), precision, on_bad_row)[0]
+        there = there[:count]
+        same = here.shape == there.shape and here.dtype == there.dtype
+        if not same or _least_cosine(here, there, precision, head.out_features) < _SAME:
+            made = "are not what this head and precision give for the same rows of the source"
+            raise ValueError(f"the codes in {path} from row {start:,} on {made}: start anew with --force")
+    return rows
+
+
+def _least_cosine(here: np.ndarray, there: np.ndarray, precision: Precision, size: int) -> float:
+    """Return the least cosine between codes of the same rows; a bit may differ where a number lies between two."""
+    (one, over_one), (other, over_other) = decode(here, precision, size), decode(there, precision, size)
+    cosines = np.einsum("ij,ij->i", one, other) * over_one * over_other
+    return float(cosines[(one != 0).any(axis=1)].min(initial=1.0))
 
 
 def reduce_batch(head: Head, batch: Batch, precision: Precision, on_bad_row: OnBadRow) -> tuple[np.ndarray, int]:
@@ -226,8 +277,8 @@ def _reduced(
     if tabular:
         from st_dimreduce.vectors.arrow import code_batch, code_schema  # noqa: PLC0415, optional
 
-        column = opened.column or _NEW_COLUMN
-        schema = code_schema(opened.schema, column, precision, head.out_features)
+        column = opened.column or NEW_COLUMN
+        schema = code_schema(opened.schema, column, Origin.of(head, precision))
     with closing(opened.batches(start, batch_bytes)) as batches:
         for batch in batches:
             codes, bad = reduce_batch(head, batch, precision, on_bad_row)

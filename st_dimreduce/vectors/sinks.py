@@ -21,8 +21,18 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from st_dimreduce.files import check_target, disk_errors, flush, give_back, is_own, put_in_place
+from st_dimreduce.files import (
+    check_target,
+    disk_errors,
+    flush,
+    give_back,
+    is_own,
+    new_file,
+    put_in_place,
+    write_json,
+)
 from st_dimreduce.progress import progress_bar
+from st_dimreduce.vectors.origin import Origin, beside
 
 _FORMAT = "st_dimreduce.job.2"
 _PART_BYTES = 1 << 28  # where a part is complete with fewer rows than are asked for
@@ -56,6 +66,11 @@ class CodesFile(ABC):
     def layout(cls, path: Path) -> Any:
         """Return what the header of a file says, as JSON can hold it; None (the default) if nothing depends on it."""
         return None
+
+    @classmethod
+    def codes_bytes(cls, path: Path) -> int:
+        """Return the bytes of the codes in a complete file that ``grows``."""
+        raise NotImplementedError
 
     @abstractmethod
     def write(self, codes: Any) -> None:
@@ -92,6 +107,12 @@ class NpyFile(CodesFile):
         with path.open("rb") as file, suppress(ValueError):  # no header
             dtype, width, _ = _read_header(file)
             return [dtype.str, width]
+
+    @classmethod
+    def codes_bytes(cls, path: Path) -> int:
+        with path.open("rb") as file:
+            dtype, width, rows = _read_header(file)
+            return dtype.itemsize * width * rows
 
     def write(self, codes: np.ndarray) -> None:
         self._begin(codes.dtype, codes.shape[1])
@@ -145,6 +166,8 @@ class Parts:
             cannot be recognised again and the run cannot be resumed.
         source: The file or folder that is read, if any.
         overwrite: Replace a sink that exists, and parts that were made of something else.
+        origin: What is written beside a ``.npy`` file, or into a folder of them. Defaults to None: nothing.
+        append: Whether the sink is there, and grows by the parts. Defaults to False.
 
     Raises:
         FileExistsError: If the sink exists and is not to be replaced.
@@ -161,8 +184,11 @@ class Parts:
         identity: dict[str, Any],
         source: Path | None,
         overwrite: bool,
+        origin: Origin | None = None,
+        append: bool = False,
     ) -> None:
-        self._sink, self._overwrite = sink.absolute(), overwrite
+        self._sink, self._overwrite, self._append = sink.absolute(), overwrite, append
+        self._origin = None if part.tabular else origin  # tables say it themselves
         self._part_file, self._whole_file, self._part_rows = part, whole, part_rows
         self.folder = self._sink.parent / f".{sink.name}.parts"
         self._new, self._coming = self.folder / "new", self.folder / "job.json.new"
@@ -244,10 +270,17 @@ class Parts:
         with self._disk_errors():
             if self._whole_file is not None:
                 self._join(self._whole_file, show_progress_bar)
-            made = self._new if self._whole_file is None else self._whole
+            made = self._whole if self._whole_file else self._grown() if self._append else self._new
             self._placed = made.stat().st_ino
-            put_in_place(made, self._sink, self._overwrite)
-            size = sum(file.stat().st_size for file in [self._sink, *self._sink.glob("*")] if file.is_file())
+            if self._origin is not None and self._whole_file is None:
+                write_json(beside(made), self._origin.content)
+            elif self._origin is not None:
+                beside(self._sink).unlink(missing_ok=True)  # in between, the codes are of nobody, not of another head
+            put_in_place(made, self._sink, self._overwrite or self._append)
+            if self._origin is not None and self._whole_file is not None:
+                with new_file(beside(self._sink)) as file:
+                    write_json(file, self._origin.content)
+            size = size_of(self._sink)
         self._discard()
         return size
 
@@ -263,13 +296,32 @@ class Parts:
 
     def _open_whole(self, whole_file: type[CodesFile]) -> CodesFile:
         if not self._joined:
-            return whole_file(self._whole)
+            whole = whole_file(self._whole)
+            if self._append:
+                whole.append(self._sink)
+            return whole
         return whole_file(self._whole, self._offset(self._joined), self._done[0]["layout"])
 
     def _offset(self, number: int) -> int:
         """Return where the codes of a part begin in the whole."""
         header = self._part_file.header
-        return header + sum(part["bytes"] - header for part in self._done[:number])
+        before = self._part_file.codes_bytes(self._sink) if self._append else 0
+        return header + before + sum(part["bytes"] - header for part in self._done[:number])
+
+    def _grown(self) -> Path:
+        """Return a folder of the files of the sink and of the parts, which are links to them where there are links."""
+        grown = self.folder / "grown"
+        shutil.rmtree(grown, ignore_errors=True)
+        grown.mkdir()
+        old = sorted(path for path in self._sink.iterdir() if path.suffix == self._part_file.suffix)
+        new = [self._part(number) for number in range(len(self._done))]
+        for number, path in enumerate([*old, *new]):
+            copy = grown / self._part(number).name
+            try:
+                os.link(path, copy)
+            except OSError:
+                shutil.copy2(path, copy)
+        return grown
 
     def _discard(self) -> None:
         # First of all: a run that is killed below leaves no parts that a later one would resume.
@@ -301,10 +353,11 @@ class Parts:
         if origin is not None and (sink == origin or origin in sink.parents or sink in origin.parents):
             raise ValueError(f"the sink {self._sink} and the source {source} contain one another: choose another sink")
         if not self._sink.suffix or not os.path.lexists(self._sink):
-            check_target(self._sink, self._overwrite, marker=self._part(0).name)
-        elif not self._overwrite:
+            check_target(self._sink, self._overwrite or self._append, marker=self._part(0).name)
+        elif not self._overwrite and not self._append:
+            more = "append what the source has more with append=True (--append)"
             raise FileExistsError(
-                f"{self._sink} exists: choose another file, or replace it with overwrite=True (--force)"
+                f"{self._sink} exists: choose another file, {more}, or replace it with overwrite=True (--force)"
             )
         elif not self._sink.is_file():
             raise FileExistsError(f"{self._sink} exists and is not a file: choose another, this is never replaced")
@@ -356,6 +409,11 @@ class Parts:
 
     def _disk_errors(self) -> AbstractContextManager[None]:
         return disk_errors(self._sink, lambda: f"the first {self.rows:,} rows are kept" if self._resumable else "")
+
+
+def size_of(sink: Path) -> int:
+    """Return the bytes of a file, or of the files in a folder."""
+    return sum(file.stat().st_size for file in [sink, *sink.glob("*")] if file.is_file())
 
 
 def _named(name: str, ours: Any, theirs: Any) -> str:

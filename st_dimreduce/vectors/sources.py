@@ -401,7 +401,9 @@ def mapped(path: Path) -> np.memmap:
         raise
     except Exception as error:  # NumPy promises no particular one: a header may end in a TokenError
         said = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a complete .npy file of numbers: {said}") from error
+        # NumPy advises to allow pickles for whatever it does not know.
+        why = "expected what numpy.save writes" if "pickle" in said else said
+        raise ValueError(f"{path} is not a complete .npy file of numbers: {why}") from error
     if not isinstance(array, np.memmap):
         raise ValueError(f"{path} is an archive: save each array in a .npy file")
     return array

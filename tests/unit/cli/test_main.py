@@ -46,7 +46,8 @@ def test_help_names_the_commands_and_the_exit_statuses():
         assert words in done.output
     for status in ("1: check found problems", "2: an error that you can correct", "130: interrupted by Ctrl-C"):
         assert status in done.output
-    names = ("reduce", "publish", "export", "check", "fit", "apply", "attach", "drift", "demo", "compare", "serve")
+    names = ("demo", "reduce", "compare", "serve", "encode", "search", "fit", "apply", "attach", "drift", "index")
+    names += ("check", "export", "publish", "info")
     places = [done.output.index(f"│ {name} ") for name in names]
     assert places == sorted(places)
 

@@ -36,7 +36,7 @@ def test_from_stored_vectors_to_a_model_that_finds_them(stored, tmp_path):
     for word in (
         "Chosen on held-out data",
         "Wrote",
-        f"{head.out_features} dimensions from 128 vectors of 32 dimensions",
+        f"{head.out_features} dimensions in {head.precision.value} from 128 vectors of 32 dimensions",
     ):
         assert word in " ".join(done.output.split()), done.output
     record = json.loads((tmp_path / "head" / "st_dimreduce.json").read_text())
@@ -171,17 +171,18 @@ def test_drift_says_in_its_exit_status_whether_to_refit(tmp_path):
     for name, rows, axes in (("fit", 900, variances), ("later", 400, variances), ("other", 400, variances[::-1])):
         np.save(tmp_path / f"{name}.npy", rng.standard_normal((rows, 16)) * axes)
     assert run("fit", tmp_path / "fit.npy", "--dim", 4, "-o", tmp_path / "head", "--quiet").exit_code == 0
-    done = run("drift", tmp_path / "head", tmp_path / "later.npy", "--json", tmp_path / "later.json")
+    done = run("drift", tmp_path / "head", tmp_path / "later.npy")
     assert done.exit_code == 0, done.output
     words = " ".join(done.stdout.split())
     for expected in ("400 vectors", "at the fit", "refit above", "variance lost", "mean norm", "fits: The "):
         assert expected in words, done.stdout
-    written = json.loads((tmp_path / "later.json").read_text())
+    written = json.loads(run("drift", tmp_path / "head", tmp_path / "later.npy", "--json").stdout)
     assert (written["verdict"], written["vectors"]) == ("fits", 400)
-    done = run("drift", tmp_path / "head", tmp_path / "other.npy", "--json", tmp_path / "later.json")
+    done = run("drift", tmp_path / "head", tmp_path / "other.npy")
     assert done.exit_code == 1, done.output
     assert "refit: The head loses" in done.stdout
-    assert json.loads((tmp_path / "later.json").read_text())["verdict"] == "refit"
+    done = run("drift", tmp_path / "head", tmp_path / "other.npy", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["verdict"]) == (1, "refit")
     done = run("drift", tmp_path / "head", tmp_path / "other.npy", "--quiet")
     assert (done.exit_code, done.output) == (1, "")
     done = run("drift", tmp_path / "head", tmp_path / "other.npy", "--reference", tmp_path / "other.npy")

@@ -77,7 +77,7 @@ def test_compare_models(tiny):
     table = comparison_table(comparison, "title")
     assert table.row_count == 2
     without_labels = comparison_table(compare(tiny, reduced, SENTENCES), "title")
-    assert len(table.columns) == len(without_labels.columns) + 3, "nDCG, recall and retention"
+    assert len(table.columns) == len(without_labels.columns) + 2, "nDCG and retention"
 
 
 def test_several_relevant_documents_and_prompts(tiny):

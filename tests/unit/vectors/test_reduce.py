@@ -17,10 +17,12 @@ import torch
 from pyarrow import feather
 
 import st_dimreduce
-from st_dimreduce import DimReduce, Head, Summary, quantize, search
+from st_dimreduce import DimReduce, Head, Precision, Summary, quantize, search
 from st_dimreduce.vectors import sources
 from st_dimreduce.vectors.arrow import codes_of
 from st_dimreduce.vectors.kinds import open_source
+from st_dimreduce.vectors.origin import Origin
+from st_dimreduce.vectors.stored import open_codes
 
 ROWS, WIDTH = 1000, 8
 RNG = np.random.default_rng(0)
@@ -163,9 +165,13 @@ def test_every_sink_holds_the_codes(precision, suffix, tabular, tmp_path):
     source, sink = (table() if tabular else X), tmp_path / f"sink{suffix}"
     done = reduce_vectors(source, HEAD, sink, precision)
     assert (done.path, done.rows, done.bad_rows) == (sink, ROWS, 0)
-    assert [path.name for path in tmp_path.iterdir()] == [sink.name], "something was left behind"
+    beside = {sink.name, f"{sink.name}.codes.json"} if suffix == ".npy" else {sink.name}
+    assert {path.name for path in tmp_path.iterdir()} == beside, "something was left behind"
     files = sorted(sink.iterdir()) if sink.is_dir() else [sink]
     assert done.bytes == sum(path.stat().st_size for path in files)
+    assert open_codes(sink).origin == Origin(Precision(precision), 6, HEAD.digest)
+    if not suffix and not tabular:
+        assert files.pop(0).name == "codes.json"
     if not suffix:
         assert [path.name for path in files] == [f"part-0000{i}.{'parquet' if tabular else 'npy'}" for i in range(2)]
     if files[0].suffix == ".npy":
