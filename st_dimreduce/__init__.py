@@ -56,6 +56,7 @@ _HOMES = {
     "compare": "evaluation.compare",
     "dequantize": "codes.precision",
     "drift": "vectors.drift",
+    "encode_and_reduce": "vectors.encode",
     "export": "runtimes.export",
     "fit_head": "fitting.fit",
     "fit_on_vectors": "vectors.fit",
@@ -72,6 +73,7 @@ _HOMES = {
     "save_head": "head",
     "save_portable": "portable.save",
     "search": "codes.search",
+    "search_codes": "vectors.encode",
     "search_multi_vector": "codes.tokens",
     "summarize": "vectors.fit",
 }
@@ -99,6 +101,7 @@ __all__ = [
     "compare",
     "dequantize",
     "drift",
+    "encode_and_reduce",
     "export",
     "fit_head",
     "fit_on_vectors",
@@ -115,6 +118,7 @@ __all__ = [
     "save_head",
     "save_portable",
     "search",
+    "search_codes",
     "search_multi_vector",
     "summarize",
 ]

@@ -13,6 +13,7 @@ from st_dimreduce.head import RECORD, FitRecord, Head
 from st_dimreduce.models.load import load_head
 from st_dimreduce.portable.graphs import EXPORT
 from st_dimreduce.untrusted import read_object
+from st_dimreduce.vectors.origin import Origin, origin_beside
 from st_dimreduce.vectors.sources import mapped
 
 _MODULES = "modules.json"
@@ -56,6 +57,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _array(place)
     if place.suffix in _TABLES:
         return _table(place)
+    if place.is_dir() and (origin := origin_beside(place)):
+        return _folder_of_codes(place, origin)
     if place.is_dir() and not ((place / RECORD).exists() or (place / _MODULES).exists()):
         raise ValueError(f"{place} holds no head, model, export or index: give a folder that st-dimreduce wrote")
     is_model = (place / _MODULES).exists() or not place.exists()
@@ -97,9 +100,16 @@ def _index(place: Path) -> dict[str, Any]:
 def _array(place: Path) -> dict[str, Any]:
     rows = mapped(place)
     about: dict[str, Any] = {"kind": "vectors", "vectors": len(rows), "dimensions": rows.shape[1]}
-    if rows.dtype in (np.uint8, np.int8):
+    if origin := origin_beside(place):
+        about = {"kind": "codes", "vectors": len(rows), **origin.known}
+    elif rows.dtype in (np.uint8, np.int8):
         about = {"kind": "codes, or vectors of bytes", "vectors": len(rows), "bytes per vector": rows.shape[1]}
     return about | {"stored as": str(rows.dtype), "bytes": place.stat().st_size}
+
+
+def _folder_of_codes(place: Path, origin: Origin) -> dict[str, Any]:
+    files = [mapped(path) for path in sorted(place.glob("*.npy"))]
+    return {"kind": "codes", "vectors": sum(map(len, files)), **origin.known, "files": len(files)}
 
 
 def _table(place: Path) -> dict[str, Any]:
