@@ -62,7 +62,7 @@ def fit_head(
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
-        A head of shape (k, d) without bias, for vectors of norm 1.
+        A head of shape (k, d) without bias, for vectors of the summary's mean norm, ``head.record.mean_norm``.
 
     Raises:
         ValueError: If an argument is out of range, there are fewer vectors than ``size``, or labelled pairs are given
@@ -113,7 +113,8 @@ def fit_head(
     reference = held_out_reference(
         head, summary, lambda seen, held_out: fit(seen, None if pairs is None else pairs.without(held_out))
     )
-    return head if reference is None else head.with_record(reference=reference.to_dict())
+    head = head if reference is None else head.with_record(reference=reference.to_dict())
+    return head.for_norm(summary.mean_norm)
 
 
 def check_objective(objective: Objective, pairs: object) -> None:

@@ -61,7 +61,7 @@ def fit_on_vectors(
     size, objective = Size(out_features, bytes_per_vector, keep, store=store, precision=precision), Objective(objective)
     common: dict[str, Any] = {"seed": seed, "show_progress_bar": show_progress_bar}
     summary = summarize(source, column=column, on_bad_row=on_bad_row, batch_bytes=batch_bytes, **common)
-    return fit_head(summary, size, objective=objective, **common).for_norm(summary.mean_norm)
+    return fit_head(summary, size, objective=objective, **common)
 
 
 def summarize(
