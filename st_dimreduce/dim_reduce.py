@@ -154,7 +154,10 @@ def head_of(model: SentenceTransformer) -> tuple[Dense, FitRecord]:
     modules = [module for module in model if not isinstance(module, (Normalize, Pooling))]
     if not isinstance(modules[-1], Dense) or modules[-1].use_residual:
         kind = type(modules[-1]).__name__
-        raise ValueError(f"the model ends in {kind}: expected a DimReduce or Dense without residual as its head")
+        raise ValueError(
+            f"the model ends in {kind}, it has no head: give a reduced model, or reduce this one first (reduce_model, "
+            "st-dimreduce reduce)"
+        )
     record = getattr(modules[-1], "record", None)
     return modules[-1], record if isinstance(record, FitRecord) else _kept_record(model)
 

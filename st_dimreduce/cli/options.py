@@ -37,7 +37,7 @@ Goal = Annotated[
         "--objective", help="Fit for retrieval quality, or for fidelity: the neighbours that the base model finds."
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Random seed: the same seed gives the same result.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed: the same seed gives the same result.")]
 Trust = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run code that comes with the base model. Read that code before."),

@@ -62,7 +62,9 @@ class Size:
             object.__setattr__(self, "out_features", DEFAULT_OUT_FEATURES)
             values["out_features"] = DEFAULT_OUT_FEATURES
         if len(given) > 1:
-            raise ValueError(f"{', '.join(given)} were given: give exactly one of {', '.join(values)}")
+            one_of = "out_features (--dim), bytes_per_vector (--bytes) and keep (--keep)"
+            said = " and ".join("nested" if self.nested and name == "out_features" else name for name in given)
+            raise ValueError(f"{said} were given: give exactly one of {one_of}")
         self._check_ranges(values)
         if self.store is not None and self.out_features is not None:
             asked = "give bytes_per_vector or keep, not a dimension"

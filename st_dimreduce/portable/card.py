@@ -199,9 +199,11 @@ def _metadata(record: FitRecord, out_features: int, name: str, serving: Serving 
 
 def _advice(record: FitRecord, in_features: int, out_features: int) -> str:
     precision, size = recommended(record, out_features)
-    stored = "This is" if precision is Precision.FLOAT32 else f"Stored as `{precision.value}`, this is"
+    used = record.precision  # what apply, encode, serve and export store, if they are not told otherwise
+    stored = "This is" if used is Precision.FLOAT32 else f"Stored as `{used.value}`, this is"
     full = Precision.FLOAT32.bytes_per_vector(in_features)
-    return f"{stored} {size:,} bytes per vector instead of {full:,}."
+    less = "" if precision is used else f", or {size:,} stored as `{precision.value}`"
+    return f"{stored} {used.bytes_per_vector(out_features):,} bytes per vector instead of {full:,}{less}."
 
 
 def _usage(record: FitRecord, out_features: int, name: str) -> str:

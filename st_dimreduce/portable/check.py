@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from st_dimreduce.enums import Outcome
-from st_dimreduce.head import ACTIVATIONS, CONFIG, PICKLE, WEIGHTS
+from st_dimreduce.head import ACTIVATIONS, CONFIG, PICKLE, RECORD, WEIGHTS
 from st_dimreduce.models.folder import TEXT, Part, needs_own_code, pooling_modes, read_layout
 from st_dimreduce.portable.graphs import EXPORT, Graph, graphs_of
 from st_dimreduce.portable.layout import (
@@ -95,7 +95,10 @@ def check(path: str | os.PathLike[str]) -> list[Problem]:
     Raises:
         ValueError: If the folder is no model or is damaged, as :func:`st_dimreduce.models.folder.read_layout`.
     """
-    return problems_of(Path(path), read_layout(path, trust_remote_code=True))
+    root = Path(path)
+    if (root / RECORD).is_file() and not (root / MODULES).exists():
+        raise ValueError(f"{root} holds a head, no model: st-dimreduce attach puts it behind one, info describes it")
+    return problems_of(root, read_layout(root, trust_remote_code=True))
 
 
 def problems_of(root: Path, parts: list[Part], graphs: list[Graph] | None = None) -> list[Problem]:

@@ -166,7 +166,7 @@ def test_says_what_it_cannot_wrap(minilm, reduced):
         CodesModel("small")
     with pytest.raises(ValueError, match="unknown precision 'int3'"):
         CodesModel(reduced, "int3")
-    with pytest.raises(ValueError, match="the model ends in Transformer: expected a DimReduce or Dense"):
+    with pytest.raises(ValueError, match="the model ends in Transformer, it has no head"):
         CodesModel(minilm, "int4")
     with pytest.raises(ValueError, match="a CodesModel has no record of a precision: give one"):
         CodesModel(CodesModel(reduced))

@@ -157,7 +157,7 @@ def test_from_model_finds_either_form(tiny_path):
 
 
 def test_from_model_without_a_head(tiny):
-    with pytest.raises(ValueError, match="model ends in Transformer: expected a DimReduce or Dense"):
+    with pytest.raises(ValueError, match="model ends in Transformer, it has no head"):
         DimReduce.from_model(tiny)
 
 

@@ -202,8 +202,8 @@ def test_reduce_model_with_labelled_pairs(tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"out_features": 8, "bytes_per_vector": 8}, "out_features, bytes_per_vector were given: give exactly one"),
-        ({"keep": 0.9, "bytes_per_vector": 8}, "give exactly one of out_features, bytes_per_vector, keep"),
+        ({"out_features": 8, "bytes_per_vector": 8}, "out_features and bytes_per_vector were given: give exactly one"),
+        ({"keep": 0.9, "bytes_per_vector": 8}, "give exactly one of out_features .--dim., bytes_per_vector"),
         ({"bytes_per_vector": 129}, "bytes_per_vector=129: choose 1 to 128"),
         ({"out_features": 8, "pairs": []}, "pairs is empty"),
         ({"out_features": 8, "pairs": [("a",)]}, "pair 0 is .*: expected 2 strings"),
@@ -214,7 +214,7 @@ def test_reduce_model_with_labelled_pairs(tiny):
             {"out_features": 8, "pairs": [(text, "b") for text in SENTENCES[:40]]},
             "all 40 pairs share texts with one another",
         ),
-        ({"nested": (4, 8), "bytes_per_vector": 8}, "out_features, bytes_per_vector were given"),
+        ({"nested": (4, 8), "bytes_per_vector": 8}, "nested and bytes_per_vector were given"),
         ({"nested": (4, 8), "out_features": 16}, "give ascending sizes, of which the last is out_features=16"),
         ({"out_features": 8, "pairs": [("a cat", "a dog")] * 3}, "all 3 pairs are the same"),
         ({"out_features": 8, "objective": "speed"}, "unknown objective 'speed'"),

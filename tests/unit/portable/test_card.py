@@ -84,7 +84,7 @@ def test_says_how_to_load_what_it_costs_how_it_was_fitted_and_whose_it_is():
     for words in (
         'SentenceTransformer("user/small")',
         "# shape (2, 128)",
-        "Stored as `int4`, this is 64 bytes per vector instead of 1,536.",
+        "This is 512 bytes per vector instead of 1,536, or 64 stored as `int4`.",
         'quantize(embeddings, "int4")',
         "(quality.png)",
         "2,500 documents, 1,000 queries",

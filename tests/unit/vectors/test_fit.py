@@ -47,7 +47,7 @@ def test_stored_and_encoded_vectors_agree_whatever_the_norm(tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"out_features": 8, "keep": 0.9}, "out_features, keep were given: give exactly one"),
+        ({"out_features": 8, "keep": 0.9}, "out_features and keep were given: give exactly one"),
         ({"out_features": 0}, "out_features=0: choose a size of at least 1"),
         ({"out_features": 33}, "out_features=33: choose a size from 1 to in_features=32"),
         ({}, "out_features=128: choose a size from 1 to in_features=32"),
