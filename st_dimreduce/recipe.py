@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from st_dimreduce.dim_reduce import head_of
 from st_dimreduce.enums import Objective, Precision, Store
 from st_dimreduce.evaluation.compare import Comparison, compare
+from st_dimreduce.evaluation.encoding import assemble
 from st_dimreduce.fitting.budget import Size
 from st_dimreduce.fitting.cloze import cloze_question
 from st_dimreduce.fitting.fit import check_objective, fit_head
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
-from st_dimreduce.models.attach import assemble, split_model, stack_head
+from st_dimreduce.models.attach import split_model, stack_head
 from st_dimreduce.models.encoder import Encoder
 from st_dimreduce.models.load import load_model
+from st_dimreduce.texts import all_same, check_texts
 
 
 def reduce_model(
@@ -40,6 +43,7 @@ def reduce_model(
     trainable: bool = False,
     batch_size: int = 32,
     show_progress_bar: bool | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> SentenceTransformer:
     """Put a fitted head behind a base model.
 
@@ -67,7 +71,8 @@ def reduce_model(
         pairs: Labelled pairs of a query and the document it should find, or triples with a document that it should
             not find, to train on. Without them, for quality, cloze pairs are made of up to 1,000 of the texts.
         embeddings: The base model's embeddings, array of shape (n, d), in place of encoding the sentences. Give
-            ``sentences`` as well where you have them: for quality, cloze pairs are made of them.
+            ``sentences`` as well where you have them: for quality, cloze pairs are made of them. Where row i is the
+            embedding of sentence i, only queries are encoded; else the texts that they were taken from as well.
         summary: A summary of the base model's embeddings, in place of ``embeddings``.
         seed: Seed of the sample and of the fit. Defaults to 0.
         trainable: Whether to stack the head as a ``DimReduce``, to be trained, instead of the stock ``Dense``, which
@@ -75,24 +80,28 @@ def reduce_model(
         batch_size: Texts the base model encodes at a time; the head is the same for every size, but for rounding.
             Defaults to 32.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
+        cache: Folder to keep embeddings in, and to take those from that are there; :func:`st_dimreduce.compare` can
+            share it. Defaults to None.
 
     Returns:
         A new model with the base model's prompts, similarity function and maximum length.
 
     Raises:
-        ValueError: If there is nothing to fit on, all sentences are the same, or both ``embeddings`` and ``summary``
-            are given, it does not fit the model or is too little for ``out_features``, or the model cannot be loaded
-            or gives no sentence embedding.
+        ValueError: If there is nothing to fit on, all sentences are the same, both ``embeddings`` and ``summary`` are
+            given, it does not fit the model or is too little for ``out_features``, or the model cannot be loaded, is
+            reduced already or gives no sentence embedding.
     """
     size, objective = Size(out_features, bytes_per_vector, keep, nested, store, precision), Objective(objective)
     check_objective(objective, pairs)
+    check_texts("sentences", sentences)
     if sentences is None or embeddings is not None or summary is not None:
         given = [name for name, value in (("embeddings", embeddings), ("summary", summary)) if value is not None]
         if len(given) != 1:
             said = " and ".join(given) or "nothing"
             raise ValueError(f"{said} was given to fit on: give sentences, or exactly one of embeddings and summary")
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
-    body = Encoder(assemble(base, split_model(base)[0]), batch_size, show_progress_bar)
+    _check_whole(base)
+    body = Encoder(assemble(base, split_model(base)[0]), batch_size, show_progress_bar, cache)
     _check_size(size, body.width, sentences)
     labelled = None if pairs is None else body.pairs(_check_pairs(pairs))
 
@@ -101,16 +110,18 @@ def reduce_model(
         summary, drawn = body.summarize(() if sentences is None else sentences, seed)
         norm = summary.mean_norm
     else:
-        summary = summary or Summary.of(np.asanyarray(embeddings), seed=seed)  # a mask is kept, and refused
         drawn = [] if sentences is None else list(sentences)
+        if summary is None:
+            rows = np.asanyarray(embeddings)  # a mask is kept, and refused
+            summary = Summary.of(rows, seed=seed)
+            if summary.width == body.width and drawn and objective is Objective.QUALITY and labelled is None:
+                drawn = body.known(drawn, rows) or drawn
         if summary.width != body.width:
             raise ValueError(f"vectors of {summary.width} dimensions were given, expected the model's {body.width}")
         # Stored vectors are usually normalised: only the model tells their norm before that.
         norm = body.probe_norm
-    if summary.count > 1 and drawn and len(set(drawn)) == 1:
-        raise ValueError(
-            f"all {summary.count:,} sentences are the same: give texts that differ, like those it will encode"
-        )
+    if summary.count > 1 and len(drawn) == 1:  # of texts that could be read but once
+        raise ValueError(all_same("sentences", summary.count))
     cloze = _cloze(body, drawn, seed) if objective is Objective.QUALITY and labelled is None else None
     head = fit_head(
         summary,
@@ -134,6 +145,7 @@ def reduce_and_compare(
     seed: int = 0,
     batch_size: int = 32,
     show_progress_bar: bool | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> tuple[SentenceTransformer, Comparison]:
     """Reduce a model on most of the texts, and measure what it cost on the others.
 
@@ -149,6 +161,7 @@ def reduce_and_compare(
         seed: Seed of the split and the fit. Defaults to 0.
         batch_size: As in :func:`reduce_model`.
         show_progress_bar: As in :func:`reduce_model`.
+        cache: As in :func:`reduce_model`.
 
     Returns:
         The reduced model, and how it compares, in every precision, with the base model on the texts held out.
@@ -156,7 +169,11 @@ def reduce_and_compare(
     Raises:
         ValueError: As :func:`reduce_model`, or if there are too few texts to hold any out.
     """
+    objective = Objective(objective)
+    check_objective(objective, pairs)
+    check_texts("sentences", sentences)
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
+    _check_whole(base)
     if width := base.get_embedding_dimension():
         _check_size(size, width, None)
     texts = list(sentences)
@@ -167,7 +184,7 @@ def reduce_and_compare(
         raise ValueError(f"{asked}: give at least {max(6, math.ceil(fewest * 1.5))}, or choose fewer dimensions")
     order = np.random.default_rng(seed).permutation(len(texts))
     unseen, seen = ([texts[i] for i in rows] for rows in (order[:held_out], order[held_out:]))
-    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar, "cache": cache}
     reduced = reduce_model(base, seen, **size.arguments, objective=objective, pairs=pairs, seed=seed, **options)
     question = cloze_question(unseen, seed)
     options["precision"] = list(Precision)
@@ -191,6 +208,19 @@ def _check_size(size: Size, width: int, sentences: object) -> None:
     if isinstance(sentences, Sized) and len(sentences) < size.out_features:
         asked = f"out_features={size.out_features}: give more, or choose fewer"
         raise ValueError(f"{len(sentences)} texts cannot fit {asked}")
+
+
+def _check_whole(base: SentenceTransformer) -> None:
+    """Refuse a model that ends in a fitted head: a head of a head loses more than one of the embeddings below."""
+    try:
+        dense, record = head_of(base)
+    except ValueError:  # it has no head
+        return
+    if record.method is not None:
+        named = f", {record.base_model}" if record.base_model else ""
+        raise ValueError(
+            f"the model is already reduced, to {dense.out_features} dimensions: give its base model{named}"
+        )
 
 
 def _check_pairs(pairs: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,33 @@ _DEFAULT_COLUMN = "text"
 _SCORED_PAIR_COLUMNS = "sentence1", "sentence2", "score"
 _LABELLED_PAIRS = "labelled pairs: the fields query and document, and negative if there is one"
 _SCORED_PAIRS = "scored pairs: a .csv or .tsv file with the columns sentence1, sentence2 and score"
+
+
+def check_texts(name: str, texts: object) -> None:
+    """Check, before anything is encoded, that texts are a list of them, and that two differ.
+
+    Args:
+        name: What they are, such as ``"sentences"``.
+        texts: The texts; an iterable that can be read but once is left alone.
+
+    Raises:
+        ValueError: If they are one string, or several that are all blank or the same.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise ValueError(f"{name} is a {type(texts).__name__}, {texts!r:.40}: expected a list of str")
+    if not isinstance(texts, Sequence) or len(texts) < 2:
+        return
+    found: set[Any] = set()
+    for text in texts:
+        found.add(text.strip() if isinstance(text, str) else id(text))
+        if len(found) > 1:
+            return
+    raise ValueError(all_same(name, len(texts), "blank" if found == {""} else "the same"))
+
+
+def all_same(name: str, count: int, same: str = "the same") -> str:
+    """Return what to say of texts that do not differ."""
+    return f"all {count:,} {name} are {same}: give texts that differ, like those that will be encoded"
 
 
 def read_texts(source: str, column: str | None = None, *, numbered: bool = False) -> list[str]:

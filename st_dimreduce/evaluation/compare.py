@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from st_dimreduce.enums import Precision
-from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed
+from st_dimreduce.evaluation.cache import Cache
+from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed_all
+from st_dimreduce.evaluation.encoding import SharedEncoder
 from st_dimreduce.evaluation.metrics import (
     Estimate,
     Mean,
@@ -26,10 +30,13 @@ from st_dimreduce.evaluation.metrics import (
 )
 from st_dimreduce.evaluation.peers import peers
 from st_dimreduce.progress import progress_bar
+from st_dimreduce.texts import check_texts
 from st_dimreduce.untrusted import printable
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+_log = logging.getLogger(__name__)
 
 Metric = Literal["ndcg", "sts", "overlap"]
 _MOST_QUERIES = 1000  # documents that serve as queries where none are given
@@ -103,6 +110,7 @@ class Comparison:
             ``"overlap"``.
         hurt: For each row up to ten queries that lost most, the greatest loss first.
         cosines: For each row the cosines of the same random pairs of a query and a document, float32.
+        encoded: In a sentence, which models encoded the texts and why; empty where the embeddings existed already.
     """
 
     rows: list[Row]
@@ -111,6 +119,7 @@ class Comparison:
     metric: Metric = "overlap"
     hurt: list[list[Hurt]] = field(default_factory=list, repr=False)
     cosines: list[np.ndarray] = field(default_factory=list, repr=False)
+    encoded: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as JSON can hold them: no texts, no rows of documents, no cosines."""
@@ -130,8 +139,12 @@ def compare(
     with_peers: bool = False,
     batch_size: int = 32,
     show_progress_bar: bool | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Comparison:
     """Compare reduced models with their base model, by exact cosine search over the documents.
+
+    A reduced model whose modules below its head are the base model's is not encoded with: its head is applied to the
+    base model's embeddings. One that was trained end to end, or has other prompts, encodes the texts itself.
 
     Args:
         base: The base model.
@@ -139,7 +152,8 @@ def compare(
         documents: Texts to search, 2 or more. To judge a fit, give texts that it has not seen. If None (the default),
             the texts of ``pairs``.
         queries: Texts to search with. If None (the default), up to 1,000 documents each search the others.
-        relevant: For each query the row of the document it should find, or a collection of rows. Needs ``queries``.
+        relevant: For each query the row of the document it should find, a collection of rows, or their grades by row.
+            Needs ``queries``.
         pairs: Scored pairs: two texts and a human score of their similarity (STS) each, 2 or more.
         precision: How the reduced documents are stored, or several precisions, one row each. Defaults to
             ``"float32"``.
@@ -147,36 +161,38 @@ def compare(
             :func:`st_dimreduce.evaluation.peers.peers` says. Defaults to False.
         batch_size: Texts encoded at a time. Defaults to 32.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
+        cache: Folder to keep embeddings in, and to take those from that are there. Defaults to None.
 
     Returns:
         A row for the base model, then one per model and precision: size, overlap with the base model, given
         ``relevant`` nDCG@10 and recall@10, and given ``pairs`` Spearman's correlation with their scores.
 
     Raises:
-        ValueError: If the arguments do not fit one another.
+        ValueError: If the arguments do not fit one another, all documents are the same, or a reduced model is given as
+            the base model of its own.
     """
     _check_scored_pairs(pairs)
     if documents is None:
         documents = list(dict.fromkeys(text for first, second, _ in pairs or () for text in (first, second)))
-    _check_relevant(documents, queries, relevant)
+    _check_texts(documents, queries, relevant)
     precisions = [Precision(precision)] if isinstance(precision, str) else [Precision(each) for each in precision]
     models = reduced if isinstance(reduced, Mapping) else {"reduced model": reduced}
-    encode = partial(
-        embed,
-        documents=documents,
-        queries=queries,
-        batch_size=batch_size,
-        show_progress_bar=show_progress_bar,
-        scored_pairs=None if pairs is None else ([first for first, _, _ in pairs], [second for _, second, _ in pairs]),
-    )
-    full = encode(base)
-    embedded = {name: encode(model) for name, model in models.items()}
+    # The base model has no name, which any reduced model may have.
+    kept = None if cache is None else Cache(cache)
+    encoder = SharedEncoder({"": base, **models}, batch_size, show_progress_bar, kept)
+    _check_order(encoder, base, models)
+    encoded = encoder.said()
+    _log.info(encoded)
+    sides = None if pairs is None else ([first for first, _, _ in pairs], [second for _, second, _ in pairs])
+    embedded = embed_all(encoder, documents, queries, sides)
+    full = embedded.pop("")
     stored: Iterable[Stored] = [Stored(name, rows, each) for name, rows in embedded.items() for each in precisions]
     if with_peers:
         sizes = {each.bytes_per_vector(rows.documents.shape[1]) for rows in embedded.values() for each in precisions}
         stored = chain(stored, peers(full, sorted(sizes)))  # each is measured when it is made: some take minutes
     scores = None if pairs is None else [score for _, _, score in pairs]
-    return compare_embeddings(full, stored, relevant, scores, show_progress_bar=show_progress_bar)
+    comparison = compare_embeddings(full, stored, relevant, scores, show_progress_bar=show_progress_bar)
+    return replace(comparison, encoded=encoded)
 
 
 def compare_embeddings(
@@ -308,6 +324,25 @@ def _hurt(result: _Result, base: _Result, metric: Metric, own: np.ndarray | None
     ]
 
 
+def _check_order(encoder: SharedEncoder, base: SentenceTransformer, models: Mapping[str, SentenceTransformer]) -> None:
+    """Refuse a reduced model in the place of its base model, and warn of what is hardly meant."""
+    width = base.get_embedding_dimension()
+    for name, model in models.items():
+        own = model.get_embedding_dimension()
+        if encoder.continues(name, ""):
+            raise ValueError(
+                f"{name!r} is the base model of what was given as the base model: give the base model first, then the "
+                "reduced ones"
+            )
+        if encoder.same("", name):
+            warnings.warn(f"{name!r} is the base model itself: its rows show the precisions alone", stacklevel=3)
+        elif width is not None and own is not None and own > width:
+            warnings.warn(
+                f"{name!r} gives {own} dimensions, more than the base model's {width}: the base model comes first",
+                stacklevel=3,
+            )
+
+
 def _check_scored_pairs(pairs: Sequence[tuple[str, str, float]] | None) -> None:
     for row, pair in enumerate(pairs or ()):
         if len(pair) != 3 or not all(isinstance(text, str) for text in pair[:2]) or not np.isfinite(float(pair[2])):
@@ -316,7 +351,10 @@ def _check_scored_pairs(pairs: Sequence[tuple[str, str, float]] | None) -> None:
         raise ValueError(f"{len(pairs)} pairs without two different scores: give at least 2 that can be ranked")
 
 
-def _check_relevant(documents: Sequence[str], queries: Sequence[str] | None, relevant: Relevant | None) -> None:
+def _check_texts(documents: Sequence[str], queries: Sequence[str] | None, relevant: Relevant | None) -> None:
+    check_texts("documents", documents)
+    if isinstance(queries, str):
+        check_texts("queries", queries)
     if len(documents) < 2:
         raise ValueError(f"{len(documents)} documents to search: give at least 2")
     if queries is not None and not len(queries):

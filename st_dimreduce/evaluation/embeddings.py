@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.enums import Precision
+from st_dimreduce.evaluation.encoding import SharedEncoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -77,14 +76,27 @@ def embed(
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
         scored_pairs: The first and the second texts of the scored pairs. Defaults to None.
     """
-    bar = sys.stderr.isatty() if show_progress_bar is None else show_progress_bar
-    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": bar}
-    start = time.perf_counter()
-    document_rows = model.encode_document(list(documents), **options)
-    query_rows = None if queries is None else model.encode_query(list(queries), **options)
-    seconds = time.perf_counter() - start
-    sides = None
-    if scored_pairs is not None:
-        first, second = scored_pairs
-        sides = model.encode(list(first), prompt="", **options), model.encode(list(second), prompt="", **options)
-    return Embedded(query_rows, document_rows, seconds, sides)
+    encoder = SharedEncoder({"": model}, batch_size, show_progress_bar)
+    return embed_all(encoder, documents, queries, scored_pairs)[""]
+
+
+def embed_all(
+    encoder: SharedEncoder,
+    documents: Sequence[str],
+    queries: Sequence[str] | None = None,
+    scored_pairs: tuple[Sequence[str], Sequence[str]] | None = None,
+) -> dict[str, Embedded]:
+    """Encode the texts of a comparison, as :func:`embed` does, with all models of an encoder."""
+    document_rows = encoder.encode(documents, "document")
+    query_rows = None if queries is None else encoder.encode(queries, "query", "Encoding queries")
+    seconds = dict(encoder.seconds)
+    sides = None if scored_pairs is None else [encoder.encode(side, "plain", "Encoding pairs") for side in scored_pairs]
+    return {
+        name: Embedded(
+            queries=None if query_rows is None else query_rows[name],
+            documents=rows,
+            seconds=seconds[name],
+            scored_pairs=None if sides is None else (sides[0][name], sides[1][name]),
+        )
+        for name, rows in document_rows.items()
+    }

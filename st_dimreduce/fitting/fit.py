@@ -14,6 +14,7 @@ from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.head import Head
 
 WHITENING_BEFORE_TRAINING = 0.2  # more than suits a head that stays as it is, but better to train from
+_SAME = 1e-6  # how far below 1 the norm of the mean of unit vectors is where rounding alone tells them apart
 
 
 def fit_head(
@@ -70,6 +71,8 @@ def fit_head(
     """
     size, objective = size if isinstance(size, Size) else Size(size), Objective(objective)
     check_objective(objective, pairs)
+    if summary.count > 1 and float(summary.mean @ summary.mean) > 1 - _SAME:
+        raise ValueError(f"all {summary.count:,} vectors point the same way: give vectors of texts that differ")
     common: dict[str, Any] = {"seed": seed, "show_progress_bar": show_progress_bar}
     chosen: dict[str, Any] = {}
     out_features, precision = size.out_features, Precision(size.precision or Precision.FLOAT32)

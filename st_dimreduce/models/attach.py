@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
 from st_dimreduce.dim_reduce import head_of, keep_record, plain_head
+from st_dimreduce.evaluation.encoding import assemble
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.models.encoder import Encoder
 from st_dimreduce.models.load import load_model
@@ -130,19 +131,6 @@ def detach_head(model: SentenceTransformer) -> tuple[SentenceTransformer, Head]:
     modules = list(model.named_children())
     place = max(index for index, (_, module) in enumerate(modules) if isinstance(module, Dense))
     return assemble(model, OrderedDict(modules[:place])), plain_head(head, record)
-
-
-def assemble(base: SentenceTransformer, modules: Any) -> SentenceTransformer:
-    """Return a model of these modules that treats texts and scores as the base model does."""
-    model = SentenceTransformer(
-        modules=modules,
-        device=str(base.device),
-        prompts={name: prompt or "" for name, prompt in base.prompts.items()},
-        default_prompt_name=base.default_prompt_name,
-        similarity_fn_name=base.similarity_fn_name,
-    )
-    model.module_kwargs = base.module_kwargs
-    return model
 
 
 def origin(base: SentenceTransformer) -> dict[str, Any]:

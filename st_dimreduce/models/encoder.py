@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from st_dimreduce.evaluation.cache import Cache
+from st_dimreduce.evaluation.encoding import CHUNK, Role, SharedEncoder
+from st_dimreduce.evaluation.metrics import cosines
 from st_dimreduce.fitting.cloze import cloze_pairs
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.models.folder import TEXT
 from st_dimreduce.progress import progress_bar
 
+_SEEN, _SAME = 8, 0.999  # texts encoded to see whether given embeddings are theirs, and the cosine if so
 _DRAWN = 4000  # texts kept, with their embeddings, to make cloze pairs of
-_CHUNK = 2048  # texts encoded at a time: enough to sort by length, few enough to hold their vectors
 # Texts of several lengths, to measure the mean norm of a model's embeddings where no texts are given.
 _PROBES = [
     "weather",
@@ -35,6 +39,7 @@ class Encoder:
         body: The modules below the head.
         batch_size: Texts encoded at a time.
         show_progress_bar: Whether to show progress; only on a terminal if None.
+        cache: Where embeddings are kept. Defaults to None.
 
     Attributes:
         width: Size d of an embedding.
@@ -44,12 +49,19 @@ class Encoder:
         ValueError: If the body gives no sentence embedding.
     """
 
-    def __init__(self, body: SentenceTransformer, batch_size: int, show_progress_bar: bool | None) -> None:
+    def __init__(
+        self,
+        body: SentenceTransformer,
+        batch_size: int,
+        show_progress_bar: bool | None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._body = body
-        self._options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
+        kept = None if cache is None else Cache(cache)
+        self._encoder = SharedEncoder({"": body}, batch_size, show_progress_bar, kept)
         self._shown = show_progress_bar
         try:
-            probes = body.encode_document(_PROBES, **self._options)
+            probes = body.encode_document(_PROBES, batch_size=batch_size, show_progress_bar=False)
         except KeyError as error:
             names = [type(module).__name__ for module in body]
             raise ValueError(
@@ -60,14 +72,12 @@ class Encoder:
 
     def summarize(self, sentences: Iterable[str], seed: int) -> tuple[Summary, dict[str, np.ndarray]]:
         """Return a summary of the texts' embeddings, and a uniform sample of the texts with their embeddings."""
-        if isinstance(sentences, str):
-            raise ValueError("sentences is one string: expected a list of them")
         summary, drawn = Summary(self.width, seed=seed), list[tuple[str, np.ndarray]]()
         rng = random.Random(seed)  # noqa: S311, no secret
         texts = iter(sentences)
         total = len(sentences) if isinstance(sentences, Sized) else None
         with progress_bar("Encoding", "texts", self._shown, total=total) as bar:
-            while chunk := list(islice(texts, _CHUNK)):
+            while chunk := list(islice(texts, CHUNK)):
                 self._check(chunk, summary.count)
                 vectors = self._vectors(chunk)
                 for row, pair in enumerate(zip(chunk, vectors, strict=True), summary.count):
@@ -95,34 +105,43 @@ class Encoder:
         """Encode texts, and apart from them the images and the like, which are no part of the same batch."""
         rows = np.array([isinstance(each, str) for each in chunk])
         if rows.all() or not rows.any():
-            return self._body.encode_document(chunk, **self._options)
+            return self._rows(chunk, "document")
         vectors = np.empty((len(chunk), self.width), np.float32)
         for some in (rows, ~rows):
-            vectors[some] = self._body.encode_document([chunk[row] for row in np.flatnonzero(some)], **self._options)
+            vectors[some] = self._rows([chunk[row] for row in np.flatnonzero(some)], "document")
         return vectors
+
+    def _rows(self, texts: Sequence[Any], role: Role, what: str | None = None) -> np.ndarray:
+        return self._encoder.encode(texts, role, what)[""]
+
+    def known(self, texts: Sequence[str], embeddings: np.ndarray) -> Mapping[str, np.ndarray] | None:
+        """Return the embeddings of texts by text, if row i is that of text i; None if it is not.
+
+        A few texts are encoded to see; rows may be scaled, or rounded to half the digits.
+        """
+        if len(texts) != len(embeddings) or not all(isinstance(text, str) for text in texts):
+            return None
+        rows = np.linspace(0, len(texts) - 1, min(_SEEN, len(texts))).astype(int)
+        own = self._rows([texts[row] for row in rows], "document")
+        given = np.asarray(embeddings[rows], np.float32)
+        return dict(zip(texts, embeddings, strict=True)) if cosines(own, given).min() > _SAME else None
 
     def cloze_pairs(self, texts: Mapping[str, np.ndarray] | Sequence[str], seed: int) -> Pairs | None:
         """Make cloze pairs of texts and embed them; of a mapping the embeddings of the texts are known."""
         made = cloze_pairs(list(texts), seed=seed)
         if not isinstance(texts, Mapping) or not made:
             return self.pairs(made)
-        queries = self._encode(self._body.encode_query, [query for query, _ in made])
-        return Pairs(queries, np.array([texts[text] for _, text in made]))
+        return Pairs(self._unique([query for query, _ in made], "query"), np.array([texts[text] for _, text in made]))
 
     def pairs(self, pairs: Sequence[Sequence[str]]) -> Pairs | None:
         """Embed pairs, or triples with a negative, queries with the query prompt; None if there are none."""
         if not pairs:
             return None
-        encode = (self._body.encode_query, *(self._body.encode_document for _ in pairs[0][1:]))
-        return Pairs(*(self._encode(*side) for side in zip(encode, zip(*pairs, strict=True), strict=True)))
+        documents: list[Role] = ["document"] * (len(pairs[0]) - 1)
+        roles: list[Role] = ["query", *documents]
+        return Pairs(*(self._unique(side, role) for side, role in zip(zip(*pairs, strict=True), roles, strict=True)))
 
-    def _encode(self, encode: Callable[..., np.ndarray], texts: Sequence[str]) -> np.ndarray:
+    def _unique(self, texts: Sequence[str], role: Role) -> np.ndarray:
         # Equal texts are encoded once: their vectors are equal, and tell them apart from others.
         place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        unique = list(place)
-        with progress_bar("Encoding pairs", "texts", self._shown, total=len(unique)) as bar:
-            chunks = []
-            for start in range(0, len(unique), _CHUNK):
-                chunks.append(encode(unique[start : start + _CHUNK], **self._options))
-                bar.update(len(chunks[-1]))
-        return np.concatenate(chunks)[[place[text] for text in texts]]
+        return self._rows(list(place), role, "Encoding pairs")[[place[text] for text in texts]]

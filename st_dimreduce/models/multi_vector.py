@@ -22,6 +22,7 @@ from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.head import MODEL_KEY, FitRecord, Head, HeadLike
 from st_dimreduce.models.attach import origin, takes_head
 from st_dimreduce.progress import progress_bar
+from st_dimreduce.texts import check_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -147,8 +148,7 @@ def _summarize(
     model: MultiVectorEncoder, sentences: Iterable[str], seed: int, batch_size: int, show_progress_bar: bool | None
 ) -> Summary:
     """Return a summary of the token vectors of documents, of which a few are held at a time."""
-    if isinstance(sentences, str):
-        raise ValueError("sentences is one string: expected a list of them")
+    check_texts("sentences", sentences)
     summary: Summary | None = None
     total = len(sentences) if isinstance(sentences, Sized) else None
     with progress_bar("Encoding", "texts", show_progress_bar, total=total) as bar:

@@ -153,7 +153,7 @@ def test_texts_are_streamed(base, monkeypatch):
         ({"sentences": SENTENCES, "out_features": 25}, "out_features=25: choose a size from 1 to 24, what the base"),
         ({"sentences": SENTENCES, "out_features": 0}, "out_features=0: choose a size from 1 to 24"),
         ({"sentences": SENTENCES, "bytes_per_token": 0}, "bytes_per_token=0: choose a budget of at least 1"),
-        ({"sentences": "one", "out_features": 8}, "sentences is one string"),
+        ({"sentences": "one", "out_features": 8}, "sentences is a str, 'one': expected a list of str"),
         ({"sentences": [], "out_features": 8}, "there is no sentence to fit on"),
         ({"sentences": SENTENCES[:1], "out_features": 24}, "vectors cannot fit out_features=24"),
         ({"sentences": SENTENCES, "out_features": 8, "objective": "speed"}, "unknown objective 'speed'"),
