@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 _DEFAULT_COLUMN = "text"
 _SCORED_PAIR_COLUMNS = "sentence1", "sentence2", "score"
 _LABELLED_PAIRS = "labelled pairs: the fields query and document, and negative if there is one"
+_QRELS = "per line the id of a query, that of a document and a grade (BEIR), or four columns as TREC has them"
 _SCORED_PAIRS = "scored pairs: a .csv or .tsv file with the columns sentence1, sentence2 and score"
 
 
@@ -44,33 +47,36 @@ def all_same(name: str, count: int, same: str = "the same") -> str:
     return f"all {count:,} {name} are {same}: give texts that differ, like those that will be encoded"
 
 
-def read_texts(source: str, column: str | None = None, *, numbered: bool = False) -> list[str]:
+def read_texts(source: str, column: str | None = None) -> list[str]:
     """Read texts from a file: one per line, or a column of a ``.jsonl`` or ``.csv`` file. Blank texts are left out.
+
+    In a ``.jsonl`` file as BEIR's ``corpus.jsonl``, whose objects have an ``_id``, a ``title`` comes before the text.
 
     Args:
         source: The file's path, or ``"-"`` for standard input, one text per line.
         column: The field to read of ``.jsonl`` and ``.csv``. Defaults to ``"text"``.
-        numbered: Whether another file refers to the texts by number, so that none may be left out. Defaults to False.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8, has no text or lacks the column, a line is not what its kind of file has, a
-            text holds half of a surrogate pair, or is blank where they are numbered.
+        ValueError: If it is not UTF-8, has no text or lacks the column, a line is not what its kind of file has, or a
+            text holds half of a surrogate pair.
     """
+    texts = [text for _, text in _read(source, column) if text]
+    if not texts:
+        raise ValueError(f"{source} holds no text: expected one text per line, or a column of them")
+    return texts
+
+
+def _read(source: str, column: str | None) -> list[tuple[str | None, str]]:
+    """Return the texts of a file, the blank ones too, with their ids, None where they have none."""
     suffix = Path(source).suffix.lower()
     if column is not None and suffix not in (".jsonl", ".csv"):
         raise ValueError(f"a column ({column!r}) was named for {source}: only .jsonl and .csv files have columns")
     stream = _open(source, "texts, one per line, or - for standard input")
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
-    values = readers[suffix](stream, source, column or _DEFAULT_COLUMN) if suffix in readers else iter(stream)
-    stripped = [text.strip() for text in values]
-    texts = [text for text in stripped if text]
-    if numbered and len(texts) < len(stripped):
-        blank = stripped.index("") + 1
-        raise ValueError(f"{source}: text {blank} is blank, but relevance refers to texts by number: take it out")
-    if not texts:
-        raise ValueError(f"{source} holds no text: expected one text per line, or a column of them")
-    return texts
+    if suffix in readers:
+        return [(own, text.strip()) for own, text in readers[suffix](stream, source, column or _DEFAULT_COLUMN)]
+    return [(None, line.strip()) for line in stream]
 
 
 @dataclass(frozen=True)
@@ -80,14 +86,14 @@ class Question:
     Attributes:
         documents: Texts to search.
         queries: Texts to search with; None where the documents search one another.
-        relevant: For each query the rows of the documents it should find; None without labels.
+        relevant: For each query the rows of the documents it should find, or their grades by row; None without labels.
         scored_pairs: Pairs of texts with a human score of their similarity; None where there are none.
         cloze: Whether the queries were made of the documents.
     """
 
     documents: list[str]
     queries: list[str] | None = None
-    relevant: list[set[int]] | None = None
+    relevant: Sequence[Collection[int] | Mapping[int, float]] | None = None
     scored_pairs: list[tuple[str, str, float]] | None = None
     cloze: bool = False
 
@@ -121,45 +127,126 @@ def read_question(
     if texts is None:
         both = [text for first, second, _ in scored or () for text in (first, second)]
         return Question(list(dict.fromkeys(both)), scored_pairs=scored)
-    numbered = relevant is not None
-    documents = read_texts(texts, column, numbered=numbered)
-    asked = None if queries is None else read_texts(queries, column, numbered=numbered)
-    rows = None if relevant is None else read_relevant(relevant, len(asked or ()), len(documents))
-    return Question(documents, asked, rows, scored)
+    if relevant is None or queries is None:
+        return Question(
+            read_texts(texts, column), None if queries is None else read_texts(queries, column), None, scored
+        )
+    documents, asked = _identified(texts, column), _identified(queries, column)
+    graded = read_relevant(relevant, asked, documents)
+    if not any(graded.values()):
+        raise ValueError(f"{relevant} names no relevant document of any query in {queries}: expected {_QRELS}")
+    rows = {id_: row for row, id_ in enumerate(documents)}
+    kept = [id_ for id_ in asked if graded[id_]]
+    if len(kept) < len(asked):
+        left = f"{len(asked) - len(kept):,} of {len(asked):,} queries have no relevant document in {relevant}"
+        warnings.warn(f"{left}: they are not asked", stacklevel=2)
+    return Question(
+        list(documents.values()),
+        [asked[id_] for id_ in kept],
+        [{rows[document]: grade for document, grade in graded[id_].items()} for id_ in kept],
+        scored,
+    )
 
 
-def read_relevant(source: str, queries: int, documents: int) -> list[set[int]]:
-    """Read which documents each query should find: per line a query's number and a document's, both from 1.
+def _identified(source: str, column: str | None) -> dict[str, str]:
+    """Return the texts of a file by their ids; by their numbers from 1, as strings, where they have none.
 
-    Further columns and blank lines are ignored.
+    A blank text that has an id is left out.
+    """
+    given = _read(source, column)
+    named = any(id_ is not None for id_, _ in given)
+    texts: dict[str, str] = {}
+    for number, (own, text) in enumerate(given, 1):
+        id_ = own if named else str(number)
+        if id_ is None:
+            raise ValueError(f"{source}: text {number} has no _id, others have: give each one")
+        if id_ in texts:
+            raise ValueError(f"{source} has two texts with the _id {id_!r:.80}: expected each to have its own")
+        if text:
+            texts[id_] = text
+        elif not named:
+            raise ValueError(f"{source}: text {number} is blank, but relevance refers to texts by number: take it out")
+    if not texts:
+        raise ValueError(f"{source} holds no text: expected one text per line, or a column of them")
+    return texts
+
+
+def read_relevant(source: str, queries: Collection[str], documents: Collection[str]) -> dict[str, dict[str, float]]:
+    """Read which documents each query should find, and how relevant they are (qrels).
+
+    As BEIR has them, the id of a query, that of a document and a grade per line, below a header or not; as TREC has
+    them, with a second column that is ignored; or the two ids alone, for a grade of 1. Between them are tabs, spaces
+    or commas. Documents of grade 0 or less are not relevant. Blank lines are ignored.
 
     Args:
         source: The file's path.
-        queries: Number of queries.
-        documents: Number of documents.
+        queries: Ids of the queries; a line about another one is left out, with a warning.
+        documents: Ids of the documents.
 
     Returns:
-        For each query the rows of its documents, from 0.
+        For each query the grades of its relevant documents, by id.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is not two numbers in range.
+        ValueError: If a line is of another form, names a document that is not there, or contradicts an earlier one.
     """
-    relevant: list[set[int]] = [set() for _ in range(queries)]
-    for line, text in enumerate(_open(source, "two numbers per line, of a query and of a document it should find"), 1):
-        numbers = text.replace(",", " ").split()
-        if not numbers:
+    relevant: dict[str, dict[str, float]] = {id_: {} for id_ in queries}
+    known, unknown, grades = set(documents), dict[str, None](), dict[tuple[str, str], float]()
+    for line, text in enumerate(_open(source, _QRELS), 1):
+        fields = _fields(text)
+        if not fields or (line == 1 and fields[:2] == ["query-id", "corpus-id"]):
             continue
-        try:
-            query, document = map(int, numbers[:2])
-        except ValueError as error:
-            expected = "the number of a query and that of a document it should find"
-            raise ValueError(f"{source}, line {line}, is {text.strip()!r:.80}: expected {expected}") from error
-        if not (1 <= query <= queries and 1 <= document <= documents):
-            expected = f"1 to {queries} for the query, 1 to {documents} for the document"
-            raise ValueError(f"{source}, line {line}, has {query} and {document}: expected {expected}")
-        relevant[query - 1].add(document - 1)
+        where = f"{source}, line {line}"
+        query, document, grade = _judgement(fields, text, where)
+        if grades.setdefault((query, document), grade) != grade:
+            before = grades[query, document]
+            raise ValueError(
+                f"{where}, gives document {document!r:.80} the grade {grade:g} for query {query!r:.80}, and an earlier "
+                f"line {before:g}: keep one"
+            )
+        if query not in relevant:
+            unknown[query] = None
+        elif grade > 0 and document not in known:
+            raise ValueError(
+                f"{where}, names the document {document!r:.80}: expected {_ids(documents)}, or a grade of 0"
+            )
+        elif grade > 0:
+            relevant[query][document] = grade
+    if unknown:
+        warnings.warn(
+            f"{source} has {len(unknown):,} queries, such as {next(iter(unknown))!r:.80}, that are not among those "
+            f"given, {_ids(queries)}: they are not asked",
+            stacklevel=3,
+        )
     return relevant
+
+
+def _ids(known: Collection[str]) -> str:
+    """Return in words which ids there are."""
+    first, *_, last = (next(iter(known)), *known)
+    return f"one of the {len(known):,} ids from {first!r:.40} to {last!r:.40}"
+
+
+def _fields(line: str) -> list[str]:
+    """Split a line of a qrels file at its tabs, else at spaces, or at commas where a space is behind each or none."""
+    if "\t" in line:
+        return [field.strip() for field in line.split("\t")]
+    fields = line.split()
+    commas = len(fields) == 1 or any(field.endswith(",") for field in fields)
+    return line.replace(",", " ").split() if commas else fields
+
+
+def _judgement(fields: list[str], line: str, where: str) -> tuple[str, str, float]:
+    """Return the query, the document and the grade of a line."""
+    wanted = {2: (0, 1), 3: (0, 1, 2), 4: (0, 2, 3)}.get(len(fields), ())
+    given = [fields[place] for place in wanted]
+    try:
+        query, document, grade = given[0], given[1], float(given[2]) if len(given) == 3 else 1.0
+        if query and document and math.isfinite(grade):
+            return query, document, grade
+    except (IndexError, ValueError):
+        pass
+    raise ValueError(f"{where}, is {line.strip()!r:.80}: expected {_QRELS}")
 
 
 def read_scored_pairs(source: str) -> list[tuple[str, str, float]]:
@@ -258,7 +345,7 @@ def _objects(stream: io.StringIO, source: str) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"{source}, line {number}, is not JSON: expected one object per line") from error
 
 
-def _read_jsonl(stream: io.StringIO, source: str, column: str) -> Iterator[str]:
+def _read_jsonl(stream: io.StringIO, source: str, column: str) -> Iterator[tuple[str | None, str]]:
     for number, row in _objects(stream, source):
         if not isinstance(row, dict) or not isinstance(row.get(column), str):
             there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
@@ -269,16 +356,20 @@ def _read_jsonl(stream: io.StringIO, source: str, column: str) -> Iterator[str]:
             raise ValueError(
                 f"{source}, line {number}, holds half of a surrogate pair, which is no text: expected Unicode"
             ) from error
-        yield row[column]
+        own = row.get("_id")
+        if own is not None and column == _DEFAULT_COLUMN and isinstance(row.get("title"), str):
+            yield str(own), f"{row['title']} {row[column]}"  # what BEIR encodes of a document
+        else:
+            yield None if own is None else str(own), row[column]
 
 
-def _read_csv(stream: io.StringIO, source: str, column: str) -> Iterator[str]:
+def _read_csv(stream: io.StringIO, source: str, column: str) -> Iterator[tuple[str | None, str]]:
     rows = _csv_rows(stream, source)
     header = next((row for row in rows if row), [])
     place = _place(column, header, source)
     for row in rows:
         if row:
-            yield row[place] if place < len(row) else ""
+            yield None, row[place] if place < len(row) else ""
 
 
 def _place(column: str, header: list[str], source: str) -> int:

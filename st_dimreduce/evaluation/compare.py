@@ -22,10 +22,10 @@ from st_dimreduce.evaluation.metrics import (
     RankCorrelation,
     Relevant,
     cosines,
+    grades,
     interval,
     nearest,
     overlaps,
-    relevant_rows,
     retrieval,
 )
 from st_dimreduce.evaluation.peers import peers
@@ -364,7 +364,7 @@ def _check_texts(documents: Sequence[str], queries: Sequence[str] | None, releva
     if queries is None or len(queries) != len(relevant):
         given = "no" if queries is None else len(queries)
         raise ValueError(f"relevant has {len(relevant)} entries for {given} queries: give one entry per query")
-    rows = set().union(*relevant_rows(relevant))
+    rows = {row for graded in grades(relevant) for row in graded}
     wrong = [row for row in rows if not 0 <= row < len(documents)]
     if wrong or not rows:
         raise ValueError(

@@ -235,7 +235,7 @@ def _digest(model: SentenceTransformer, modules: Sequence[nn.Module]) -> str | N
     return hashlib.sha256("".join(map(str, digests)).encode()).hexdigest()
 
 
-def _digest_of(module: nn.Module) -> str | None:
+def _digest_of(module: Any) -> str | None:
     if not _is_of(module, _KNOWN):
         return None
     settings: dict[str, Any] = {"class": type(module).__name__, "config": module.get_config_dict()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -21,7 +21,7 @@ METRIC_NAMES = {
 }
 _RESAMPLES = 1000
 
-Relevant = Sequence[int | Collection[int]]
+Relevant = Sequence[int | Collection[int] | Mapping[int, float]]
 
 
 def nearest(queries: np.ndarray, documents: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
@@ -61,26 +61,36 @@ def overlaps(reference: np.ndarray, found: np.ndarray) -> np.ndarray:
 def retrieval(found: np.ndarray, relevant: Relevant) -> tuple[np.ndarray, np.ndarray]:
     """Return nDCG@10 and recall@10 of each query; NaN for a query without relevant documents.
 
-    nDCG as in Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR techniques", ACM TOIS 2002, with gains
-    of 0 and 1.
+    nDCG as in Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR techniques", ACM TOIS 2002, with the
+    grades as gains, as trec_eval and BEIR have it; 1 for every document that has no grade. A document is relevant if
+    its grade is greater than 0.
 
     Args:
         found: Rows found, shape (q, 10) or fewer, the nearest first.
-        relevant: For each query the row it should find, or a collection of rows.
+        relevant: For each query the row it should find, a collection of rows, or their grades by row.
     """
     discounts = 1 / np.log2(np.arange(2, TOP_K + 2))
     ndcg, recall = np.full((2, len(found)), np.nan)
-    for query, (top, rows) in enumerate(zip(found.tolist(), relevant_rows(relevant), strict=True)):
-        if rows:
-            hits = np.array([row in rows for row in top])
-            ndcg[query] = discounts[: len(top)][hits].sum() / discounts[: len(rows)].sum()
-            recall[query] = hits.sum() / len(rows)
+    for query, (top, graded) in enumerate(zip(found.tolist(), grades(relevant), strict=True)):
+        if graded:
+            gains = np.array([graded.get(row, 0.0) for row in top])
+            best = np.sort(list(graded.values()))[::-1][:TOP_K]
+            ndcg[query] = discounts[: len(top)] @ gains / (discounts[: len(best)] @ best)
+            recall[query] = np.count_nonzero(gains) / len(graded)
     return ndcg, recall
 
 
-def relevant_rows(relevant: Relevant) -> list[set[int]]:
-    """Return for each query the set of the rows it should find."""
-    return [{int(rows)} if isinstance(rows, (int, np.integer)) else set(rows) for rows in relevant]
+def grades(relevant: Relevant) -> list[dict[int, float]]:
+    """Return for each query the grades of its relevant documents by row."""
+    graded = []
+    for rows in relevant:
+        if isinstance(rows, (int, np.integer)):
+            graded.append({int(rows): 1.0})
+        elif isinstance(rows, Mapping):
+            graded.append({row: float(grade) for row, grade in rows.items() if grade > 0})
+        else:
+            graded.append(dict.fromkeys(rows, 1.0))
+    return graded
 
 
 @dataclass(frozen=True, eq=False)

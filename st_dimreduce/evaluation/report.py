@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -268,7 +268,7 @@ def _plots(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 def _loss(hurt: Hurt, question: Question) -> dict[str, Any]:
     """Return what the page shows of a query: each document found with whether only this model and a label found it."""
-    relevant = question.relevant[hurt.query] if question.relevant and question.queries else set()
+    relevant: Collection[int] = question.relevant[hurt.query] if question.relevant and question.queries else ()
 
     def shown(found: list[int], others: list[int]) -> list[tuple[str, bool, bool]]:
         return [(question.documents[row], row not in others[:_SHOWN], row in relevant) for row in found[:_SHOWN]]

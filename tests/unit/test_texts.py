@@ -75,19 +75,87 @@ def test_missing_file_and_folder(tmp_path):
             read_texts(str(path))
 
 
-def test_numbers_of_queries_and_texts(tmp_path):
-    path = tmp_path / "r.txt"
-    path.write_text("1 2\n\n2,1\n1\t3 extra\n")
-    assert read_relevant(str(path), 3, 3) == [{1, 2}, {0}, set()]
-    for content, message in (
-        ("1\n", "line 1, is '1'"),
-        ("a b", "expected the number"),
-        ("0 1", "1 to 3 for the query"),
-        ("1 4", "1 to 3 for the document"),
+IDS = ["q1", "q2", "q3"], ["d1", "d 2", "3"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "query-id\tcorpus-id\tscore\nq1\td 2\t2\nq1\t3\t1\nq1\td1\t0\n\nq2\td1\t1\n",
+        "q1\td 2\t2\nq1\t3\t1.0\nq2\td1\t1\nq2\td1\t1\n",
+        "q1\t0\td 2\t2\r\nq1\t0\t3\t1\r\nq2\t0\td1\t1\r\nq2\t0\tlacking\t-1\r\n",
+    ],
+)
+def test_qrels_of_beir_and_trec(tmp_path, content):
+    (tmp_path / "qrels.tsv").write_text(content, newline="")
+    graded = {"q1": {"d 2": 2.0, "3": 1.0}, "q2": {"d1": 1.0}, "q3": {}}
+    assert read_relevant(str(tmp_path / "qrels.tsv"), *IDS) == graded
+
+
+@pytest.mark.parametrize("content", ["1 2\n\n2,1\n1\t3\n", "1 0 2 1\n2 0 1 1\n1 0 3 1\n", "1, 2, 1\n2, 1, 1\n1,3,1"])
+def test_qrels_between_spaces_and_commas(tmp_path, content):
+    (tmp_path / "r.txt").write_text(content)
+    ids = ["1", "2", "3"]
+    assert read_relevant(str(tmp_path / "r.txt"), ids, ids) == {"1": {"2": 1.0, "3": 1.0}, "2": {"1": 1.0}, "3": {}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("q1\n", "line 1, is 'q1': expected per line the id of a query, that of a document and a grade"),
+        ("q1\td1\thigh", r"line 1, is 'q1\\td1\\thigh': expected per line"),
+        ("q1\td1\tnan", "line 1, is"),
+        ("q1 0 d1 1 run", "line 1, is 'q1 0 d1 1 run'"),
+        ("q1\td9\t1", "line 1, names the document 'd9': expected one of the 3 ids from 'd1' to '3', or a grade of 0"),
+        ("q1\td1\t1\nq1\td1\t2", "line 2, gives document 'd1' the grade 2 for query 'q1', and an earlier line 1"),
+    ],
+)
+def test_bad_qrels(tmp_path, content, message):
+    (tmp_path / "r.txt").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_relevant(str(tmp_path / "r.txt"), *IDS)
+
+
+def beir(folder, qrels):
+    """A folder as BEIR has it; one text has no title, one neither."""
+    (folder / "corpus.jsonl").write_text(
+        '{"_id": "d1", "title": "Cats", "text": "They sleep."}\n{"_id": "d2", "title": "", "text": "Dogs run."}\n'
+        '{"_id": "d3", "title": "", "text": ""}\n{"_id": 4, "text": "Birds sing."}\n'
+    )
+    (folder / "queries.jsonl").write_text(
+        '{"_id": "q1", "text": "who sleeps"}\n{"_id": "q2", "text": "who runs"}\n{"_id": "q3", "text": "who sings"}\n'
+    )
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels)
+    return [str(folder / name) for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv")]
+
+
+def test_a_folder_of_beir(tmp_path):
+    files = beir(tmp_path, "q3\t4\t1\nq3\td1\t2\nq1\td1\t1\n")
+    with pytest.warns(UserWarning, match=r"^1 of 3 queries have no relevant document in .*: they are not asked$"):
+        question = read_question(*files)
+    assert question.documents == ["Cats They sleep.", "Dogs run.", "Birds sing."]
+    assert question.queries == ["who sleeps", "who sings"]
+    assert question.relevant == [{0: 1.0}, {2: 1.0, 0: 2.0}]
+    assert read_texts(files[0]) == question.documents, "a fit reads the same texts as a comparison"
+
+
+def test_ids_that_lead_nowhere(tmp_path):
+    files = beir(tmp_path, "q1\td1\t1\nq2\td2\t1\nq3\t4\t1\nq8\td1\t1\nq9\td1\t1\n")
+    with pytest.warns(
+        UserWarning, match="has 2 queries, such as 'q8', that are not among those given, one of the 3 ids"
     ):
-        path.write_text(content)
-        with pytest.raises(ValueError, match=message):
-            read_relevant(str(path), 3, 3)
+        read_question(*files)
+    with pytest.raises(ValueError, match="names the document 'd3': expected one of the 3 ids from 'd1' to '4'"):
+        read_question(*beir(tmp_path, "q1\td3\t1\n"))
+    with pytest.raises(ValueError, match="names no relevant document of any query in"):
+        read_question(*beir(tmp_path, "q1\td1\t0\n"))
+    files = beir(tmp_path, "q1\td1\t1\n")
+    Path(files[1]).write_text('{"_id": "q1", "text": "a"}\n{"_id": "q1", "text": "b"}\n')
+    with pytest.raises(ValueError, match=r"queries.jsonl has two texts with the _id 'q1'"):
+        read_question(*files)
+    Path(files[1]).write_text('{"_id": "q1", "text": "a"}\n{"text": "b"}\n')
+    with pytest.raises(ValueError, match=r"queries.jsonl: text 2 has no _id, others have"):
+        read_question(*files)
 
 
 def test_a_blank_text_is_refused_where_numbers_count(tmp_path):

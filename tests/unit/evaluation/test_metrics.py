@@ -40,6 +40,35 @@ def test_means_are_those_of_the_stock_evaluator():
     assert np.isnan(ndcg[relevant.index(set())])
 
 
+def test_grades_are_the_gains():
+    found = np.array([[4, 1, 7, 2]])
+    ndcg, recall = retrieval(found, [{1: 3, 2: 1, 9: 2, 4: 0, 7: -1}])
+    log = np.log2
+    assert ndcg[0] == pytest.approx((3 / log(3) + 1 / log(5)) / (3 / log(2) + 2 / log(3) + 1 / log(4)))
+    assert recall[0] == pytest.approx(2 / 3)
+    assert np.isnan(retrieval(found, [{4: 0}])[0][0]), "nothing is relevant"
+    assert retrieval(found, [{4: 1, 1: 1}])[0] == retrieval(found, [{4, 1}])[0] == 1
+
+
+def test_graded_ndcg_is_that_of_trec_eval():
+    pytrec_eval = pytest.importorskip("pytrec_eval", reason="pip install pytrec-eval-terrier")
+    relevant = [
+        dict(zip(RNG.choice(300, size, replace=False).tolist(), RNG.integers(-1, 4, size).tolist(), strict=True))
+        for size in RNG.integers(1, 40, size=40)
+    ]
+    found = nearest(QUERIES, DOCUMENTS)
+    qrels = {str(query): {str(row): grade for row, grade in rows.items()} for query, rows in enumerate(relevant)}
+    run = {str(query): {str(row): -float(place) for place, row in enumerate(rows)} for query, rows in enumerate(found)}
+    theirs = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.10"}).evaluate(run)
+    ndcg, recall = retrieval(found, relevant)
+    asked = [query for query, rows in enumerate(relevant) if max(rows.values()) > 0]
+    assert len(asked) > 20
+    for query in asked:
+        assert ndcg[query] == pytest.approx(theirs[str(query)]["ndcg_cut_10"])
+        assert recall[query] == pytest.approx(theirs[str(query)]["recall_10"])
+    assert ndcg[asked].max() > 0
+
+
 def test_nearest_is_a_full_sort_without_the_own_row():
     scores = cos_sim(DOCUMENTS, DOCUMENTS).numpy()
     assert np.array_equal(nearest(DOCUMENTS, DOCUMENTS), np.argsort(-scores, axis=1)[:, :10])
