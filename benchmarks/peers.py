@@ -21,10 +21,19 @@ from sklearn.decomposition import PCA
 
 from benchmarks.data import Find, Task
 from st_dimreduce import DimReduce, Precision, quantize, search
+from st_dimreduce.evaluation.peers import (
+    inner_index,
+    make_index,
+    opq,
+    pq,
+    rabitq,
+    rabitq_sizes,
+    search_index,
+    train_index,
+)
 
 BUDGETS = (16, 32, 64, 128)  # and, above them, the full float vector
 _RESCORE_MULTIPLIER = 4  # candidates that are rescored, per result
-OPQ_STEPS = 20  # steps of OPQ's rotation; FAISS's default of 50 takes 2.5 times as long for an error about 1 % smaller
 
 
 @dataclass(frozen=True)
@@ -192,27 +201,24 @@ def faiss_sq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
 
 def faiss_pq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
     """Product quantisation (Jegou et al.), 8 or 4 bits per subvector."""
-    for parts, suffix in ((budget, ""), (2 * budget, "x4")):
+    for parts, bits in ((budget, 8), (2 * budget, 4)):
         if parts <= task.width:
-            yield from _faiss(task, f"PQ{parts}{suffix}", seed)
+            yield from _faiss(task, pq(parts, bits), seed)
 
 
 def faiss_opq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
     """Product quantisation after a learned rotation (OPQ; Ge et al.), to all dimensions and to four per subvector."""
-    for parts, suffix in ((budget, ""), (2 * budget, "x4")):
+    for parts, bits in ((budget, 8), (2 * budget, 4)):
         if 2 * parts <= task.width:
             for size in sorted({task.width // parts * parts, min(4, task.width // parts) * parts}):
-                yield from _faiss(task, f"OPQ{parts}_{size},PQ{parts}{suffix}", seed)
+                yield from _faiss(task, opq(parts, bits, size), seed)
 
 
 def faiss_rabitq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
     """RaBitQ (Gao and Long) of 1 to 8 bits after a random rotation of all dimensions, or of fewer after PCA."""
-    for bits in range(1, 9):
-        extra = 8 if bits == 1 else 20  # bytes of factors that FAISS stores with each code
-        size = min((budget - extra) * 8 // bits // 8 * 8, task.width)
-        if size > 0 and fits(size * bits // 8 + extra, budget):
-            pca = f"PCA{size}," if size < task.width else ""
-            yield from _faiss(task, f"{pca}RR{size},RaBitQ{bits}", seed)
+    for size, bits, stored in rabitq_sizes(task.width, budget):
+        if fits(stored, budget):
+            yield from _faiss(task, rabitq(size, bits, task.width), seed)
 
 
 def faiss_itq(task: Task, budget: int, seed: int) -> Iterator[Found | Refused]:
@@ -229,52 +235,18 @@ def _faiss(task: Task, factory: str, seed: int) -> Iterator[Found | Refused]:
         setting = f"{factory}, {name}"
         try:
             if trained is None or "PQ" not in factory:  # the training of PQ does not depend on the metric
-                index = faiss.index_factory(task.width, factory, metric)
-                kept = _seed(index, seed)
+                index = make_index(factory, task.width, inner_product=metric == faiss.METRIC_INNER_PRODUCT)
                 start = time.perf_counter()
-                index.train(task.train)
+                train_index(index, task.train, seed)
                 trained = index, time.perf_counter() - start
-                del kept
             index = faiss.clone_index(trained[0]) if "PQ" in factory else trained[0]
         except RuntimeError as error:
             yield Refused(setting, " ".join(str(error).split("Error: ")[-1].split()))
             continue
-        index.metric_type = _inner(index).metric_type = metric
+        index.metric_type = inner_index(index).metric_type = metric
         side = len(faiss.serialize_index(index))
         index.add(task.documents)
-        yield Found(setting, partial(_search, index, task.queries), index.sa_code_size(), side, trained[1])
-
-
-def _search(index: faiss.Index, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    scores, rows = index.search(queries, top_k)
-    return (scores if index.metric_type == faiss.METRIC_INNER_PRODUCT else -scores), rows
-
-
-def _inner(index: Any) -> Any:
-    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
-
-
-def _seed(index: Any, seed: int) -> Any:
-    """Seed an index, and switch off the part of the training that changes no distance.
-
-    Returns an object that must be kept until the index is trained: the index holds no reference of its own.
-    """
-    inner, kept = _inner(index), None
-    if isinstance(inner, faiss.IndexPQ):
-        inner.do_polysemous_training = False  # orders the centroids for search by Hamming distance; takes minutes
-        inner.pq.cp.seed += seed
-        inner.pq.cp.min_points_per_centroid = 1  # no warning about few vectors
-    chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
-    for stage in (faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size() if chain else 0)):
-        if isinstance(stage, faiss.RandomRotationMatrix):
-            stage.init(seed)
-        elif isinstance(stage, faiss.ITQTransform):
-            stage.itq.seed += seed
-        elif isinstance(stage, faiss.OPQMatrix):
-            stage.niter = OPQ_STEPS
-            kept = faiss.ProductQuantizer(inner.pq.d, inner.pq.M, inner.pq.nbits)
-            stage.pq, kept.cp = kept, inner.pq.cp
-    return kept
+        yield Found(setting, partial(search_index, index, task.queries), index.sa_code_size(), side, trained[1])
 
 
 PEERS: dict[str, Peer] = {

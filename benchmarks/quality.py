@@ -40,13 +40,14 @@ from benchmarks.data import (
     fit_unit_vectors,
     measured,
 )
-from benchmarks.peers import BUDGETS, OPQ_STEPS, PEERS, SEEDED, Found, Peer, Refused
+from benchmarks.peers import BUDGETS, PEERS, SEEDED, Found, Peer, Refused
 from benchmarks.printing import FOLDER, header, paragraph, table, write
 from benchmarks.training import BATCH
 from st_dimreduce import Objective, Precision, Size, Summary, quantize, search
 from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
 from st_dimreduce.evaluation.metrics import Estimate, Mean, RankCorrelation, interval
+from st_dimreduce.evaluation.peers import OPQ_STEPS
 from st_dimreduce.files import new_file
 
 OURS = "st_dimreduce"

@@ -21,6 +21,7 @@ from st_dimreduce.evaluation.metrics import (
     Mean,
     RankCorrelation,
     Relevant,
+    closest,
     cosines,
     grades,
     interval,
@@ -274,7 +275,7 @@ def _measure(
     embedded = stored.embedded
     documents = stored.decoded(embedded.documents)
     queries = np.asarray(embedded.documents[own] if embedded.queries is None else embedded.queries, np.float32)
-    found = nearest(queries, documents, own)
+    found = nearest(queries, documents, own) if stored.search is None else closest(stored.search, queries, own)
     labelled = {}
     if relevant is not None:
         labelled["ndcg"], labelled["recall"] = retrieval(found, relevant)

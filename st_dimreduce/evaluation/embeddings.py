@@ -43,6 +43,8 @@ class Stored:
         precision: The precision of the codes, or the name of codes of another kind.
         bytes_per_vector: Bytes per vector in codes of another kind.
         round_trip: Encodes and decodes rows in codes of another kind, float32 of shape (n, k) to the same.
+        search: Searches codes of another kind with queries of shape (q, k) for a number of results; scores and rows.
+            By default what they decode to is searched by cosine.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Stored:
     precision: Precision | str = Precision.FLOAT32
     bytes_per_vector: int | None = None
     round_trip: Callable[[np.ndarray], np.ndarray] | None = None
+    search: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]] | None = None
 
     def decoded(self, rows: np.ndarray) -> np.ndarray:
         """Return what the codes of rows decode to, float32 of the same shape (n, k)."""

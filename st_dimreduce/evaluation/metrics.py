@@ -33,9 +33,16 @@ def nearest(queries: np.ndarray, documents: np.ndarray, own: np.ndarray | None =
         own: For each query its own row among the documents, which does not count as found. Defaults to None: the
             queries are no documents.
     """
-    if own is None:
-        return search(queries, documents, Precision.FLOAT32, TOP_K)[1]
-    return others(search(queries, documents, Precision.FLOAT32, TOP_K + 1)[1], own)
+    return closest(lambda queries, count: search(queries, documents, Precision.FLOAT32, count), queries, own)
+
+
+def closest(
+    find: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
+    queries: np.ndarray,
+    own: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the 10 rows that a search for a number of results finds, as in :func:`nearest`."""
+    return find(queries, TOP_K)[1] if own is None else others(find(queries, TOP_K + 1)[1], own)
 
 
 def others(found: np.ndarray, own: np.ndarray) -> np.ndarray:
