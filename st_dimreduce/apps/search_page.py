@@ -9,7 +9,6 @@ import importlib.util
 import os
 import re
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,8 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import search
 from st_dimreduce.enums import Precision
+from st_dimreduce.evaluation.cache import Cache
+from st_dimreduce.evaluation.encoding import SharedEncoder
 from st_dimreduce.models.attach import detach_head
 from st_dimreduce.models.load import load_head, load_model
 from st_dimreduce.vectors.index import build_index
@@ -67,6 +68,7 @@ class Corpus:
             model that was trained end to end, whose body is no longer the base model.
         batch_size: Texts encoded at a time. Defaults to 32.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
+        cache: Folder to keep embeddings in, and to take those from that are there. Defaults to None.
 
     Raises:
         ValueError: If there is no text, or a model cannot be loaded or has no head.
@@ -80,6 +82,7 @@ class Corpus:
         base: str | os.PathLike[str] | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
+        cache: str | os.PathLike[str] | None = None,
     ) -> None:
         if not texts:
             raise ValueError("there is no text to search: give at least one")
@@ -89,12 +92,11 @@ class Corpus:
             raise ValueError("the head is folded into the base model's last Dense: give the base model too (--base)")
         self._size = min(model.truncate_dim or self._head.out_features, self._head.out_features)
         self._base: SentenceTransformer | None = None if base is None else load_model(base)
-        shown = sys.stderr.isatty() if show_progress_bar is None else show_progress_bar
-        options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": shown}
-        embeddings = self._body.encode_document(list(texts), **options)
-        full = embeddings if self._base is None else self._base.encode_document(list(texts), **options)
-        self._full = quantize(full, Precision.FLOAT32)
-        self._reduced = self._reduce(embeddings)
+        models = {"body": self._body} | ({} if self._base is None else {"base": self._base})
+        encoder = SharedEncoder(models, batch_size, show_progress_bar, None if cache is None else Cache(cache))
+        embeddings = encoder.encode(texts, "document")
+        self._full = quantize(embeddings["body" if self._base is None else "base"], Precision.FLOAT32)
+        self._reduced = self._reduce(embeddings["body"])
         self._finders: dict[Precision, Finder] = {}
         self._texts, self._shown = texts, show_progress_bar
         self._lock = threading.Lock()

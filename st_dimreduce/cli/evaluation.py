@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from st_dimreduce.cli.main import Done, command, console, hide_loading_bars, quoted, show, show_next
-from st_dimreduce.cli.options import BatchSize, Force, Quiet, TextColumn
+from st_dimreduce.cli.options import BatchSize, CacheFolder, Force, Quiet, TextColumn
 from st_dimreduce.enums import Precision
 
 
@@ -60,7 +60,10 @@ def compare(
     ] = None,
     relevant: Annotated[
         str | None,
-        typer.Option(help="What the queries should find: per line the numbers of a query and a document, from 1."),
+        typer.Option(
+            help="What the queries should find, qrels as of BEIR or TREC: ids of a query and a document, and a grade. "
+            "Texts without _id are numbered from 1."
+        ),
     ] = None,
     pairs: Annotated[
         str | None, typer.Option(help="Pairs with human scores: .csv or .tsv of sentence1, sentence2, score.")
@@ -80,6 +83,7 @@ def compare(
     plots: Annotated[str | None, typer.Option(help="Folder to write plots to, as PNG files.")] = None,
     column: TextColumn = None,
     batch_size: BatchSize = 32,
+    cache: CacheFolder = None,
     quiet: Quiet = False,
 ) -> Done:
     """Compare reduced models with their base model on your documents, queries or scored pairs.
@@ -125,12 +129,13 @@ def compare(
         with_peers=peers,
         batch_size=batch_size,
         show_progress_bar=False if quiet else None,
+        cache=cache,
     )
     # The files first, plots last: what fails of the rest must not cost what was measured.
     if report:
         write_html(comparison, report, question, vectors=vectors, price=price)
     title = f"{comparison.documents:,} documents, {asked_with(comparison, question.cloze)} (percent)"
-    show(comparison_table(comparison, title, vectors, price), *notes(comparison))
+    show(comparison.encoded, comparison_table(comparison, title, vectors, price), *notes(comparison))
     if plots:
         write_plots(comparison, plots)
     if outputs:
@@ -151,6 +156,7 @@ def serve(
     ] = None,
     port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 for any that is free.")] = 8765,
     batch_size: BatchSize = 32,
+    cache: CacheFolder = None,
     quiet: Quiet = False,
 ) -> Done:
     """Serve a search page on this machine that shows what the full and the reduced model find, side by side.
@@ -163,7 +169,8 @@ def serve(
     bound = bind(port)  # before the texts are encoded, which takes long
     shown = False if quiet else None
     hide_loading_bars(quiet)
-    corpus = Corpus(model, read_texts(texts, column), base=base, batch_size=batch_size, show_progress_bar=shown)
+    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": shown, "cache": cache}
+    corpus = Corpus(model, read_texts(texts, column), base=base, **options)
     show(f"{address(bound)} is open; Ctrl-C ends it.")
     run(make_app(corpus), bound)
     return Done({})

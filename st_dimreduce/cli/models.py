@@ -11,6 +11,7 @@ from st_dimreduce.cli.options import (
     BatchSize,
     BestEffort,
     Bytes,
+    CacheFolder,
     Device,
     Dim,
     Force,
@@ -56,6 +57,7 @@ def reduce(
     device: Device = None,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
+    cache: CacheFolder = None,
     trust_remote_code: Trust = False,
     force: Force = False,
     quiet: Quiet = False,
@@ -94,6 +96,7 @@ def reduce(
         seed=seed,
         batch_size=batch_size,
         show_progress_bar=False if quiet else None,
+        cache=cache,
     )
     save_portable(reduced, output, figures=comparison.to_dict(), overwrite=force)
     _, record = head_of(reduced)

@@ -60,6 +60,9 @@ BadRows = Annotated[
 BestEffort = Annotated[
     bool, typer.Option("--best-effort", help="With --keep: exit with 0 even where nothing keeps the share.")
 ]
+CacheFolder = Annotated[
+    str | None, typer.Option("--cache", help="Folder to keep embeddings in, so that no text is encoded twice.")
+]
 Variants = Annotated[
     list[Variant] | None,
     typer.Option("--variant", help="A smaller ONNX file to write as well; may be given twice."),

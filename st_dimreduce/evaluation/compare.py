@@ -65,7 +65,8 @@ class Row:
         retention: The comparison's main metric as a share of the base model's.
         intervals: 95 % confidence intervals (bootstrap over queries or pairs) of ``overlap``, ``ndcg``, ``recall``,
             ``sts`` and ``retention``, as far as they were measured.
-        seconds: Seconds it took to encode the texts; None where they were not encoded for this row.
+        seconds: Seconds it took to encode the texts, what models share counted for each; None where they were not
+            encoded for this row.
     """
 
     name: str

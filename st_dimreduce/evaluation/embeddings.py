@@ -23,7 +23,8 @@ class Embedded:
     Attributes:
         queries: float32 of shape (q, k), or None where the documents are the queries, each searching the others.
         documents: float32 of shape (n, k).
-        seconds: Seconds it took to encode documents and queries; None where they were not encoded for this.
+        seconds: Seconds it took to encode documents and queries, what models share counted for each, or to read them
+            from a cache; None where they were not encoded for this.
         scored_pairs: The first and the second texts of the scored pairs, float32 of shape (p, k) each.
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,6 +66,11 @@ class SharedEncoder:
         self._shown, self._cache = show_progress_bar, cache
         one = len({id(model) for model in self._models.values()}) == 1 and cache is None  # nothing to find out
         self._trunks = {name: _Trunk(model, known=not one) for name, model in self._models.items()}
+        if cache is not None and (loose := [name for name, trunk in self._trunks.items() if trunk.digest is None]):
+            named = f"of {', '.join(loose)} " if any(loose) else ""
+            warnings.warn(
+                f"nothing {named}is kept in the cache: it has modules that cannot be told from others", stacklevel=2
+            )
         self.seconds = dict.fromkeys(self._models, 0.0)
 
     def encode(self, texts: Sequence[str], role: Role, what: str | None = "Encoding") -> dict[str, np.ndarray]:
@@ -87,11 +93,12 @@ class SharedEncoder:
                     bar.update(len(chunk))
         return {name: np.concatenate(some) for name, some in rows.items()}
 
-    def groups(self, role: Role) -> list[list[str]]:
-        """Return the names of the models in groups, each of which encodes a text once."""
+    def groups(self, *roles: Role) -> list[list[str]]:
+        """Return the names of the models in groups, each of which encodes a text of these roles once."""
         groups: dict[Any, list[str]] = {}
         for name, trunk in self._trunks.items():
-            groups.setdefault((trunk.key, prompt_of(self._models[name], role)), []).append(name)
+            prompts = [prompt_of(self._models[name], role) for role in roles]
+            groups.setdefault((trunk.key, *prompts), []).append(name)
         return list(groups.values())
 
     def _chunk(self, names: Sequence[str], texts: list[str], role: Role) -> dict[str, np.ndarray]:
@@ -123,12 +130,14 @@ class SharedEncoder:
         shorter, longer = first.weighted(), second.weighted()
         return first.key == second.key and len(shorter) < len(longer) and longer[: len(shorter)] == shorter
 
-    def said(self, role: Role = "document") -> str:
+    def said(self) -> str:
         """Return in words which models encode the texts, and why; a model without a name is the base model."""
-        (first, *sharing), *others = [[name or "the base model" for name in names] for names in self.groups(role)]
+        groups = self.groups("document", "query")
+        (first, *sharing), *others = [[name or "the base model" for name in names] for names in groups]
         lines = [f"Encoded by {first}"]
         if sharing:
-            lines = [f"Encoded once, by {first}: below the head {', '.join(sharing)} has the same modules"]
+            have = "has the same modules below its head" if len(sharing) == 1 else "have the same below their heads"
+            lines = [f"Encoded once, by {first}: {' and '.join(sharing)} {have}"]
         for name, *same in others:
             why = "other modules below the head, or another prompt"
             if any(trunk.digest is None for trunk in self._trunks.values()):

@@ -29,11 +29,12 @@ def peers(base: Embedded, sizes: Sequence[int]) -> Iterator[Stored]:
     Binary quantization is one sign bit per dimension, as Sentence Transformers' ``ubinary``. Truncation is the first
     dimensions in int8, as for a Matryoshka model (Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022).
 
-    Where faiss is installed, there are its PCA with int8; its product quantization, PQ (Jegou et al., "Product
-    quantization for nearest neighbor search", PAMI 2011), and PQ after a learned rotation, OPQ (Ge et al., "Optimized
-    Product Quantization", PAMI 2014); and RaBitQ after a random rotation (Gao and Long, "RaBitQ", SIGMOD 2024), of as
-    many dimensions as its bits allow. They are trained on these very documents, 16,384 at most, and searched by FAISS,
-    with float queries. PQ has codebooks of 256 where there are 9,984 documents, of 16 where there are 624.
+    Where faiss is installed, there are its PCA, scaled to norm 1, with int8; its product quantization, PQ (Jegou et
+    al., "Product quantization for nearest neighbor search", PAMI 2011), and PQ after a learned rotation, OPQ (Ge et
+    al., "Optimized Product Quantization", PAMI 2014); and RaBitQ after a random rotation (Gao and Long, "RaBitQ",
+    SIGMOD 2024), of as many dimensions as its bits allow. They are trained on these very documents, 16,384 at most, and
+    searched by FAISS, with float queries. PQ has codebooks of 256 where there are 9,984 documents, of 16 where there
+    are 624.
 
     Args:
         base: The base model's embeddings.
@@ -76,7 +77,7 @@ def _truncated(base: Embedded, size: int) -> Embedded:
 def _settings(count: int, width: int, size: int) -> Iterator[tuple[str, str]]:
     """Yield of each method its setting for a size, where it has one: the name of the method, and of its index."""
     if count >= size:
-        yield "FAISS PCA", f"PCA{size},SQ8"
+        yield "FAISS PCA", f"PCA{size},L2norm,SQ8"
     for bits, parts in ((8, size), (4, 2 * size)):
         if count >= _fewest(bits):
             if width % parts == 0:

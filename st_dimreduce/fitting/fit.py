@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from st_dimreduce.enums import Objective, Precision
 from st_dimreduce.fitting.budget import DEFAULT_OUT_FEATURES, Size, choose
 from st_dimreduce.fitting.closed_form import DEFAULT_GAIN, Rotation, closed_form_head
@@ -14,7 +16,7 @@ from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.head import Head
 
 WHITENING_BEFORE_TRAINING = 0.2  # more than suits a head that stays as it is, but better to train from
-_SAME = 1e-6  # how far below 1 the norm of the mean of unit vectors is where rounding alone tells them apart
+_SAME = 1e-6  # difference of two numbers of unit vectors that may be rounding
 
 
 def fit_head(
@@ -71,7 +73,7 @@ def fit_head(
     """
     size, objective = size if isinstance(size, Size) else Size(size), Objective(objective)
     check_objective(objective, pairs)
-    if summary.count > 1 and float(summary.mean @ summary.mean) > 1 - _SAME:
+    if summary.count > 1 and np.ptp(summary.sample, axis=0).max() < _SAME:
         raise ValueError(f"all {summary.count:,} vectors point the same way: give vectors of texts that differ")
     common: dict[str, Any] = {"seed": seed, "show_progress_bar": show_progress_bar}
     chosen: dict[str, Any] = {}

@@ -9,7 +9,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
 from transformers import AutoTokenizer
 
-from st_dimreduce import DimReduce, Precision, Summary, reduce_model, save_portable
+from st_dimreduce import DimReduce, Precision, Size, Summary, compare, reduce_model, save_portable
+from st_dimreduce.recipe import reduce_and_compare
 from tests.helpers.tiny import SENTENCES
 
 SUMMARY = Summary.of(np.eye(32))
@@ -249,3 +250,58 @@ def test_cloze_pairs_that_the_model_cannot_tell_apart_are_named(tiny):
     ]
     with pytest.raises(ValueError, match=r"^the cloze pairs made of the sentences cannot be used: all \d+ pairs are"):
         reduce_model(tiny, texts, 1, batch_size=1)  # in a batch of its own: no rounding tells two apart
+
+
+@pytest.mark.parametrize(
+    ("sentences", "message"),
+    [
+        ("one text", r"^sentences is a str, 'one text': expected a list of str$"),
+        (["", " ", "\n"] * 100, "^all 300 sentences are blank: give texts that differ"),
+        (["a cat", " a cat"] * 150, "^all 300 sentences are the same: give texts that differ"),
+    ],
+)
+def test_what_cannot_be_fitted_on_is_refused_before_anything_is_encoded(tiny, monkeypatch, sentences, message):
+    monkeypatch.setattr(type(tiny), "encode", None)
+    with pytest.raises(ValueError, match=message):
+        reduce_model(tiny, sentences, 8)
+    with pytest.raises(ValueError, match=message):
+        reduce_and_compare(tiny, sentences, Size(8))
+    with pytest.raises(ValueError, match=message.replace("sentences", "documents")):
+        compare(tiny, tiny, sentences)
+
+
+def test_a_misspelt_objective_comes_before_too_few_texts(tiny):
+    with pytest.raises(ValueError, match=r"^unknown objective 'qualty'"):
+        reduce_and_compare(tiny, SENTENCES[:4], Size(32), objective="qualty")
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_reduced_model_is_not_reduced_again(tiny, tmp_path, trainable):
+    reduced = reduce_model(tiny, SENTENCES, 16, trainable=trainable)
+    message = "^the model is already reduced, to 16 dimensions: give its base model$"
+    with pytest.raises(ValueError, match=message):
+        reduce_model(reduced, SENTENCES, 8)
+    with pytest.raises(ValueError, match=message):
+        reduce_and_compare(reduced, SENTENCES, Size(8))
+    if not trainable:
+        save_portable(reduced, tmp_path / "reduced")
+        with pytest.raises(ValueError, match=message):
+            reduce_model(tmp_path / "reduced", SENTENCES, 8)
+
+
+def test_of_texts_whose_embeddings_are_given_only_queries_are_encoded(tiny, monkeypatch):
+    texts = [f"{one}. {two}. {one} {two}." for one, two in zip(SENTENCES, SENTENCES[::-1], strict=True)]
+    stored, asked = tiny.encode_document(texts), []
+    encode = type(tiny).encode_document
+
+    def counting(self, inputs, **options):
+        asked.extend(inputs)
+        return encode(self, inputs, **options)
+
+    monkeypatch.setattr(type(tiny), "encode_document", counting)
+    heads = {}
+    for name, rows in (("rows", stored), ("rounded", stored.astype(np.float16) * 3), ("shuffled", stored[::-1].copy())):
+        asked.clear()
+        heads[name] = reduce_model(tiny, texts, 8, embeddings=rows)[2].linear.weight.detach().numpy()
+        assert (len(asked) > len(texts)) == (name == "shuffled"), "the texts themselves only where rows are not theirs"
+    assert np.abs(heads["rows"] - heads["rounded"]).max() < 0.01

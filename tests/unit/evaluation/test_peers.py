@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded
-from st_dimreduce.evaluation.peers import peers
+from st_dimreduce.evaluation.peers import make_index, peers, train_index
 
 RNG = np.random.default_rng(0)
 QUERIES = RNG.standard_normal((5, 16)).astype(np.float32)
@@ -24,7 +25,10 @@ def named(stored):
 def test_peers_without_faiss(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     full = base(100)
-    binary, truncated = peers(full, [4, 16, 20])
+    with pytest.warns(
+        UserWarning, match=r"^FAISS PCA, PQ, OPQ and RaBitQ are left out: pip install 'st_dimreduce\[faiss"
+    ):
+        binary, truncated = peers(full, [4, 16, 20])
     assert named([binary, truncated]) == [("binary quantization", "binary", None), ("truncation", "int8", None)]
     assert truncated.embedded.documents.shape == (100, 4)
     assert np.array_equal(truncated.embedded.queries, QUERIES[:, :4])
@@ -37,9 +41,11 @@ def test_peers_without_faiss(monkeypatch):
 
 @pytest.mark.component("FAISS")
 def test_faiss_trains_on_enough_documents_only():
-    few = named(peers(base(100), [4, 5]))
-    assert ("FAISS PCA", "PCA4,SQ8", 4) in few
-    assert not any(name == "FAISS PQ" for name, *_ in few)
+    with pytest.warns(UserWarning, match="^FAISS PQ and OPQ are left out: 100 documents are too few to train"):
+        few = named(peers(base(100), [4, 5]))
+    assert ("FAISS PCA", "PCA4,L2norm,SQ8", 4) in few
+    assert not any(name in ("FAISS PQ", "FAISS OPQ") for name, *_ in few)
+    assert {each[1] for each in named(peers(base(39 * 16), [4])) if each[0] == "FAISS PQ"} == {"PQ8x4"}
     full = base(39 * 256)
     stored = list(peers(full, [4, 5]))
     assert [each[:2] for each in named(stored) if each[0] == "FAISS PQ"] == [("FAISS PQ", "PQ4")], "5 is no divisor"
@@ -47,3 +53,42 @@ def test_faiss_trains_on_enough_documents_only():
     unit = full.documents / np.linalg.norm(full.documents, axis=1, keepdims=True)
     error = np.square(quantized - unit).sum(axis=1).mean()
     assert 0.05 < error < 0.5, "codes of 4 bytes keep most of 16 dimensions, not all"
+
+
+@pytest.mark.component("FAISS")
+def test_faiss_at_the_sizes_of_the_compared_models():
+    rows = RNG.standard_normal((1000, 64)).astype(np.float32) @ RNG.standard_normal((64, 64)).astype(np.float32)
+    full = Embedded(rows[:40], rows)
+    stored = list(peers(full, [16, 32, 64, 256]))
+    sizes = {each.precision: each.bytes_per_vector for each in stored if each.name.startswith("FAISS")}
+    assert sizes == {
+        "PCA16,L2norm,SQ8": 16,
+        "PQ32x4": 16,
+        "OPQ32_64,PQ32x4": 16,
+        "RR64,RaBitQ1": 16,
+        "PCA32,L2norm,SQ8": 32,
+        "PQ64x4": 32,
+        "PCA48,RR48,RaBitQ2": 32,
+    }
+    comparison = compare_embeddings(full, stored)
+    found = {row.precision: row.overlap for row in comparison.rows}
+    assert found["OPQ32_64,PQ32x4"] > found["PQ32x4"] > 0.3, "the dimensions are far from independent"
+    assert found["PQ64x4"] > found["PQ32x4"]
+    assert all(row.seconds is None for row in comparison.rows)
+    index = next(each for each in stored if each.precision == "RR64,RaBitQ1")
+    scores, nearest = index.search(rows[:40] * 3, 10)
+    assert scores.shape == nearest.shape == (40, 10)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert (nearest[:, 0] == np.arange(40)).mean() > 0.9
+
+
+@pytest.mark.component("FAISS")
+def test_the_same_seed_trains_the_same_index():
+    rows = RNG.standard_normal((700, 16)).astype(np.float32)
+    decoded = []
+    for seed in (0, 0, 1):
+        index = make_index("OPQ4_16,PQ4x4", 16)
+        train_index(index, rows, seed)
+        decoded.append(index.sa_decode(index.sa_encode(rows)))
+    assert np.array_equal(decoded[0], decoded[1])
+    assert not np.array_equal(decoded[0], decoded[2])

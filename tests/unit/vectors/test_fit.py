@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from st_dimreduce import attach_head, fit_head, fit_on_vectors, reduce_vectors, summarize
+from tests.helpers.tiny import SENTENCES
 
 X = np.random.default_rng(0).standard_normal((400, 32)).astype(np.float32) * np.linspace(2, 0.1, 32, dtype=np.float32)
 UNIT = X / np.linalg.norm(X, axis=1, keepdims=True)
@@ -36,12 +37,13 @@ def test_a_reduced_vector_depends_on_its_direction_alone(norm):
 
 
 def test_stored_and_encoded_vectors_agree_whatever_the_norm(tiny):
-    texts = [f"text {number} of {number % 7}" for number in range(60)]
-    stored = tiny.encode(texts)
+    stored = tiny.encode(SENTENCES)
     for norm in (1, 100):
         head = fit_head(summarize(norm * stored), 8, objective="fidelity", train=False)
         reduced = np.concatenate(list(reduce_vectors(norm * stored, head)))
-        assert (attach_head(tiny, head).encode(texts, normalize_embeddings=True) * reduced).sum(axis=1).min() >= 0.9999
+        assert (attach_head(tiny, head).encode(SENTENCES, normalize_embeddings=True) * reduced).sum(
+            axis=1
+        ).min() >= 0.9999
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,10 @@ def test_stored_and_encoded_vectors_agree_whatever_the_norm(tiny):
 def test_what_cannot_be_fitted(options, message):
     with pytest.raises(ValueError, match=message):
         fit_on_vectors(X, **options)
+
+
+@pytest.mark.parametrize("scale", [np.ones(300), np.linspace(0.5, 9, 300)])
+def test_vectors_that_do_not_differ_are_refused(scale):
+    one = np.random.default_rng(0).standard_normal(24)
+    with pytest.raises(ValueError, match=r"^all 300 vectors point the same way: give vectors of texts that differ$"):
+        fit_on_vectors(np.float32(scale[:, None] * one), 8)
