@@ -12,9 +12,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +28,7 @@ from st_dimreduce.codes.search import search
 from st_dimreduce.enums import Precision
 from st_dimreduce.evaluation.cache import Cache
 from st_dimreduce.evaluation.encoding import SharedEncoder
+from st_dimreduce.fitting.cloze import cloze_pairs
 from st_dimreduce.models.attach import detach_head
 from st_dimreduce.models.load import load_head, load_model
 from st_dimreduce.vectors.index import build_index
@@ -47,6 +50,8 @@ LOOPBACK = "127.0.0.1"
 FEWEST_INDEXED = 50_000  # texts, from which on an index is faster than exact search
 MOST_ANSWERS, LONGEST_QUERY = 100, 2000
 _LONGEST_TEXT = 2000  # characters of an answer that are sent
+_EXAMPLES, _LONGEST_EXAMPLE = 3, 70  # queries to begin with, and their characters
+_READ_FOR_EXAMPLES = 1000  # texts
 _MOST_WAITING = 8  # searches, one of which runs: a long one takes a tenth of a second of a small model
 _MOST_CONNECTIONS = 200
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
@@ -66,6 +71,7 @@ class Corpus:
         texts: The texts, at least one.
         base: Name or folder of the full model; the body of the reduced model if None (the default). Give it for a
             model that was trained end to end, whose body is no longer the base model.
+        examples: Queries that the page offers. Defaults to None: up to three sentences of the texts.
         batch_size: Texts encoded at a time. Defaults to 32.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
         cache: Folder to keep embeddings in, and to take those from that are there. Defaults to None.
@@ -80,6 +86,7 @@ class Corpus:
         texts: Sequence[str],
         *,
         base: str | os.PathLike[str] | None = None,
+        examples: Sequence[str] | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         cache: str | os.PathLike[str] | None = None,
@@ -99,15 +106,17 @@ class Corpus:
         self._reduced = self._reduce(embeddings["body"])
         self._finders: dict[Precision, Finder] = {}
         self._texts, self._shown = texts, show_progress_bar
-        self._lock = threading.Lock()
+        # A tokenizer serves one thread at a time, a time is that of one search, and a thread's first takes longer.
+        self._thread = ThreadPoolExecutor(1)
         record = self._head.record
         self.about = {
-            "full": str(base or record.base_model or "the reduced model without its head"),
-            "reduced": Path(path).name,
+            "full": _label(base or record.base_model or "the reduced model without its head"),
+            "reduced": _label(path),
             "documents": len(texts),
             "precision": record.precision.value,
             "precisions": [precision.value for precision in Precision],
             "longest_query": LONGEST_QUERY,
+            "examples": list(_examples(texts) if examples is None else examples),
         }
         self.search(texts[0])  # the first search of a process takes longer than all others
 
@@ -121,8 +130,9 @@ class Corpus:
 
         Returns:
             A dict that JSON can hold: how many answers are ``shared``; and for the ``full`` and the ``reduced`` model
-            the sizes, ``encoding_ms``, ``search_ms`` (the least of three searches) and ``answers``, each with its
-            ``rank`` and its ``other_rank`` in the other model, None if it is not among that one's answers.
+            the sizes, ``searched`` (``"every vector"`` or ``"through an index"``), ``encoding_ms``, ``search_ms`` and
+            ``answers``, each with its ``rank`` and its ``other_rank`` in the other model, None if it is not among that
+            one's answers.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -134,22 +144,25 @@ class Corpus:
             raise ValueError(f"the query has {len(query):,} characters: give at most {LONGEST_QUERY:,}")
         if not 1 <= top_k <= MOST_ANSWERS:
             raise ValueError(f"k={top_k}: choose 1 to {MOST_ANSWERS}")
-        with self._lock:  # a tokenizer serves one thread at a time, and a time is that of one search
-            if precision not in self._finders:
-                self._finders[precision] = self._finder(precision)
-            embedding, encoding_ms = _encode_query(self._body, query)
-            reduced, reducing_ms = _timed(lambda: self._reduce(embedding))
-            full, full_ms = (embedding, encoding_ms) if self._base is None else _encode_query(self._base, query)
-            exact = partial(_exact, self._full, Precision.FLOAT32)
-            by_full = self._find(full, exact, Precision.FLOAT32, top_k)
-            by_reduced = self._find(reduced, self._finders[precision], precision, top_k)
-        by_full["encoding_ms"], by_reduced["encoding_ms"] = full_ms, encoding_ms + reducing_ms
+        by_full, by_reduced = self._thread.submit(self._search, query, top_k, precision).result()
         full_ranks, reduced_ranks = _ranks(by_full), _ranks(by_reduced)
         for found, other_ranks in ((by_full, reduced_ranks), (by_reduced, full_ranks)):
             for answer in found["answers"]:
                 answer["other_rank"] = other_ranks.get(answer["document"])
         shared = len(full_ranks.keys() & reduced_ranks.keys())
         return {"query": query, "k": top_k, "shared": shared, "full": by_full, "reduced": by_reduced}
+
+    def _search(self, query: str, top_k: int, precision: Precision) -> tuple[dict[str, Any], dict[str, Any]]:
+        embedding, encoding_ms = _encode_query(self._body, query)
+        reduced, reducing_ms = _timed(lambda: self._reduce(embedding))
+        full, full_ms = (embedding, encoding_ms) if self._base is None else _encode_query(self._base, query)
+        if precision not in self._finders:
+            self._finders[precision] = self._finder(precision)
+            self._finders[precision](reduced, top_k)  # which takes longer than all others
+        by_full = self._find(full, partial(_exact, self._full, Precision.FLOAT32), Precision.FLOAT32, top_k)
+        by_reduced = self._find(reduced, self._finders[precision], precision, top_k)
+        by_full["encoding_ms"], by_reduced["encoding_ms"] = full_ms, encoding_ms + reducing_ms
+        return by_full, by_reduced
 
     def _reduce(self, embeddings: np.ndarray) -> np.ndarray:
         return self._head.reduce(embeddings)[:, : self._size]
@@ -164,9 +177,7 @@ class Corpus:
         return build_index(codes, head, precision=precision, show_progress_bar=self._shown).search
 
     def _find(self, query: np.ndarray, find: Finder, precision: Precision, top_k: int) -> dict[str, Any]:
-        # The least of three: a thread's first search takes longer than all others.
-        runs = [_timed(lambda: find(query, top_k)) for _ in range(3)]
-        (scores, rows), milliseconds = min(runs, key=lambda run: run[1])
+        (scores, rows), milliseconds = _timed(lambda: find(query, top_k))
         answers = [
             {"rank": rank, "document": int(row), "score": round(float(score), 4), "text": self._shortened(int(row))}
             for rank, (row, score) in enumerate(zip(rows[0], scores[0], strict=True), 1)
@@ -179,6 +190,7 @@ class Corpus:
             "precision": precision.value,
             "bytes_per_vector": width,
             "total_bytes": width * len(self._texts),
+            "searched": "every vector" if isinstance(find, partial) else "through an index",
             "search_ms": milliseconds,
             "answers": answers,
         }
@@ -186,6 +198,19 @@ class Corpus:
     def _shortened(self, row: int) -> str:
         text = self._texts[row]
         return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …"
+
+
+def _label(model: str | os.PathLike[str]) -> str:
+    """Return what a model is called: its name on the Hub, or that of its folder."""
+    return Path(model).resolve().name if Path(model).is_dir() else str(model)
+
+
+def _examples(texts: Sequence[str]) -> list[str]:
+    """Return a few sentences of the texts, or short texts where these are one sentence each."""
+    some = texts[:_READ_FOR_EXAMPLES]
+    queries = [*(query for query, _ in cloze_pairs(some)), *some]
+    fit = (query for query in dict.fromkeys(queries) if len(query) <= _LONGEST_EXAMPLE)
+    return list(islice(fit, _EXAMPLES))
 
 
 def _load_reduced(path: str | os.PathLike[str]) -> SentenceTransformer:

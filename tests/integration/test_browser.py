@@ -8,6 +8,7 @@ import re
 import pytest
 
 from st_dimreduce.apps.search_page import Corpus
+from tests.helpers.pages import DESKTOP, PHONE, accessibility_errors, contrasts, set_page, sticks_out
 from tests.helpers.serving import ATTACK, KOREAN, LONG, TEXTS, ask, make_base, make_folder, served
 
 pytest.importorskip("selenium")
@@ -28,10 +29,7 @@ def site(tiny_path, tmp_path_factory):
 
 
 def open_page(browser, site, width=1200, dark=False):
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    set_page(browser, width, dark)
     browser.get(site)
     WebDriverWait(browser, 20).until(lambda page: page.find_elements(By.CSS_SELECTOR, "option"))
 
@@ -56,12 +54,16 @@ def test_type_press_enter_read_what_differs(browser, site, tmp_path):
     open_page(browser, site)
     said = type_and_enter(browser, "a fish swims near")
     _, found = ask(site, q="a fish swims near")
-    assert said == f"{found['shared']} of 10 answers are found by both. The reduced vectors take 1/32 of the bytes."
+    both = f"{found['shared']} of 10 answers are found by both. The reduced vectors take 1/32 of the bytes."
+    assert re.fullmatch(re.escape(both) + r" Round trip [\d.]+ ms\.", said), said
     kinds = set()
     for side, other in (("full", "reduced"), ("reduced", "full")):
         section = browser.find_element(By.ID, side)
         figures = " ".join(section.find_element(By.TAG_NAME, "dl").text.split())
-        assert re.search(r"Bytes per vector (128|4) .* All vectors .* (bytes|kB) Encoding .* ms Search .* ms", figures)
+        assert re.search(
+            r"Bytes per vector (128|4) .* All vectors .* (bytes|kB) Encoding .* ms Search .* ms Searched every vector",
+            figures,
+        )
         assert len(answers(browser, side)) == 10
         for shown, answer in zip(answers(browser, side), found[side]["answers"], strict=True):
             marks = shown.find_element(By.CSS_SELECTOR, ".marks").text
@@ -95,14 +97,14 @@ def test_another_precision_searches_again(browser, site):
     assert "8 \u00d7 binary" in browser.find_element(By.ID, "reduced").text
 
 
-@pytest.mark.parametrize("width", [320, 360, 1200])
+@pytest.mark.parametrize("width", [320, PHONE, DESKTOP])
 def test_texts_stay_texts_and_nothing_sticks_out(browser, site, width):
     open_page(browser, site, width)
     browser.get_log("browser")
     for query in (ATTACK, KOREAN, LONG, "supercalifragilistic"):
         type_and_enter(browser, query)
-        inner, scrolled = browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
-        assert scrolled <= inner == width
+        assert browser.execute_script("return innerWidth") == width
+        assert not sticks_out(browser)
     type_and_enter(browser, ATTACK)
     shown = [item.find_element(By.CSS_SELECTOR, ".text").text for item in answers(browser, "full")]
     assert any("<img src=x onerror" in text and "</script>" in text for text in shown)
@@ -128,14 +130,14 @@ def test_by_keyboard_alone(browser, site):
     assert browser.switch_to.active_element.get_attribute("id") == "q"
     type_and_enter(browser, LONG)
     order = []
-    for _ in range(4):
+    for _ in range(8):
         browser.switch_to.active_element.send_keys(Keys.TAB)
         focused = browser.switch_to.active_element
         order.append(focused.tag_name)
         outline = focused.value_of_css_property("outline-style"), focused.value_of_css_property("outline-width")
         assert outline == ("solid", "3px"), "the focus is seen"
-    assert order[:3] == ["select", "button", "summary"], order
-    browser.find_elements(By.CSS_SELECTOR, "summary")[0].send_keys(Keys.ENTER)
+    assert order == ["select", *["button"] * 4, *["summary"] * 3], "examples, what the page says, whole texts"
+    browser.find_elements(By.CSS_SELECTOR, ".rest summary")[0].send_keys(Keys.ENTER)
     assert browser.find_element(By.CSS_SELECTOR, "details[open] .text").is_displayed()
     for control in ("q", "precision"):
         assert browser.find_element(By.CSS_SELECTOR, f"label[for={control}]").text
@@ -153,24 +155,37 @@ def test_what_is_wrong_is_said_on_the_page(browser, site):
     assert status(browser, "does not answer")
 
 
-CONTRAST = """
-const light = (c) => { const [r, g, b] = c.match(/[0-9.]+/g).map((v) => v / 255)
-  .map((v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
-const back = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
-  if (!/, 0\\)$/.test(c)) return c; } };
-return [...document.querySelectorAll("body *")].filter((e) => e.checkVisibility() &&
-    [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim())).map((e) => {
-  const [a, b] = [light(getComputedStyle(e).color), light(back(e))].sort((x, y) => y - x);
-  return [(a + .05) / (b + .05), e.tagName + "." + e.className]; });
-"""
-
-
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_word_is_readable_by_day_and_by_night(browser, site, dark):
-    open_page(browser, site, dark=dark)
+def test_every_word_is_readable_by_day_and_by_night(browser, site, dark, width, tmp_path):
+    open_page(browser, site, width, dark)
     type_and_enter(browser, "a fish swims near")
-    ratios = browser.execute_script(CONTRAST)
+    browser.find_element(By.CSS_SELECTOR, "#help summary").click()
+    ratios = contrasts(browser)
     assert {"SPAN.mark only", "SPAN.mark moved", "BUTTON."} <= {name for _, name in ratios}
     assert min(ratios)[0] >= 4.5, min(ratios)
     page = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (max(map(int, re.findall(r"\d+", page))) < 60) == dark
+    assert not sticks_out(browser)
+    assert browser.save_screenshot(str(tmp_path / "page.png"))
+
+
+@pytest.mark.component("Node.js")
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_no_rule_of_accessibility_is_broken(browser, site, width):
+    open_page(browser, site, width)
+    assert not accessibility_errors(browser)
+    type_and_enter(browser, LONG)
+    browser.find_element(By.CSS_SELECTOR, "#help summary").click()
+    assert not accessibility_errors(browser)
+
+
+def test_an_example_is_searched_at_a_click(browser, site):
+    open_page(browser, site)
+    examples = browser.find_elements(By.CSS_SELECTOR, "#examples button")
+    assert len(examples) == 3
+    query = examples[1].text
+    examples[1].click()
+    status(browser, "found by both")
+    assert browser.find_element(By.ID, "q").get_attribute("value") == query
+    assert query in answers(browser, "full")[0].text

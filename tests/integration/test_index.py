@@ -598,6 +598,7 @@ def test_the_search_page_uses_an_index_for_many_texts(searched, monkeypatch):
     assert found["reduced"]["answers"][0]["text"] == texts[7]
     assert found["full"]["answers"] == exact["full"]["answers"]
     assert len(found["reduced"]["answers"]) == 5
+    assert [found[side]["searched"] for side in ("full", "reduced")] == ["every vector", "through an index"]
     monkeypatch.setattr(search_page.importlib.util, "find_spec", lambda _: None)
     assert (
         search_page.Corpus(path, texts).search(texts[7], 5, "int8")["reduced"]["answers"] == exact["reduced"]["answers"]

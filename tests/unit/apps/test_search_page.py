@@ -86,6 +86,18 @@ def test_both_models_answer_as_they_do_by_themselves(site, base, folder):
     assert sizes == [(128, 128 * len(TEXTS), "float32"), (4, 4 * len(TEXTS), "int4")]
 
 
+def test_models_are_called_by_their_names_and_three_queries_are_offered(corpus, folder):
+    assert (corpus.about["full"], corpus.about["reduced"]) == ("org/base", folder.name)
+    assert corpus.about["examples"] == TEXTS[:3], "short texts, which have no sentences to spare"
+    long = [f"{text}. " + "a bird sings and a fish swims near the old river. " * 4 for text in SENTENCES[:9]]
+    examples = Corpus(folder, long, show_progress_bar=False).about["examples"]
+    assert examples
+    assert all(any(example in text for text in long) and len(example) <= 70 for example in examples)
+    given = Corpus(folder, TEXTS, examples=["a cat"], show_progress_bar=False)
+    assert given.about["examples"] == ["a cat"]
+    assert given.search("a cat")["reduced"]["searched"] == "every vector"
+
+
 def test_differences_are_told_from_both_sides(site):
     _, found = ask(site, q="a fish swims near", k=5, precision="binary")
     ranks = {name: {one["document"]: one for one in found[name]["answers"]} for name in ("full", "reduced")}
