@@ -2,11 +2,13 @@
 
     python -m benchmarks.quality [--models M ...] [--datasets D ...] [--bytes N ...] [--seeds N ...] [--rows TEXT ...]
         [--protocols all unseen]
+    python -m benchmarks.quality --draw
 
-Writes benchmarks/QUALITY.md, the tables behind it, benchmarks/QUALITY-tables.md, and the picture of both,
-benchmarks/quality-light.png and quality-dark.png. In the protocol "all" every method is fitted on all documents that it
-stores; in "unseen" on half of them, as if the others came later. Every measurement is kept in benchmarks/.cache, in a
-file per method, budget and seed, so that an interrupted run resumes; ``--again`` measures anew, ``--kept`` measures
+Writes benchmarks/QUALITY.md, the tables behind it, benchmarks/QUALITY-tables.md, and the picture of the summary,
+benchmarks/readme-light.png and readme-dark.png, which ``--draw`` draws again from the summary as it is printed. In the
+protocol "all" every method is fitted on all documents that it stores; in "unseen" on half of them, as if the others
+came later. Every measurement is kept in benchmarks/.cache, in a file per method, budget and seed, so that an
+interrupted run resumes; ``--again`` measures anew, ``--kept`` measures
 nothing. The report covers what the options select.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,9 +25,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from benchmarks.choosing import random_half, two_fold, verdict
 from benchmarks.data import (
@@ -48,6 +50,7 @@ from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
 from st_dimreduce.evaluation.metrics import Estimate, Mean, RankCorrelation, interval
 from st_dimreduce.evaluation.peers import OPQ_STEPS
+from st_dimreduce.evaluation.plots import THEMES, ThemeName, label_ends, style
 from st_dimreduce.files import new_file
 
 OURS = "st_dimreduce"
@@ -62,10 +65,6 @@ TITLES = {
     "overlap": "overlap@10",
 }
 SHORT = {"all-MiniLM-L6-v2": "MiniLM", "all-mpnet-base-v2": "mpnet"}
-THEMES = {  # background, ink, ours, then the others: of Okabe and Ito's palette, which colour-blind readers tell apart
-    "light": ("#ffffff", "#1f2328", "#0072b2", "#d55e00", "#009e73", "#aa4499", "#6e7781"),
-    "dark": ("#0d1117", "#e6edf3", "#56b4e9", "#e69f00", "#2fc79a", "#e08bc1", "#9198a1"),
-}
 MARKS = {"ahead": ">", "even": "≈", "behind": "<"}
 
 
@@ -345,7 +344,7 @@ def report(parts: list[Part], budgets: list[int]) -> list[str]:
         method(rows),
         "The tables behind this page, every method with its settings, are in [QUALITY-tables.md](QUALITY-tables.md).",
     ]
-    if drawn := curves(corpora, budgets):
+    if drawn := curves(means(corpora, budgets, rivals)):
         about = """
             The mean over all models and corpora, and in brackets the worst of them. The peers are the three of the best
             mean over both protocols and all budgets, of those that were measured in every cell. The last row counts the
@@ -428,26 +427,49 @@ def not_run(part: Part) -> list[str]:
     return [f"Not run at every budget: {', '.join(missing)}."] if missing else []
 
 
-def curves(corpora: list[Part], budgets: list[int]) -> dict[str, tuple[str, list[float]]]:
+Means = dict[str, dict[str, list[float]]]  # by protocol and method, at every budget
+
+
+def means(corpora: list[Part], budgets: list[int], rivals: list[str]) -> Means:
+    """Return the mean share of the full model's metric that ours and the best peers keep, where all was measured."""
+    found: Means = {}
+    for protocol in PROTOCOLS if budgets else ():
+        some = [part for part in corpora if part.protocol == protocol]
+        for name in (QUALITY, *rivals) if some else ():
+            values = [list(shares(some, name, budget).values()) for budget in budgets]
+            if all(len(of) == len(some) for of in values):
+                found.setdefault(protocol, {})[name] = [float(np.mean(of)) for of in values]
+    return found
+
+
+def printed(text: str) -> tuple[list[int], Means]:
+    """Return the budgets and the means of the summary as QUALITY.md has it."""
+    budgets: list[int] = []
+    found: Means = {}
+    for protocol, title in PROTOCOLS.items():
+        section = text.partition(f"### {title}\n\n")[2].partition("\n\n")[0]
+        head, _, *rows = section.splitlines()
+        budgets = [int(number) for number in re.findall(r"(\d+) bytes", head)]
+        for row in rows[:-1]:  # the last one counts cells
+            name, *shown = row.replace("*", "").strip("| ").split(" | ")
+            if name != FIDELITY:
+                found.setdefault(protocol, {})[name] = [float(one.split(" ")[0]) for one in shown]
+    return budgets, found
+
+
+def curves(found: Means) -> dict[str, tuple[str, list[float]]]:
     """Return the protocol and the mean share at every budget of each line of the picture: ours first, in both.
 
     A peer is drawn in the protocol that is better for it, so that neither of our lines can profit from the choice.
     """
     drawn: dict[str, tuple[str, list[float]]] = {}
-    if not corpora or not budgets:
-        return drawn
-    for name in dict.fromkeys([QUALITY, *best_rivals(corpora, budgets), "truncation"]):
-        means: dict[str, list[float]] = {}
-        for protocol in PROTOCOLS:
-            some = [part for part in corpora if part.protocol == protocol]
-            found = [list(shares(some, name, budget).values()) for budget in budgets]
-            if some and all(len(of) == len(some) for of in found):
-                means[protocol] = [float(np.mean(of)) for of in found]
+    for name in dict.fromkeys(name for of in found.values() for name in of):
+        lines = {protocol: of[name] for protocol, of in found.items() if name in of}
         if name == QUALITY:
-            drawn |= {OURS if p == "all" else f"{OURS}, {p}": (p, mean) for p, mean in means.items()}
-        elif means:
-            protocol = max(means, key=lambda protocol: np.mean(means[protocol]))
-            drawn[name] = protocol, means[protocol]
+            drawn |= {OURS if p == "all" else f"{OURS}, {p}": (p, line) for p, line in lines.items()}
+        else:
+            protocol = max(lines, key=lambda protocol: np.mean(lines[protocol]))
+            drawn[name] = protocol, lines[protocol]
     return drawn
 
 
@@ -458,79 +480,41 @@ def caption(drawn: dict[str, tuple[str, list[float]]]) -> list[str]:
         The means of the tables below. Peers are drawn in the protocol that is better for them ({peers}); of ours, both
         are."""
     picture = """
-        <picture><source media="(prefers-color-scheme: dark)" srcset="quality-dark.png"><img src="quality-light.png"
+        <picture><source media="(prefers-color-scheme: dark)" srcset="readme-dark.png"><img src="readme-light.png"
         alt="Mean share of the full model's nDCG@10 against bytes per vector"></picture>"""
     return [" ".join(picture.split()), paragraph(about)]
 
 
-def plot(drawn: dict[str, tuple[str, list[float]]], budgets: list[int]) -> None:
-    """Draw the mean share of the full model's nDCG@10 against bytes per vector, on a light and on a dark background."""
-    for theme, colours in THEMES.items():
-        draw({label: mean for label, (_, mean) in drawn.items()}, budgets, colours, FOLDER / f"quality-{theme}.png")
+def draw(lines: dict[str, list[float]], budgets: list[int], theme: ThemeName) -> None:
+    """Draw the mean share of the full model's nDCG@10 against bytes per vector, each line labelled at its end.
 
-
-def draw(lines: dict[str, list[float]], budgets: list[int], colours: tuple[str, ...], path: Path) -> None:
-    """Draw lines that are labelled at their ends: ours, dashed for unseen documents, and others."""
-    mpl.use("Agg")
-    back, ink, mine, *others = colours
-    styles: dict[str, tuple[str, float, Any]] = {OURS: (mine, 4, "-"), f"{OURS}, unseen": (mine, 3, (0, (3, 1.2)))}
-    peers = [label for label in lines if label not in styles]
-    styles |= {label: (colour, 2.2, "-") for label, colour in zip(peers, others, strict=False)}
-    with mpl.rc_context(
-        {"font.size": 17, "text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink}
-    ):
-        figure, panel = plt.subplots(figsize=(11, 6.2), layout="constrained", facecolor=back)
-        panel.set_facecolor(back)
-        panel.axhline(100, color=ink, linewidth=1)
+    Args:
+        lines: The shares at every budget: ours, dashed for unseen documents, and of peers.
+        budgets: Bytes per vector.
+        theme: The page that it is drawn for.
+    """
+    with style(theme, size=13) as colours:
+        figure = Figure(figsize=(8.4, 4.4), layout="constrained")
+        panel = figure.subplots()
+        panel.axhline(100, color=colours.ink, linewidth=1.2)
+        ends = {"full model, float32": (budgets[-1], 100.0, colours.ink)}
+        ours, *others = colours.colours
+        peers = dict(zip((label for label in lines if not label.startswith(OURS)), others, strict=False))
         for label, shares in lines.items():
-            colour, width, dashes = styles[label]
-            panel.plot(
-                budgets, shares, color=colour, linewidth=width, linestyle=dashes, marker="o", markersize=width + 4
-            )
+            mine = label not in peers
+            colour = peers.get(label, ours)
+            dashes: Any = (0, (3, 1.2)) if mine and label != OURS else "-"
+            width = 3.2 if mine else 1.8
+            panel.plot(budgets, shares, "o", color=colour, linewidth=width, linestyle=dashes, markersize=width + 4)
+            ends[label] = budgets[-1], shares[-1], colour
         panel.set_xscale("log", base=2)
-        panel.set_xticks(budgets, [str(budget) for budget in budgets])
+        panel.set_xticks(budgets, [f"{budget}" for budget in budgets])
         panel.minorticks_off()
-        panel.set(xlabel="bytes per vector", ylabel="% of the full model's nDCG@10")
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.spines[["left", "bottom"]].set_color(ink)
-        ends = {"full model": 100.0} | {label: shares[-1] for label, shares in lines.items()}
-        low, high = panel.get_ylim()
-        places = spread(ends, 0.065 * (high - low))
-        for label, end in ends.items():
-            colour = styles[label][0] if label in styles else ink
-            panel.annotate(
-                label,
-                (budgets[-1], end),
-                (1.06, (places[label] - low) / (high - low)),
-                textcoords="axes fraction",
-                color=colour,
-                va="center",
-                fontweight="bold" if colour == mine else "normal",
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": colour,
-                    "linewidth": 0.8,
-                    "shrinkA": 2,
-                    "shrinkB": 6,
-                    "relpos": (0, 0.5),
-                },
-                annotation_clip=False,
-            )
-        figure.savefig(path, dpi=110)
-        plt.close(figure)
-
-
-def spread(places: dict[str, float], gap: float) -> dict[str, float]:
-    """Move places apart until they are at least ``gap`` from each other, their order and mean kept."""
-    names = sorted(places, key=lambda name: places[name])
-    moved = np.array([places[name] for name in names])
-    for _ in range(1000):
-        short = np.maximum(gap - np.diff(moved), 0) / 2
-        if short.max(initial=0) < 1e-3 * gap:
-            break
-        moved[:-1] -= short
-        moved[1:] += short
-    return dict(zip(names, moved.tolist(), strict=True))
+        panel.set(xlabel="bytes per vector")
+        panel.set_title("% of the full model's nDCG@10")
+        label_ends(panel, ends, bold={OURS, f"{OURS}, unseen"})
+        with new_file(FOLDER / f"readme-{theme}.png") as file:
+            figure.savefig(file, dpi=150, format="png")
 
 
 def options() -> argparse.Namespace:
@@ -543,6 +527,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", default=[""], help="parts of the names of methods. Defaults to all")
     parser.add_argument("--data", type=Path, default=SHARED, help="folder of the data files")
     parser.add_argument("--again", action="store_true", help="measure again what is kept")
+    parser.add_argument("--draw", action="store_true", help="draw the picture from QUALITY.md, and do nothing else")
     parser.add_argument("--kept", action="store_true", help="measure nothing, report what is kept")
     return parser.parse_args()
 
@@ -559,8 +544,20 @@ def measured_part(protocol: str, model: str, dataset: str, chosen: argparse.Name
     return part
 
 
+def draw_printed() -> None:
+    """Draw the summary of QUALITY.md, on a light and on a dark page; nothing if it has none."""
+    text = (FOLDER / "QUALITY.md").read_text()
+    if all(f"### {title}" in text.partition("## Ours")[0] for title in PROTOCOLS.values()):
+        budgets, found = printed(text)
+        for theme in THEMES:
+            draw({label: line for label, (_, line) in curves(found).items()}, budgets, theme)
+
+
 def main() -> None:
     chosen = options()
+    if chosen.draw:
+        draw_printed()
+        return
     parts = [
         measured_part(protocol, model, dataset, chosen)
         for protocol in chosen.protocols
@@ -573,8 +570,7 @@ def main() -> None:
     blocks = report(parts, budgets)
     write("QUALITY.md", blocks)
     write("QUALITY-tables.md", tables(parts))
-    if drawn := curves(corpora_of(parts), budgets):
-        plot(drawn, budgets)
+    draw_printed()
     print("\n\n".join(blocks))
 
 

@@ -162,6 +162,15 @@ def head_of(model: SentenceTransformer) -> tuple[Dense, FitRecord]:
     return modules[-1], record if isinstance(record, FitRecord) else _kept_record(model)
 
 
+def chosen_precision(model: SentenceTransformer) -> Precision | None:
+    """Return the precision that a head was fitted for; None if none was chosen (float32), or the model has no head."""
+    try:
+        precision = head_of(model)[1].precision
+    except ValueError:
+        return None
+    return None if precision == Precision.FLOAT32 else precision
+
+
 def keep_record(model: SentenceTransformer, record: FitRecord, alone: Head | None = None) -> None:
     """Keep the record where a model saved by plain Sentence Transformers still has it.
 

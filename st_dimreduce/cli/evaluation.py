@@ -101,6 +101,7 @@ def compare(
     if queries is None and pairs is None:
         question = cloze_question(question.documents)
 
+    from st_dimreduce.dim_reduce import chosen_precision
     from st_dimreduce.evaluation.compare import compare as compare_models
     from st_dimreduce.evaluation.report import (
         asked_with,
@@ -133,7 +134,8 @@ def compare(
     )
     # The files first, plots last: what fails of the rest must not cost what was measured.
     if report:
-        write_html(comparison, report, question, vectors=vectors, price=price)
+        chosen = {name: chosen_precision(model) for name, model in models.items()}
+        write_html(comparison, report, question, vectors=vectors, price=price, chosen=chosen)
     title = f"{comparison.documents:,} documents, {asked_with(comparison, question.cloze)} (percent)"
     show(comparison.encoded, comparison_table(comparison, title, vectors, price), *notes(comparison))
     if plots:

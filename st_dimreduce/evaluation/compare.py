@@ -17,6 +17,7 @@ from st_dimreduce.evaluation.cache import Cache
 from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed_all
 from st_dimreduce.evaluation.encoding import SharedEncoder
 from st_dimreduce.evaluation.metrics import (
+    TOP_K,
     Estimate,
     Mean,
     RankCorrelation,
@@ -42,7 +43,8 @@ _log = logging.getLogger(__name__)
 Metric = Literal["ndcg", "sts", "overlap"]
 _MOST_QUERIES = 1000  # documents that serve as queries where none are given
 _SAMPLED_PAIRS = 20_000  # pairs of a query and a document whose cosines are correlated
-_MOST_HURT = 10
+_DEPTH = 100  # documents found, so that a relevant one is seen to fall out of the first 10
+_MOST_CHANGED = 10
 
 
 @dataclass(frozen=True)
@@ -84,18 +86,18 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Hurt:
-    """A query that lost by the reduction.
+class Change:
+    """A query that lost or gained by the reduction.
 
     Attributes:
         query: Its row among the queries, or among the documents where these search one another.
-        loss: What it lost of its nDCG@10, or of its overlap@10 without labels.
-        before: Rows of the documents that the base model finds, the nearest first.
-        after: Rows of the documents that the reduced model finds, the nearest first.
+        change: The change of its nDCG@10, or of its overlap@10 without labels.
+        before: Rows of up to 100 documents that the base model finds, the nearest first.
+        after: Rows of up to 100 documents that the reduced model finds, the nearest first.
     """
 
     query: int
-    loss: float
+    change: float
     before: list[int]
     after: list[int]
 
@@ -111,6 +113,9 @@ class Comparison:
         metric: The main metric: ``"ndcg"`` with relevant documents, else ``"sts"`` with scored pairs, else
             ``"overlap"``.
         hurt: For each row up to ten queries that lost most, the greatest loss first.
+        gained: For each row up to ten queries that gained most, the greatest gain first; none without labels.
+        changes: For each row the change of every query's nDCG@10, or of its overlap@10 without labels, shape (q,);
+            NaN for a query without relevant documents.
         cosines: For each row the cosines of the same random pairs of a query and a document, float32.
         encoded: In a sentence, which models encoded the texts and why; empty where the embeddings existed already.
     """
@@ -119,7 +124,9 @@ class Comparison:
     documents: int
     queries: int
     metric: Metric = "overlap"
-    hurt: list[list[Hurt]] = field(default_factory=list, repr=False)
+    hurt: list[list[Change]] = field(default_factory=list, repr=False)
+    gained: list[list[Change]] = field(default_factory=list, repr=False)
+    changes: list[np.ndarray] = field(default_factory=list, repr=False)
     cosines: list[np.ndarray] = field(default_factory=list, repr=False)
     encoded: str = ""
 
@@ -229,12 +236,15 @@ def compare_embeddings(
     all_stored = progress_bar("Measuring", "rows", show_progress_bar, chain([Stored("base model", base)], reduced))
     results = [_measure(stored, own, sampled, relevant, scores) for stored in all_stored]
     bar = progress_bar("Resampling", "rows", show_progress_bar, results)
+    changes = [_changes(result, results[0], metric) for result in results]
     return Comparison(
         rows=[_row(result, results[0], metric) for result in bar],
         documents=count,
         queries=asked,
         metric=metric,
-        hurt=[_hurt(result, results[0], metric, own) for result in results],
+        hurt=[_changed(one, -1, result, results[0], own) for one, result in zip(changes, results, strict=True)],
+        gained=[_changed(one, 1, result, results[0], own) for one, result in zip(changes, results, strict=True)],
+        changes=changes,
         cosines=[result.cosines for result in results],
     )
 
@@ -245,7 +255,7 @@ class _Result:
 
     Attributes:
         stored: The embeddings.
-        found: Rows of the documents found, shape (q, 10) or fewer.
+        found: Rows of the documents found, shape (q, 100) or fewer.
         cosines: Cosines of the sampled pairs of a query and a document.
         labelled: nDCG@10 and recall@10 of each query by the names of ``Row``; empty without relevant documents.
         sts: Correlation with human scores; None without.
@@ -257,9 +267,13 @@ class _Result:
     labelled: dict[str, np.ndarray]
     sts: RankCorrelation | None
 
+    def overlap(self, base: _Result) -> np.ndarray:
+        """Return the neighbour overlap@10 of each query."""
+        return overlaps(base.found[:, :TOP_K], self.found[:, :TOP_K])
+
     def estimates(self, base: _Result) -> dict[str, Estimate]:
         """Return the metrics that have an interval by the names of ``Row``."""
-        estimates: dict[str, Estimate] = {"overlap": Mean(overlaps(base.found, self.found))}
+        estimates: dict[str, Estimate] = {"overlap": Mean(self.overlap(base))}
         estimates |= {name: Mean(per_query) for name, per_query in self.labelled.items()}
         if self.sts is not None:
             estimates["sts"] = self.sts
@@ -276,10 +290,13 @@ def _measure(
     embedded = stored.embedded
     documents = stored.decoded(embedded.documents)
     queries = np.asarray(embedded.documents[own] if embedded.queries is None else embedded.queries, np.float32)
-    found = nearest(queries, documents, own) if stored.search is None else closest(stored.search, queries, own)
+    if stored.search is None:
+        found = nearest(queries, documents, own, _DEPTH)
+    else:
+        found = closest(stored.search, queries, own, _DEPTH)
     labelled = {}
     if relevant is not None:
-        labelled["ndcg"], labelled["recall"] = retrieval(found, relevant)
+        labelled["ndcg"], labelled["recall"] = retrieval(found[:, :TOP_K], relevant)
     sts = None
     if scores is not None and embedded.scored_pairs is not None:
         first, second = embedded.scored_pairs
@@ -309,20 +326,24 @@ def _row(result: _Result, base: _Result, metric: Metric) -> Row:
     )
 
 
-def _hurt(result: _Result, base: _Result, metric: Metric, own: np.ndarray | None) -> list[Hurt]:
+def _changes(result: _Result, base: _Result, metric: Metric) -> np.ndarray:
     if metric == "ndcg":
-        losses = np.nan_to_num(base.labelled["ndcg"] - result.labelled["ndcg"])
-    else:
-        losses = 1 - overlaps(base.found, result.found)
-    worst = [query for query in np.argsort(-losses, kind="stable")[:_MOST_HURT] if losses[query] > 0]
+        return np.asarray(result.labelled["ndcg"] - base.labelled["ndcg"])
+    return result.overlap(base) - 1
+
+
+def _changed(changes: np.ndarray, sign: int, result: _Result, base: _Result, own: np.ndarray | None) -> list[Change]:
+    """Return the queries that lost most where the sign is -1, that gained most where it is 1."""
+    wanted = np.nan_to_num(sign * changes)
+    most = [query for query in np.argsort(-wanted, kind="stable")[:_MOST_CHANGED] if wanted[query] > 0]
     return [
-        Hurt(
+        Change(
             query=int(query if own is None else own[query]),
-            loss=float(losses[query]),
+            change=float(changes[query]),
             before=base.found[query].tolist(),
             after=result.found[query].tolist(),
         )
-        for query in worst
+        for query in most
     ]
 
 

@@ -24,25 +24,29 @@ _RESAMPLES = 1000
 Relevant = Sequence[int | Collection[int] | Mapping[int, float]]
 
 
-def nearest(queries: np.ndarray, documents: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
-    """Return the rows of the 10 documents with the highest cosine, the nearest first.
+def nearest(
+    queries: np.ndarray, documents: np.ndarray, own: np.ndarray | None = None, top_k: int = TOP_K
+) -> np.ndarray:
+    """Return the rows of the documents with the highest cosine, the nearest first.
 
     Args:
         queries: Shape (q, k).
         documents: Float vectors of shape (n, k).
         own: For each query its own row among the documents, which does not count as found. Defaults to None: the
             queries are no documents.
+        top_k: Number of documents. Defaults to 10.
     """
-    return closest(lambda queries, count: search(queries, documents, Precision.FLOAT32, count), queries, own)
+    return closest(lambda queries, count: search(queries, documents, Precision.FLOAT32, count), queries, own, top_k)
 
 
 def closest(
     find: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
     queries: np.ndarray,
     own: np.ndarray | None = None,
+    top_k: int = TOP_K,
 ) -> np.ndarray:
-    """Return the 10 rows that a search for a number of results finds, as in :func:`nearest`."""
-    return find(queries, TOP_K)[1] if own is None else others(find(queries, TOP_K + 1)[1], own)
+    """Return the rows that a search for a number of results finds, as in :func:`nearest`."""
+    return find(queries, top_k)[1] if own is None else others(find(queries, top_k + 1)[1], own)
 
 
 def others(found: np.ndarray, own: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -15,13 +15,16 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from st_dimreduce.evaluation.compare import Comparison, Hurt, Row
-from st_dimreduce.evaluation.metrics import METRIC_NAMES
+from st_dimreduce.enums import Precision
+from st_dimreduce.evaluation.compare import Change, Comparison, Row
+from st_dimreduce.evaluation.metrics import METRIC_NAMES, TOP_K
 from st_dimreduce.files import new_file, write_json
 from st_dimreduce.texts import Question
 
 _SHOWN = 3  # documents shown per query
-_NOT_ON_TERMINALS = ("dims", "stored\nas", "recall\n@10", "encoding\nseconds")
+_NOT_ON_TERMINALS = "recall\n@10"
+_NBSP = "\N{NO-BREAK SPACE}"
+_FIELD_NAMES = {"binary quantization": "binary", "FAISS PCA": "PCA + int8"}
 
 _Cell = tuple[str, str | None]  # a value, and its interval
 
@@ -56,8 +59,6 @@ def _columns(comparison: Comparison, vectors: int, price: float | None) -> list[
         return None if comparison.metric == "overlap" else _percent(row.retention)  # the same as the overlap
 
     columns = [
-        _Column("dims", lambda row: str(row.dimensions)),
-        _Column("stored\nas", lambda row: row.precision),
         _Column("bytes", lambda row: f"{row.bytes_per_vector:,}"),
         _Column(f"GB for\n{_short(vectors)}", lambda row: f"{gigabytes(row):.2f}"),
         _Column("price per\nmonth", lambda row: None if price is None else f"{gigabytes(row) * price:,.2f}"),
@@ -66,7 +67,6 @@ def _columns(comparison: Comparison, vectors: int, price: float | None) -> list[
         _Column("STS", lambda row: _percent(row.sts), "sts"),
         _Column("overlap\n@10", lambda row: _percent(row.overlap), "overlap"),
         _Column("retention", retention, "retention"),
-        _Column("encoding\nseconds", lambda row: None if row.seconds is None else f"{row.seconds:.1f}"),
     ]
     return [column for column in columns if any(column.value(row) is not None for row in comparison.rows)]
 
@@ -87,7 +87,7 @@ def comparison_table(
     table = _table(title)
     table.add_column("", overflow="fold", min_width=13)
     table.add_column("stored as", no_wrap=True)
-    columns = [column for column in _columns(comparison, vectors, price) if column.title not in _NOT_ON_TERMINALS]
+    columns = [column for column in _columns(comparison, vectors, price) if column.title != _NOT_ON_TERMINALS]
     if price is not None:
         columns = [column for column in columns if not column.title.startswith("GB")]
     for column in columns:
@@ -179,8 +179,9 @@ def write_html(
     title: str = "Reduced models compared with their base model",
     vectors: int = 10_000_000,
     price: float | None = None,
+    chosen: Mapping[str, Precision | None] | None = None,
 ) -> None:
-    """Write a comparison as one HTML file that opens offline: metrics, plots, and the queries that lost most.
+    """Write a comparison as one HTML file that opens offline: the verdict, metrics, plots, and what queries lost.
 
     Where a plot cannot be drawn, the page says why in its place.
 
@@ -193,35 +194,129 @@ def write_html(
         title: Title of the page.
         vectors: Number of vectors whose memory is shown. Defaults to 10 million.
         price: Price of a gigabyte of memory per month; no column of it if None (the default).
+        chosen: For each reduced model the precision to store its vectors in, whose row is marked. Defaults to None: the
+            one of the fewest bytes that does not fall behind the base model by more than chance.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
     """
     from jinja2 import Environment  # noqa: PLC0415, slow to import, and tables on the terminal do without
 
+    comparison = _in_field_names(comparison)
+    marked = _marked(comparison.rows, chosen or {})
     columns = _columns(comparison, vectors, price)
-    measured = zip(comparison.rows, comparison.hurt, strict=True)
     template = resources.files("st_dimreduce.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    plots = _plots(comparison, marked)
+
+    def row_cells(row: Row) -> list[_Cell]:
+        return [column.cell(row) for column in columns]
+
     with new_file(path) as file:
         text = page.render(
             title=title,
-            note=f"{comparison.documents:,} documents, {comparison.queries:,} queries; metrics in percent. "
-            f"Retention is the share of the base model's {METRIC_NAMES[comparison.metric]}.",
-            columns=["", *(column.title.replace("\n", " ") for column in columns)],
-            rows=[[(row.name, None), *(column.cell(row) for column in columns)] for row in comparison.rows],
-            plots=_plots(comparison),
-            losses=[
-                (f"{row.name}, {row.precision}", [_loss(hurt, question) for hurt in worst])
-                for row, worst in measured
-                if worst and row.seconds is not None  # a model that was encoded with, no peer
+            verdict=_verdict(comparison, _best(comparison.rows, marked)),
+            note=f"{comparison.documents:,} documents, {asked_with(comparison, question.cloze)}",
+            metric=METRIC_NAMES[comparison.metric],
+            columns=[column.title.replace("\n@", "@").replace("\n", " ") for column in columns],
+            groups=[
+                (name, seconds, [(_stored_as(row), number in marked, row_cells(row)) for number, row in rows])
+                for name, seconds, rows in _groups(comparison.rows)
             ],
+            first=plots[0],
+            models=[
+                (
+                    f"{comparison.rows[number].name}, {_stored_as(comparison.rows[number])}",
+                    plots[1 + place],
+                    [
+                        (heading, [_shown_change(change, question) for change in changes])
+                        for heading, changes in (
+                            ("lost most", comparison.hurt[number]),
+                            ("gained most", comparison.gained[number]),
+                        )
+                        if changes
+                    ],
+                )
+                for place, number in enumerate(marked)
+            ],
+            more=plots[1 + len(marked) :],
         )
         file.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair in a text
 
 
+def _in_field_names(comparison: Comparison) -> Comparison:
+    """Return the comparison with the names of peers as the literature has them."""
+    names = [_FIELD_NAMES.get(row.name, row.name.removeprefix("FAISS ")) for row in comparison.rows]
+    rows = [
+        replace(row, name=name) if row.seconds is None else row
+        for row, name in zip(comparison.rows, names, strict=True)
+    ]
+    return replace(comparison, rows=rows)
+
+
+def _marked(rows: list[Row], chosen: Mapping[str, Precision | None]) -> list[int]:
+    """Return for each reduced model the number of the row that stores it as chosen, or of the best."""
+    marked = []
+    for name in dict.fromkeys(row.name for row in rows[1:] if row.seconds is not None):
+        numbers = [number for number, row in enumerate(rows) if number and row.name == name]
+        stored = [number for number in numbers if rows[number].precision == chosen.get(name)]
+        marked.append(_best(rows, stored or numbers))
+    return marked
+
+
+def _best(rows: list[Row], numbers: list[int]) -> int:
+    """Return the row of the fewest bytes that is not behind by more than chance; else that of the best retention."""
+    even = [number for number in numbers if rows[number].intervals["retention"][1] >= 1]
+    if even:
+        return min(even, key=lambda number: (rows[number].bytes_per_vector, -rows[number].retention))
+    return max(numbers, key=lambda number: rows[number].retention)
+
+
+def _verdict(comparison: Comparison, number: int) -> str:
+    """Return in one sentence what a row costs and finds."""
+    base, row = comparison.rows[0], comparison.rows[number]
+    full, reduced = base.bytes_per_vector, row.bytes_per_vector
+    low, high = row.intervals["retention"]
+    limits = f"95{_NBSP}% interval {_percent(low)} to {_percent(high)}"
+    cost = f"{row.name} stored as {row.precision} takes {reduced:,} bytes per vector"
+    if reduced < full:
+        cost += f", 1/{full / reduced:.3g} of the base model's {full:,}"
+    if comparison.metric == "overlap":
+        return (
+            f"{cost}, and finds {_percent(row.overlap)}{_NBSP}% of the base model's ten nearest neighbours ({limits})."
+        )
+    than = "more" if low > 1 else "less" if high < 1 else "as much, give or take chance"
+    if comparison.metric == "ndcg":
+        found, now, before = f"finds {than}", row.ndcg, base.ndcg
+    else:
+        found, now, before = f"agrees with human scores {'as well' if low <= 1 <= high else than}", row.sts, base.sts
+    figures = f"{METRIC_NAMES[comparison.metric]} {_percent(now)} against {_percent(before)}"
+    return f"{cost}, and {found}: {figures}, {_percent(row.retention)}{_NBSP}% of it ({limits})."
+
+
+def _stored_as(row: Row) -> str:
+    """Return how a row's vectors are stored, dimensions and precision, or the name of a peer's own codes."""
+    if row.precision not in set(Precision):
+        return row.precision
+    return f"{row.dimensions} \N{MULTIPLICATION SIGN} {row.precision}"
+
+
+def _groups(rows: list[Row]) -> list[tuple[str, str | None, list[tuple[int, Row]]]]:
+    """Return the name of each method, the seconds that it took to encode, and its numbered rows."""
+    numbered = list(enumerate(rows))
+    groups = []
+    for name in dict.fromkeys(row.name for row in rows):
+        own = [(number, row) for number, row in numbered if row.name == name]
+        seconds = own[0][1].seconds
+        groups.append((name, None if seconds is None else f"encoded in {seconds:.1f} s", own))
+    return groups
+
+
 def write_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Write ``quality.png``, ``retention.png`` and a ``cosines-N.png`` for each row of a reduced model into a folder.
+    """Write plots of a comparison into a folder, as PNG.
+
+    They are ``quality.png``, ``retention.png`` where the reduced models are of several dimensions, and for each of
+    their rows a ``changes-N.png`` and a ``cosines-N.png``.
 
     Returns:
         The path of each plot by its caption.
@@ -229,56 +324,124 @@ def write_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> dict[
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
     """
+    comparison = _in_field_names(comparison)
+    # Of the base model and of peers the metrics are enough.
+    numbers = [number for number, row in enumerate(comparison.rows) if number and row.seconds is not None]
     paths = {}
-    for caption, name, draw in _drawings(comparison):
+    for caption, name, draw in _drawings(comparison, numbers):
         paths[caption] = Path(folder, name)
         draw(paths[caption])
     return paths
 
 
-def _drawings(comparison: Comparison) -> list[tuple[str, str, Callable[[Any], None]]]:
-    """Return the caption of each plot, the name of its file, and what draws it to a path or a file."""
+def _drawings(comparison: Comparison, numbers: list[int]) -> list[tuple[str, str, Callable[..., None]]]:
+    """Return the caption of each plot, the name of its file, and what draws it to a path or a file.
+
+    First comes that of quality, then what the queries gained and lost with each of the numbered rows, then the rest.
+    """
     from st_dimreduce.evaluation import plots  # noqa: PLC0415, needs an optional dependency
 
-    figures = comparison.to_dict()
-    drawings: list[tuple[str, str, Callable[[Any], None]]] = [
-        ("Quality by bytes per vector", "quality.png", partial(plots.plot_quality, figures)),
-        ("Retention by dimensions", "retention.png", partial(plots.plot_retention, comparison)),
+    metric = METRIC_NAMES[comparison.metric]
+    drawings: list[tuple[str, str, Callable[..., None]]] = [
+        (f"{metric} by bytes per vector", "quality.png", partial(plots.plot_quality, comparison.to_dict())),
     ]
-    for number, row in enumerate(comparison.rows):
-        if number == 0 or row.seconds is None:  # the base model, or a peer, of which the metrics are enough
-            continue
-        draw = partial(plots.plot_cosines, comparison, number)
-        drawings.append((f"Cosines: {row.name}, {row.precision}", f"cosines-{number}.png", draw))
-    return drawings
+    rest: list[tuple[str, str, Callable[..., None]]] = []
+    if len({row.dimensions for row in comparison.rows[1:] if row.seconds is not None}) > 1:
+        rest.append(("Retention by dimensions", "retention.png", partial(plots.plot_retention, comparison)))
+    for number in numbers:
+        row = comparison.rows[number]
+        name = f"{row.name}, {_stored_as(row)}"
+        draw = partial(plots.plot_changes, comparison, number)
+        drawings.append((f"Change per query: {name}", f"changes-{number}.png", draw))
+        rest.append((f"Cosines: {name}", f"cosines-{number}.png", partial(plots.plot_cosines, comparison, number)))
+    return drawings + rest
 
 
-def _plots(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """Return the caption of each plot, its PNG in base64, and, where that is empty, why it could not be drawn."""
-    drawn = []
-    for caption, _, draw in _drawings(comparison):
-        file = io.BytesIO()
-        try:
-            draw(file)
-            drawn.append((caption, base64.b64encode(file.getvalue()).decode(), ""))
-        except Exception as error:  # whatever it is, it must not cost what was measured
-            drawn.append((caption, "", f"{type(error).__name__}: {error}"))
-    return drawn
+@dataclass(frozen=True)
+class _Plot:
+    """A plot of the page.
+
+    Attributes:
+        caption: What it shows.
+        themes: The SVG for a light page and for a dark one, each in base64, by its theme.
+        problem: Why it could not be drawn.
+    """
+
+    caption: str
+    themes: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
 
 
-def _loss(hurt: Hurt, question: Question) -> dict[str, Any]:
-    """Return what the page shows of a query: each document found with whether only this model and a label found it."""
-    relevant: Collection[int] = question.relevant[hurt.query] if question.relevant and question.queries else ()
+def _plots(comparison: Comparison, numbers: list[int]) -> list[_Plot]:
+    return [_plot(caption, draw) for caption, _, draw in _drawings(comparison, numbers)]
 
-    def shown(found: list[int], others: list[int]) -> list[tuple[str, bool, bool]]:
-        return [(question.documents[row], row not in others[:_SHOWN], row in relevant) for row in found[:_SHOWN]]
+
+def _plot(caption: str, draw: Callable[..., None]) -> _Plot:
+    themes = {}
+    try:
+        for theme in ("light", "dark"):
+            file = io.BytesIO()
+            draw(file, theme)
+            themes[theme] = base64.b64encode(file.getvalue()).decode()
+    except Exception as error:  # whatever it is, it must not cost what was measured
+        return _Plot(caption, problem=f"{type(error).__name__}: {error}")
+    return _Plot(caption, themes)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A document that a query found.
+
+    Attributes:
+        rank: Its rank, from 1.
+        text: Its text.
+        relevant: Whether a label says that it should be found.
+        only: Whether only this model has it among its first three.
+    """
+
+    rank: int
+    text: str
+    relevant: bool
+    only: bool
+
+
+def _shown_change(change: Change, question: Question) -> dict[str, Any]:
+    """Return what the page shows of a query: its first documents, and the relevant ones that moved most below them."""
+    relevant = set(question.relevant[change.query]) if question.relevant and question.queries else set()
+
+    def rank(row: int, found: list[int]) -> int | None:
+        return found.index(row) + 1 if row in found else None
+
+    ranks = {row: (rank(row, change.before), rank(row, change.after)) for row in sorted(relevant)}
+    moved = sorted(ranks, key=lambda row: -abs(_reciprocal(ranks[row][0]) - _reciprocal(ranks[row][1])))[:_SHOWN]
+
+    def shown(found: list[int], others: list[int]) -> list[_Found]:
+        rows = [*found[:_SHOWN], *sorted((row for row in moved if row in found[_SHOWN:]), key=found.index)]
+        return [
+            _Found(found.index(row) + 1, question.documents[row], row in relevant, row not in others[:_SHOWN])
+            for row in rows
+        ]
 
     return {
-        "text": (question.queries or question.documents)[hurt.query],
-        "loss": _percent(hurt.loss),
-        "before": shown(hurt.before, hurt.after),
-        "after": shown(hurt.after, hurt.before),
+        "text": (question.queries or question.documents)[change.query],
+        "change": f"{100 * change.change:+.1f}".replace("-", "\N{MINUS SIGN}"),
+        "relevant": _relevance(list(ranks.values()), len(change.before)) if relevant else "",
+        "before": shown(change.before, change.after),
+        "after": shown(change.after, change.before),
     }
+
+
+def _reciprocal(rank: int | None) -> float:
+    return 0 if rank is None else 1 / rank
+
+
+def _relevance(ranks: list[tuple[int | None, int | None]], depth: int) -> str:
+    """Return how far the relevant document moved, or how many of several are among the first ten."""
+    if len(ranks) == 1:
+        before, after = (f"below {depth}" if rank is None else str(rank) for rank in ranks[0])
+        return f"relevant document: rank {before} → {after}"
+    before, after = (str(sum(rank is not None and rank <= TOP_K for rank in side)) for side in zip(*ranks, strict=True))
+    return f"relevant among the first ten: {before} → {after} of {len(ranks)}"
 
 
 def _table(title: str) -> Table:

@@ -35,11 +35,12 @@ def test_every_output_of_a_comparison(inputs):
     assert {("binary quantization", 4), ("truncation", 1), ("truncation", 2), ("FAISS PCA", 2)} <= peers
     assert not any(name == "FAISS PQ" for name, _ in peers), "too few documents to train it on"
     page = (out / "report.html").read_text()
-    assert page.count("<img") == 2 + 2 * 5, "plots of the models, none of the peers' cosines"
-    assert page.count("<tr>") == 1 + len(figures["rows"])
-    assert page.count("Largest losses: ") == sum(row["ndcg"] < 1 for row in figures["rows"] if row["seconds"])
+    assert page.count("<img") == 2 * (2 + 2 * 2), "for light and dark: plots of all, and two of either chosen row"
+    assert page.count("<tr") == 1 + len({row["name"] for row in figures["rows"]}) + len(figures["rows"])
+    assert page.count("Query by query: ") == page.count('class="chosen"') == 2
+    assert page.count("per month") == 1 + len(figures["rows"]), "a column, and its label on a phone"
     pictures = sorted((out / "plots").iterdir())
-    assert len(pictures) == 2 + 2 * 5
+    assert len(pictures) == 2 + 2 * 2 * 5
     for picture in pictures:
         with Image.open(picture) as image:
             assert image.width >= 900

@@ -116,13 +116,27 @@ def test_the_queries_that_lost_most_come_first():
     noisy = Stored("hurt", Embedded(hurt, DOCUMENTS))
     comparison = compare_embeddings(Embedded(queries, DOCUMENTS), [noisy], relevant)
     assert comparison.hurt[0] == []
-    assert [(one.query, one.loss) for one in comparison.hurt[1]] == [(3, 1.0), (7, 1.0)]
+    assert [(one.query, one.change) for one in comparison.hurt[1]] == [(3, -1.0), (7, -1.0)]
     assert comparison.hurt[1][0].before[0] == 3
-    assert 3 not in comparison.hurt[1][0].after
+    assert 3 not in comparison.hurt[1][0].after[:10]
+    assert comparison.gained == [[], []]
+    assert comparison.changes[1].tolist() == [-1.0 if row in (3, 7) else 0.0 for row in range(40)]
     assert comparison.rows[1].retention == pytest.approx(38 / 40)
     own = compare_embeddings(Embedded(None, DOCUMENTS), [Stored("other", Embedded(None, DOCUMENTS[::-1].copy()))])
     assert len(own.hurt[1]) == 10
     assert own.metric == "overlap"
+    assert own.changes[1].mean() == pytest.approx(own.rows[1].overlap - 1)
+
+
+def test_the_queries_that_gained_most_and_how_deep_their_documents_were():
+    queries = DOCUMENTS[:40].copy()
+    queries[[3, 7]] *= -1
+    better = Stored("better", Embedded(DOCUMENTS[:40], DOCUMENTS))
+    comparison = compare_embeddings(Embedded(queries, DOCUMENTS), [better], [{row} for row in range(39)] + [set()])
+    assert [(one.query, one.change) for one in comparison.gained[1]] == [(3, 1.0), (7, 1.0)]
+    assert comparison.hurt[1] == []
+    assert np.isnan(comparison.changes[1]).tolist() == [False] * 39 + [True], "the last has nothing to find"
+    assert len(comparison.gained[1][0].before) == min(100, len(DOCUMENTS))
 
 
 def test_the_dict_contains_no_text(tiny):

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from st_dimreduce.evaluation import plots
+from st_dimreduce.enums import Precision
+from st_dimreduce.evaluation import plots, report
 from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
 from st_dimreduce.evaluation.peers import peers
@@ -25,6 +26,7 @@ from st_dimreduce.evaluation.report import (
 )
 from st_dimreduce.texts import Question
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 RNG = np.random.default_rng(0)
 QUESTION = Question(
     documents=[*(f"document {row}" for row in range(59)), "<script>alert(1)</script> the cat & the dog"],
@@ -33,15 +35,34 @@ QUESTION = Question(
 )
 
 
-@pytest.fixture(scope="module")
-def comparison():
-    """Of a base model, one of whose queries the reduced model cannot answer, in two precisions, and of its peers."""
+def measured(*only_reduced):
+    """Of a base model, two of whose queries the reduced model cannot answer, in two precisions, and of its peers.
+
+    The base model cannot answer the given queries, which the reduced one can.
+    """
     documents = RNG.standard_normal((60, 16)).astype(np.float32)
     base = Embedded(documents.copy(), documents, seconds=1.0)
     small = Embedded(documents[:, :8].copy(), documents[:, :8], seconds=0.5)
     small.queries[[4, 59]] *= -1
+    base.queries[list(only_reduced)] *= -1
     stored = [Stored("small", small, precision) for precision in ("int8", "binary")]
     return compare_embeddings(base, [*stored, *peers(base, [8])], QUESTION.relevant)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return measured()
+
+
+@pytest.fixture(scope="module")
+def gaining():
+    return measured(7)
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Plots take most of the time that a page takes."""
+    monkeypatch.setattr(report, "_plot", lambda caption, _: report._Plot(caption))
 
 
 class Outline(HTMLParser):
@@ -123,30 +144,99 @@ def test_figures_are_json_without_texts(comparison, tmp_path):
     assert figures["metric"] == "ndcg"
 
 
-def test_a_page_opens_offline_and_shows_texts_as_texts(comparison, tmp_path):
-    write_html(comparison, tmp_path / "report.html", QUESTION, title="a <title>")
-    page = (tmp_path / "report.html").read_text()
+@pytest.fixture(scope="module")
+def page(gaining, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_html(gaining, path, QUESTION, title="a <title>", chosen={"small": Precision.INT8})
+    return path.read_text()
+
+
+def test_a_page_opens_offline_and_shows_texts_as_texts(gaining, page):
     outline = Outline()
     outline.feed(page)
     assert outline.fetched == [], "the page opens offline"
     assert not {"script", "b"} & set(outline.tags), "a text is a text"
     assert "&lt;script&gt;" in page
     assert "a &lt;title&gt;" in page
-    assert outline.tags.count("img") == 2 + 2, "plots of the models, none of the peers' cosines"
-    assert outline.tags.count("tr") == 1 + len(comparison.rows)
-    assert page.count("Largest losses: ") == 2, "of each precision, not of peers"
-    assert page.index("query 4 ") < page.index("Largest losses: small, binary")
-    assert re.search(r"document 4 <small>\(relevant\)</small>", page)
+    assert outline.tags.count("img") == 2 * 3, "for light and dark: quality, and of the chosen row what changed; more"
+    groups = len({row.name for row in gaining.rows})
+    assert outline.tags.count("tr") == 1 + groups + len(gaining.rows)
     assert re.search(r"<small>\d+\.\d-\d+\.\d</small>", page)
+
+
+def test_the_verdict_comes_first_and_the_chosen_row_is_marked(gaining, page):
+    int8 = gaining.rows[1]
+    (verdict,) = re.findall(r"<h1>(.*?)</h1>", page)
+    assert verdict.startswith(
+        "small stored as int8 takes 8 bytes per vector, 1/8 of the base model&#39;s 64, and finds "
+    )
+    assert f"nDCG@10 {100 * int8.ndcg:.1f} against {100 * gaining.rows[0].ndcg:.1f}" in verdict
+    assert page.index("<h1>") < page.index("<img") < page.index("<table")
+    (chosen,) = re.findall(r'<tr role="row" class="chosen"><th role="rowheader" scope="row">(.*?)</th>', page)
+    assert chosen == f'8 {TIMES} int8 <span class="badge">chosen</span>'
+
+
+def test_rows_are_grouped_by_method_in_the_words_of_the_field(gaining, page):
+    groups = re.findall(r'scope="rowgroup" colspan="\d+">(.*?)</th>', page)
+    methods = [re.sub(r" <small>.*", "", group) for group in groups]
+    assert methods[:4] == ["base model", "small", "binary", "truncation"]
+
+
+def test_what_queries_lost_and_gained(page):
+    lost, gained = page.index("Queries that lost most"), page.index("Queries that gained most")
+    assert page.index(">query 4<") < gained
+    assert page.index(">query 7<") > gained > lost
+    assert re.search(r'relevant" value="\d+"><span class="rank">\d+</span><span class="text">document 4</span>', page)
+    assert re.search(r"100\.0</span><span class=\"text\">query 4</span><small>relevant document: rank 1 → \d+<", page)
+    assert re.search(r'\+100\.0</span><span class="text">query 7</span><small>relevant document: rank \d+ → 1<', page)
+    assert "<details open" not in page
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_of_several_relevant_documents_those_that_moved_most_are_shown(comparison, tmp_path):
+    several = replace(QUESTION, relevant=[{row, *range(20, 40)} for row in range(60)])
+    write_html(comparison, tmp_path / "report.html", several)
+    assert re.search(r"relevant among the first ten: \d+ → \d+ of 21", (tmp_path / "report.html").read_text())
+
+
+@pytest.mark.usefixtures("no_plots")
+@pytest.mark.parametrize(
+    ("retention", "interval", "words"),
+    [
+        (1.1, (1.02, 1.2), "finds more: nDCG@10"),
+        (0.9, (0.8, 0.97), "finds less: nDCG@10"),
+        (1.01, (0.97, 1.04), "finds as much, give or take chance: nDCG@10"),
+    ],
+)
+def test_the_verdict_says_no_more_than_the_interval(comparison, tmp_path, retention, interval, words):
+    rows = [*comparison.rows]
+    for number in (1, 2):
+        rows[number] = replace(rows[number], retention=retention, intervals={"retention": interval})
+    write_html(replace(comparison, rows=rows), tmp_path / "report.html", QUESTION)
+    (verdict,) = re.findall(r"<h1>(.*?)</h1>", (tmp_path / "report.html").read_text())
+    assert words in verdict
+    assert ("binary" in verdict) == (interval[1] >= 1), "the fewest bytes that do not fall behind, else the first"
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_without_a_choice_the_fewest_bytes_that_keep_up_are_marked(comparison, tmp_path):
+    overlap = replace(
+        comparison,
+        metric="overlap",
+        rows=[replace(row, ndcg=None, recall=None, retention=row.overlap) for row in comparison.rows],
+        gained=[[] for _ in comparison.rows],
+    )
+    write_html(overlap, tmp_path / "report.html", replace(QUESTION, relevant=None))
+    page = (tmp_path / "report.html").read_text()
+    assert re.search(r"<h1>small stored as \w+ .* finds [\d.]+\s% of the base model&#39;s ten nearest neighbours", page)
+    assert "Queries that gained" not in page
 
 
 def test_plots_are_drawn(comparison, tmp_path):
     paths = write_plots(comparison, tmp_path)
     assert {path.name for path in paths.values()} == {
         "quality.png",
-        "retention.png",
-        "cosines-1.png",
-        "cosines-2.png",
+        *(f"{kind}-{row}.png" for kind in ("changes", "cosines") for row in (1, 2)),
     }
     assert set(tmp_path.iterdir()) == set(paths.values())
     for path in paths.values():
@@ -170,7 +260,7 @@ def test_a_name_is_no_formula_and_no_markup(tmp_path):
     write_html(comparison, tmp_path / "report.html", texts)
     write_figures(comparison.to_dict(), tmp_path / "figures.json")
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<img ") == 3
+    assert page.count("<img ") == 2 * 3
     assert "Not drawn" not in page
     assert r"$\frac$ [/x] \udcff" in page
     assert comparison.rows[1].name == r"$\frac$ [/x] \udcff"
@@ -181,10 +271,23 @@ def test_a_plot_that_fails_does_not_cost_the_report(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("no <ink>")
 
-    monkeypatch.setattr(plots, "plot_retention", fail)
+    monkeypatch.setattr(plots, "plot_changes", fail)
     comparison = named("small")
     write_html(comparison, tmp_path / "report.html", Question(documents=["a"] * 60))
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<img ") == 2
+    assert page.count("<img ") == 2 * 2
     assert "<p>Not drawn: RuntimeError: no &lt;ink&gt;</p>" in page
-    assert "Largest losses: small, int8" in page
+    assert f"Query by query: small, 8 {TIMES} int8" in page
+
+
+def test_a_plot_by_dimensions_joins_the_reduced_models_only(comparison, monkeypatch, tmp_path):
+    lines = []
+    monkeypatch.setattr(plots, "label_ends", lambda axes, ends: lines.extend(axes.get_lines()))
+    plots.plot_retention(comparison, tmp_path / "retention.png")
+    assert [line.get_xdata() for line in lines[1:]] == [[8], [8]], "a point for int8 and one for binary, none of peers"
+
+
+def test_labels_are_moved_apart_in_their_order():
+    places = plots.spread({"a": 0.5, "b": 0.51, "c": 0.0}, 0.1)
+    assert places["b"] - places["a"] == pytest.approx(0.1, abs=0.01)
+    assert places["c"] == 0.0
