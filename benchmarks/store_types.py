@@ -51,6 +51,39 @@ CHOICE = [
     them.""",
 ]
 
+MIGRATE = """```bash
+pip install 'st_dimreduce[databases]'
+st-dimreduce migrate postgresql://localhost/shop --table documents --head head --bytes 256 --dry-run
+st-dimreduce migrate postgresql://localhost/shop --table documents --head head --bytes 256
+```"""
+MIGRATION = [
+    """The first line says what would be done, the second does it: where the folder `head` does not exist, a head is
+    fitted on up to 50,000 of the vectors and saved there; then each vector is reduced, and written beside the
+    full one. At the end stand the bytes before and after, the overlap@10 by exact search, and the index and the
+    query to paste.""",
+    """After an interruption the same command continues, and later it reduces what was added. Where a full vector is
+    changed, empty its codes in the same statement: the next call fills them again.""",
+]
+PLACES = [
+    """**pgvector.** `postgresql://user@host/database`. Codes go into a new column of the table (`--to NAME`; by
+    default `embedding_reduced` beside `embedding`) of type `halfvec` or `bit`. If the table has an index of
+    vectors, every row that changes is entered there anew, which takes many times as long: take a table of its
+    own then, `--to documents_reduced.embedding`, whose rows go with those of the documents. Rows are locked for
+    the time of their batch. Leave the password out of the command, where other users can see it: `PGPASSWORD`
+    and `~/.pgpass` are read.""",
+    """**Qdrant.** `http://host:6333`, with the key in `QDRANT_API_KEY`, or the folder of the client's local mode.
+    Codes go into a new collection (`--to`) under the same ids, of type `float16` or `uint8`, and payloads are
+    copied. Indexes of payloads and other vectors of the points are not: make them there. A named vector is
+    chosen by `--column`.""",
+    """**DuckDB.** A file. Codes go into a new table (`--to`) with the same ids: `FLOAT[k]`, `BIT`, or a `BLOB` of
+    int8, int4 or int2 codes that `search` reads.""",
+]
+ALREADY = """
+    `--precision` chooses among the types. Codes of two heads never meet: another head, or another type, is refused
+    where codes are. For a new head give another `--to`, and switch when it is full: searches go on in the old
+    codes. The full vectors are never changed; drop them yourself when you are sure, or keep them on disk for the
+    next head."""
+
 
 def row(facts: StoreFacts, column: Column) -> list[str]:
     """Return the cells of a type."""
@@ -85,6 +118,11 @@ def page() -> list[str]:
         "## Which to take",
         paragraph("What each finds is in `benchmarks/STORES.md`, with the bytes searched and on disk."),
         "\n".join(paragraph(f"- {line}").replace("\n", "\n  ") for line in CHOICE),
+        "## Migrate a database",
+        MIGRATE,
+        *map(paragraph, MIGRATION),
+        "\n".join(paragraph(f"- {line}").replace("\n", "\n  ") for line in PLACES),
+        paragraph(ALREADY),
         "## What each store can do to floats",
         paragraph(
             "Tested: the tests store vectors there and search them. The others were not run here: their rows follow "

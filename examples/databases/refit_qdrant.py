@@ -2,10 +2,11 @@
 
 python examples/databases/refit_qdrant.py FOLDER OLD_HEAD NEW_HEAD [drop]
 
-Goes on where shrink_qdrant.py ended: the collection documents_reduced holds vectors reduced by OLD_HEAD. New ones go
-into a collection of their own, named after NEW_HEAD; when none is missing, the alias documents_live is set to it.
-NEW_HEAD is the folder of the new head; if there is none, it is fitted and saved there. The same command, called again,
-continues after an interruption. When no program searches with OLD_HEAD any more, ``drop`` deletes its collection.
+Goes on where ``st-dimreduce migrate`` ended: the collection documents_reduced holds vectors reduced by OLD_HEAD. New
+ones go into a collection of their own, named after NEW_HEAD; when none is missing, the alias documents_live is set to
+it. NEW_HEAD is the folder of the new head; if there is none, it is fitted and saved there. The same command, called
+again, continues after an interruption. When no program searches with OLD_HEAD any more, ``drop`` deletes its
+collection.
 
 Where the collection documents with the full vectors is still there, the new head reduces those. Where it is gone, the
 reduced vectors are mapped back: what OLD_HEAD dropped is lost, the rest is weighted anew. benchmarks/REFIT.md says what
