@@ -44,8 +44,8 @@ docs: $(VENV)/.installed-docs
 
 # The pictures of README and docs/, each drawn from a real run.
 images: $(VENV)/.installed-test-all
-	OMP_NUM_THREADS=1 $(BIN)/python docs/record.py
-	OMP_NUM_THREADS=1 $(BIN)/python docs/figures.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m docs.record
+	OMP_NUM_THREADS=1 $(BIN)/python -m docs.figures
 
 # Both images, where Docker or Podman answers; elsewhere hadolint, which the tests run, is all that reads their files.
 docker:

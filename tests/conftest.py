@@ -49,14 +49,21 @@ def pytest_runtest_setup(item):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say which components ran, and of each that did not why."""
-    chosen, outcomes = set(), defaultdict(Counter)
+    """Say which components ran, of each that did not why, and which blocks of the documentation were not run."""
+    chosen, outcomes, blocks = set(), defaultdict(Counter), []
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            for _, name in getattr(report, "user_properties", []):
+            for kind, name in getattr(report, "user_properties", []):
+                if kind == "not run":
+                    blocks.append(name)
+                    continue
                 chosen.add(name)
                 if outcome != "skipped":
                     outcomes[name][outcome] += 1
+    if blocks:
+        terminalreporter.section(f"{len(blocks)} blocks of the documentation were not run")
+        for block in sorted(blocks):
+            terminalreporter.line(block)
     if not chosen:
         return
     terminalreporter.section("components")

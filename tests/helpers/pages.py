@@ -1,60 +1,175 @@
-"""Shared by the tests of pages: a browser of some width, by day or by night, and what it finds wrong."""
+"""Pages of the documentation as a reader follows them: their blocks in order, run as printed, and what they print.
+
+A block of ``bash``, ``python`` or ``console`` (commands after ``$``, then what they print) is run. A block of ``text``
+that comes next is what the block before prints. HTML comments above a block, which no reader sees, say otherwise::
+
+    <!-- not run: needs a GPU -->          nobody can follow it here
+    <!-- exits with 2 -->                  it fails, on purpose: what it says on standard error is compared as well
+
+What is printed is compared by its words: figures, spaces, rules and line breaks may differ, and ``...`` stands for any
+words. A comment behind a Python expression that is a value itself, as in ``codes.shape  # (2, 64)``, is compared with
+the expression's value in the same way.
+"""
 
 from __future__ import annotations
 
-from functools import cache
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.helpers.environments import node_modules
+import st_dimreduce
 
-PHONE, DESKTOP = 390, 1280
+RUN = ("bash", "python", "console")
+RUNNER = Path(__file__).with_name("run_page.py")
+_BLOCK = re.compile(r"^(?P<indent> *)```(?P<kind>\w+)[^\n]*\n(?P<code>.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"<!-- (not run|exits with):? ([^>]+) -->")
+_FIGURE = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?")
+_DRAWN = re.compile(r"[─━═│┃╭╮╰╯┌┐└┘├┤┬┴┼╞╡╪]+")
 
-_CONTRAST = """
-const light = (c) => { const [r, g, b] = c.match(/[0-9.]+/g).map((v) => v / 255)
-  .map((v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
-const back = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
-  if (!/, 0\\)$/.test(c)) return c; } };
-return [...document.querySelectorAll("body *")].filter((e) => e.checkVisibility() &&
-    [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim())).map((e) => {
-  const [a, b] = [light(getComputedStyle(e).color), light(back(e))].sort((x, y) => y - x);
-  return [(a + .05) / (b + .05), e.tagName + "." + e.className]; });
+
+@dataclass
+class Block:
+    """A block of a page, by the line of its first word."""
+
+    line: int
+    kind: str
+    code: str
+    not_run: str = ""
+    status: int = 0
+    printed: str | None = None
+
+
+@dataclass
+class Page:
+    path: Path
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def run(self):
+        return [block for block in self.blocks if not block.not_run]
+
+
+def read_page(path):
+    """Return the blocks of a page that are run, and those that say why they are not."""
+    text, page, last, seen = path.read_text(encoding="utf-8"), Page(path), None, 0
+    for found in _BLOCK.finditer(text):
+        kind, code = found["kind"], textwrap.dedent(found["code"])
+        above = dict(_COMMENT.findall(text[seen : found.start()]))
+        seen = found.end()
+        if kind in RUN:
+            line = text.count("\n", 0, found.start()) + 2
+            last = Block(line, kind, code, above.get("not run", ""), int(above.get("exits with", 0)))
+            page.blocks.append(last)
+        elif kind == "text" and last is not None:
+            last.printed = code
+            last = None
+        else:
+            last = None
+    return page
+
+
+def same_form(printed, expected):
+    """Whether two texts say the same, but for figures, spaces and rules; ``...`` stands for any words."""
+
+    def form(text):
+        return " ".join(_DRAWN.sub(" ", _FIGURE.sub("0", text)).split())
+
+    words = [re.escape(part.strip()) for part in form(expected).split("...")]
+    return re.fullmatch(r"\s*.*\s*".join(words), form(printed), re.DOTALL) is not None
+
+
+def run_page(page, folder, environment, timeout=1500):
+    """Run a page's blocks in order in one folder, with one namespace; returns what is wrong, a line each."""
+    blocks = [{"kind": block.kind, "code": block.code, "status": block.status} for block in page.run]
+    done = subprocess.run(
+        [sys.executable, RUNNER],
+        cwd=folder,
+        env=environment,
+        input=json.dumps(blocks),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    wrong = []
+    for block, result in zip(page.run, results, strict=False):
+        where = f"{page.path}:{block.line}"
+        if result["failed"]:
+            wrong.append(f"{where} fails: {result['failed']}")
+        expected = [(block.printed, result["printed"])] if block.printed is not None else []
+        for promised, printed in [*expected, *result["values"]]:
+            if not same_form(printed, promised):
+                wrong.append(f"{where} prints\n{printed.rstrip()}\nwhere the page says\n{promised.rstrip()}")
+    if len(results) < len(blocks):
+        where = f"{page.path}:{page.run[len(results)].line}"
+        wrong.append(f"{where} ended the process, {done.returncode}: {done.stderr[-2000:]}")
+    return wrong
+
+
+def programs(folder):
+    """Make the programs that a page calls: this package's, ``pip`` and ``python``; returns their folder.
+
+    ``pip install`` installs nothing: it fails if the environment of the tests lacks what is named, or if there is no
+    such extra. ``st-dimreduce serve`` is ended by Ctrl-C, as a reader would, once the page is there.
+    """
+    folder.mkdir()
+    for name, code in {"pip": _PIP, "st-dimreduce": _COMMAND}.items():
+        (folder / name).write_text(f"#!{sys.executable}\n{code}", encoding="utf-8")
+    (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    for each in folder.iterdir():
+        each.chmod(each.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+def environment(bin_folder, base):
+    """Return the environment of a page: these programs first, this very package, no terminal's width."""
+    here = str(Path(st_dimreduce.__file__).parents[1])
+    python_path = os.pathsep.join(filter(None, [here, base.get("PYTHONPATH")]))
+    kept = {name: value for name, value in base.items() if name not in ("COLUMNS", "HF_HUB_OFFLINE")}
+    path = os.pathsep.join([str(bin_folder), base["PATH"]])
+    return kept | {"PATH": path, "PYTHONPATH": python_path, "PYTHONIOENCODING": "utf-8", "TERM": "dumb"}
+
+
+_PIP = """\
+import importlib.metadata, sys
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+assert sys.argv[1] == "install", sys.argv
+for word in sys.argv[2:]:
+    if word.startswith("-"):
+        continue
+    asked = Requirement(word)
+    about = importlib.metadata.metadata(asked.name)  # fails if it is not installed
+    known = {canonicalize_name(extra) for extra in about.get_all("Provides-Extra") or []}
+    unknown = {canonicalize_name(extra) for extra in asked.extras} - known
+    assert not unknown, f"{asked.name} has no extra {unknown}"
 """
-_STICKS_OUT = """
-return [...document.querySelectorAll("body *")].filter((e) => e.checkVisibility() &&
-    e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((e) => e.outerHTML.slice(0, 80));
+
+_COMMAND = """\
+import re, signal, subprocess, sys, urllib.request
+if sys.argv[1:2] != ["serve"]:
+    from st_dimreduce.cli import app
+    sys.argv[0] = "st-dimreduce"
+    raise SystemExit(app())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it, and so would the server
+command = [sys.executable, "-c", "from st_dimreduce.cli import app; app()", *sys.argv[1:], "--port", "0"]
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    address = None
+    for line in server.stdout:
+        print(line, end="", flush=True)
+        if address := re.search(r"http://127\\.0\\.0\\.1:\\d+", line):
+            break
+    assert address, "the server did not say where it is"
+    with urllib.request.urlopen(address[0], timeout=60) as page:
+        assert page.status == 200
+    server.send_signal(signal.SIGINT)
+    server.wait(60)
+raise SystemExit(0 if server.returncode in (0, 130) else server.returncode)
 """
-_RUN_AXE = """
-const done = arguments[arguments.length - 1];
-axe.run(document).then((found) => done(found.violations.map((v) => [v.id, v.help, v.nodes.map((n) => n.html)])));
-"""
-
-
-@cache
-def _axe():
-    folder = node_modules(Path(__file__).parent / "axe") / "node_modules"
-    return (folder / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
-
-
-def set_page(browser, width=1200, dark=False):
-    """What the browser opens from now on is so wide, and dark or light."""
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
-
-
-def contrasts(browser):
-    """The contrast of every element that shows text, with what it is."""
-    return browser.execute_script(_CONTRAST)
-
-
-def sticks_out(browser):
-    """What is wider than the page, so that it would have to be scrolled."""
-    inner, scrolled = browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
-    return browser.execute_script(_STICKS_OUT) or ([f"{scrolled} of {inner} pixels"] if scrolled > inner else [])
-
-
-def accessibility_errors(browser):
-    """What axe-core has against the page."""
-    browser.execute_script(_axe())
-    return browser.execute_async_script(_RUN_AXE)

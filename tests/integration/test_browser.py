@@ -8,7 +8,7 @@ import re
 import pytest
 
 from st_dimreduce.apps.search_page import Corpus
-from tests.helpers.pages import DESKTOP, PHONE, accessibility_errors, contrasts, set_page, sticks_out
+from tests.helpers.browsing import DESKTOP, PHONE, accessibility_errors, contrasts, set_page, sticks_out
 from tests.helpers.serving import ATTACK, KOREAN, LONG, TEXTS, ask, make_base, make_folder, served
 
 pytest.importorskip("selenium")

@@ -18,7 +18,7 @@ from st_dimreduce.evaluation.embeddings import Embedded, Stored
 from st_dimreduce.evaluation.peers import peers
 from st_dimreduce.evaluation.report import write_html
 from st_dimreduce.texts import Question
-from tests.helpers.pages import DESKTOP, PHONE, accessibility_errors, contrasts, set_page, sticks_out
+from tests.helpers.browsing import DESKTOP, PHONE, accessibility_errors, contrasts, set_page, sticks_out
 from tests.helpers.serving import ATTACK, KOREAN, LONG
 
 pytest.importorskip("selenium")

@@ -1,0 +1,90 @@
+"""Run the blocks of a page, read as JSON, one after the other; prints a line of JSON for each. Called by pages.py."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import enum
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import traceback
+
+SAID = 1500  # characters of an error that are shown
+
+
+def run_bash(code):
+    """Return what a script printed, what it said on standard error, and its exit status."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    return done.stdout, done.stderr, done.returncode
+
+
+def run_console(code):
+    """Run each command after ``$``; returns pairs of what the page says it prints and what it printed, and failures."""
+    pairs, failed = [], ""
+    for part in re.split(r"^\$ ", code, flags=re.MULTILINE)[1:]:
+        command, rest = re.match(r"((?:[^\n]*\\\n)*[^\n]*)\n?(.*)", part, re.DOTALL).groups()
+        printed, said, status = run_bash(command)
+        pairs.append((rest, printed))
+        if status:
+            failed += f"{command}: exit status {status}: {said[-SAID:]}"
+    return pairs, failed
+
+
+def run_python(code, namespace, name):
+    """Run statements in a namespace; returns pairs of a value that the page says and the value."""
+    lines, values = code.splitlines(), []
+    for node in ast.parse(code).body:
+        comment = re.match(r"\s*#\s*(.+)$", lines[node.end_lineno - 1][node.end_col_offset :])
+        if isinstance(node, ast.Expr):
+            value = eval(compile(ast.Expression(node.value), name, "eval"), namespace)  # noqa: S307
+            with contextlib.suppress(ValueError, SyntaxError):
+                promised = ast.literal_eval(comment[1]) if comment else None
+                if promised is not None:
+                    values.append((repr(promised), repr(value.value if isinstance(value, enum.Enum) else value)))
+        else:
+            exec(compile(ast.Module([node], []), name, "exec"), namespace)  # noqa: S102
+    return values
+
+
+def run_block(number, block, namespace):
+    result = {"failed": "", "printed": "", "values": []}
+    if block["kind"] == "bash":
+        printed, said, status = run_bash(block["code"])
+        result["printed"] = printed + said if block["status"] else printed
+        if status != block["status"]:
+            result["failed"] = f"exit status {status}: {(printed + said)[-SAID:]}"
+    elif block["kind"] == "console":
+        result["values"], result["failed"] = run_console(block["code"])
+    else:
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                result["values"] = run_python(block["code"], namespace, f"block {number}")
+        except Exception as error:  # whatever a page makes go wrong is reported
+            trace = traceback.extract_tb(error.__traceback__)
+            at = [each.lineno for each in trace if each.filename == f"block {number}"]
+            said = "".join(traceback.format_exception_only(error)).strip()
+            if block["status"]:
+                print(said, file=printed)
+            else:
+                result["failed"] = f"line {at[-1] if at else '?'}: {said[-SAID:]}"
+        result["printed"] = printed.getvalue()
+    return result
+
+
+def main():
+    # What a library prints by itself, around sys.stdout, must not stand among the lines of JSON.
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)
+        namespace = {"__name__": "__main__"}
+        for number, block in enumerate(json.load(sys.stdin), 1):
+            print(json.dumps(run_block(number, block, namespace)), file=out, flush=True)
+
+
+main()
