@@ -35,9 +35,8 @@ TEXTS = 1200
 COMMANDS = [
     "wc -l texts.txt",
     f"st-dimreduce reduce {MODEL} texts.txt --bytes 64 --output small",
-    "st-dimreduce info small",
 ]
-COLUMNS = 92
+COLUMNS = 80  # of the terminal; the picture is as wide as the longest line
 SIZE, LINE, MARGIN, BAR = 13, 19, 16, 34  # pixels: of the type, of a line, around the screen, of the bar above
 ADVANCE = 0.6 * SIZE  # of a character of a monospaced font
 CONSOLE = Console()
@@ -54,9 +53,9 @@ text { font: SIZEpx ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans 
 .b { font-weight: 600 } .i { font-style: italic } .d { fill: var(--dim) } .p { fill: var(--green); font-weight: 600 }
 .c1 { fill: var(--red) } .c2 { fill: var(--green) } .c3 { fill: var(--yellow) } .c4 { fill: var(--blue) }
 .c5 { fill: var(--magenta) } .c6 { fill: var(--cyan) }
-.t { fill: var(--paper); opacity: 0 }
+.t { fill: var(--paper); opacity: 0; transform-box: fill-box; transform-origin: right }
 @keyframes wait { from { opacity: 0 } to { opacity: 0 } }
-@keyframes type { from { opacity: 1 } to { opacity: 1; transform: translateX(var(--w)) } }
+@keyframes type { from { opacity: 1 } to { opacity: 1; transform: scaleX(0) } }
 @media (prefers-reduced-motion: no-preference) { g[style] { animation: wait var(--s) step-end }
   .t { animation: type var(--l) var(--s) steps(var(--n)) backwards } }
 """
@@ -107,25 +106,28 @@ def classes(style: Style | None) -> str:
 def draw(done: list[tuple[str, str, float]]) -> str:
     """Return the recording as SVG."""
     y, now, drawn = float(BAR + LINE), 0.8, []
-    for command, printed, seconds in done:
+    screens = [Text.from_ansi(printed).split("\n") for _, printed, _ in done]
+    columns = max(COLUMNS, *(line.cell_len for screen in screens for line in screen))
+    columns = max(columns, *(len(f"$ {command}  {seconds:.0f} s") for command, _, seconds in done))
+    for (command, _, seconds), screen in zip(done, screens, strict=True):
         typed = f'<text x="{MARGIN}" y="{y:g}" class="p">$</text>'
         x, width = MARGIN + 2 * ADVANCE, len(command) * ADVANCE
         typed += f'<text x="{x:g}" y="{y:g}" textLength="{width:g}" class="b">{escape(command)}</text>'
         drawn.append(appear(now, typed))
-        timing = f"--w: {width:g}px; --l: {len(command) * TYPING:.3g}s; --s: {now:.3g}s; --n: {len(command)}"
-        box = f'x="{x:g}" y="{y - SIZE:g}" width="{width + 2:g}" height="{LINE}"'
+        timing = f"--l: {len(command) * TYPING:.3g}s; --s: {now:.3g}s; --n: {len(command)}"
+        box = f'x="{x:g}" y="{y - SIZE - 2:g}" width="{width + 2:g}" height="{LINE + 2}"'
         drawn.append(f'<rect class="t" {box} style="{timing}"/>')
         now += len(command) * TYPING + THINKING
         if seconds >= 1:
             said = f"{seconds:.0f} s"
-            end = MARGIN + (COLUMNS - len(said)) * ADVANCE
+            end = MARGIN + (columns - len(said)) * ADVANCE
             drawn.append(appear(now, f'<text x="{end:g}" y="{y:g}" class="d">{said}</text>'))
-        for line in Text.from_ansi(printed).split("\n"):
+        for line in screen:
             y += LINE
             drawn.append(appear(now, spans(line, y)))
             now += READING
         y, now = y + 1.5 * LINE, now + THINKING
-    width, height = round(2 * MARGIN + COLUMNS * ADVANCE), round(y - LINE)
+    width, height = round(2 * MARGIN + columns * ADVANCE), round(y - LINE + MARGIN / 2)
     dots = "".join(f'<circle cx="{MARGIN + 6 + 18 * n}" cy="17" r="5" fill="var(--edge)"/>' for n in range(3))
     about = "A terminal: " + "; ".join(command for command, *_ in done)
     return (

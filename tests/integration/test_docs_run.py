@@ -32,7 +32,7 @@ ENCODERS = (
     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
     "intfloat/e5-base-v2",
 )
-TEXTS, LATER, WORDS = 450, 250, 20
+TEXTS, LATER, WORDS = 600, 300, 24
 
 
 @pytest.fixture(scope="module")
