@@ -78,7 +78,7 @@ def reduce(
     show(f"Fits a head on {len(sentences):,} texts with {model}, measures it on texts held out, writes {output}.")
 
     from st_dimreduce.dim_reduce import head_of
-    from st_dimreduce.evaluation.report import asked_with, comparison_table, notes
+    from st_dimreduce.evaluation.report import asked_with, cautions, comparison_table, notes
     from st_dimreduce.models.load import load_model
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_and_compare
@@ -102,7 +102,7 @@ def reduce(
     _, record = head_of(reduced)
     status = say_choice(record, keep, best_effort)
     title = f"{comparison.documents:,} held-out texts of {len(sentences):,}, {asked_with(comparison)} (percent)"
-    show(comparison_table(comparison, title), *notes(comparison))
+    show(comparison_table(comparison, title), *notes(comparison), *cautions(record, len(sentences)))
     if record.folded:
         show("The head is multiplied into the base model's last Dense: the folder has the same modules.")
     size_said = f"{comparison.rows[-1].dimensions} dimensions, to be stored as {record.precision.value}"

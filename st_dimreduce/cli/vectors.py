@@ -77,6 +77,9 @@ def fit(
     if objective is Objective.QUALITY:
         show("It aims at retrieval quality, which vectors alone cannot show: attach it to their model,")
         show("and compare on texts. --objective fidelity keeps more of the full vectors' neighbours.")
+    from st_dimreduce.evaluation.report import cautions
+
+    show(*cautions(head.record))
     show_next(
         quoted("st-dimreduce", "apply", output, source, "reduced" + Path(source).suffix),
         quoted("st-dimreduce", "attach", output, "MODEL", "--output", "reduced-model"),

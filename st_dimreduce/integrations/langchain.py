@@ -10,6 +10,7 @@ from st_dimreduce.codes.index import CodeIndex
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.enums import Precision
 from st_dimreduce.integrations.documents import found_documents
+from st_dimreduce.untrusted import short
 
 try:
     from langchain_core.documents import Document
@@ -43,7 +44,7 @@ class CodeEmbeddings(Embeddings):
             queries as the model returns them, of any norm.
 
     Raises:
-        ValueError: If a precision is unknown.
+        ValueError: If a precision is unknown, or ``embeddings`` are none of LangChain's.
     """
 
     def __init__(
@@ -52,6 +53,9 @@ class CodeEmbeddings(Embeddings):
         precision: Precision | str = Precision.INT8,
         query_precision: Precision | str | None = None,
     ) -> None:
+        if not hasattr(embeddings, "embed_documents"):
+            asked = "expected LangChain's embeddings of it, such as HuggingFaceEmbeddings(model_name=...)"
+            raise ValueError(f"embeddings is {short(embeddings)}: {asked}")
         self.embeddings = embeddings
         self.precision = Precision(precision)
         if query_precision is None:
