@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from st_dimreduce.runtimes.export import export
     from st_dimreduce.runtimes.publish import publish
     from st_dimreduce.vectors.drift import Drift, drift
+    from st_dimreduce.vectors.encode import encode_and_reduce, search_codes
     from st_dimreduce.vectors.fit import fit_on_vectors, summarize
     from st_dimreduce.vectors.index import add_to_index, build_index
     from st_dimreduce.vectors.reduce import reduce_vectors
