@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 import numpy as np
 from safetensors.numpy import save_file
 
+from st_dimreduce.codes.fingerprint import fingerprint
 from st_dimreduce.codes.rows import refuse_masked, scale_rows
 from st_dimreduce.enums import Precision
 from st_dimreduce.files import new_folder, write_json
@@ -279,6 +280,16 @@ class Head:
         digest = hashlib.sha256(repr(known).encode())
         digest.update(self.weight.tobytes() + (b"" if self.bias is None else self.bias.tobytes()))
         return digest.hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """What codes are known by: the same for the head alone and behind a model, whatever norm it is scaled to.
+
+        :func:`st_dimreduce.codes.fingerprint.same_head` compares two of them.
+        """
+        norm = self.record.mean_norm
+        scaled = self.weight * np.float64(1.0 if norm is None else norm)
+        return fingerprint(scaled, self.bias, (self.activation, norm is not None))
 
     @overload
     def reduce(self, embeddings: np.ndarray, normalize_embeddings: bool = ..., batch_size: int = ...) -> np.ndarray: ...

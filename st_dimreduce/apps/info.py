@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from st_dimreduce.codes.fingerprint import shown
 from st_dimreduce.codes.manifest import MANIFEST
 from st_dimreduce.head import RECORD, FitRecord, Head
 from st_dimreduce.models.load import load_head
@@ -76,7 +77,7 @@ def _head(head: Head, place: Path, is_model: bool) -> dict[str, Any]:
         "out_features": head.out_features,
         "precision": head.precision.value,
         "bytes per vector": size,
-        "head": head.digest[:16],
+        "head": shown(head.fingerprint),
         **about,
         "read it with": use or f"load_head({str(place)!r}), st-dimreduce apply and attach",
     }
@@ -92,7 +93,7 @@ def _index(place: Path) -> dict[str, Any]:
         "out_features": opened.out_features,
         "precision": opened.precision.value,
         "bytes": sum(path.stat().st_size for path in place.rglob("*") if path.is_file()),
-        "head": opened.manifest.head[:16] if opened.manifest.head else None,
+        "head": shown(opened.manifest.fingerprint),
         "read it with": f"open_index({str(place)!r}), or st-dimreduce index search",
     }
 
@@ -101,7 +102,7 @@ def _array(place: Path) -> dict[str, Any]:
     rows = mapped(place)
     about: dict[str, Any] = {"kind": "vectors", "vectors": len(rows), "dimensions": rows.shape[1]}
     if origin := origin_beside(place):
-        about = {"kind": "codes", "vectors": len(rows), **origin.known}
+        about = {"kind": "codes", "vectors": len(rows), **origin.said}
     elif rows.dtype in (np.uint8, np.int8):
         about = {"kind": "codes, or vectors of bytes", "vectors": len(rows), "bytes per vector": rows.shape[1]}
     return about | {"stored as": str(rows.dtype), "bytes": place.stat().st_size}
@@ -109,7 +110,7 @@ def _array(place: Path) -> dict[str, Any]:
 
 def _folder_of_codes(place: Path, origin: Origin) -> dict[str, Any]:
     files = [mapped(path) for path in sorted(place.glob("*.npy"))]
-    return {"kind": "codes", "vectors": sum(map(len, files)), **origin.known, "files": len(files)}
+    return {"kind": "codes", "vectors": sum(map(len, files)), **origin.said, "files": len(files)}
 
 
 def _table(place: Path) -> dict[str, Any]:

@@ -52,7 +52,8 @@ _silent = ContextVar("silent", default=False)
 
 class _Group(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
+        names = super().list_commands(ctx)
+        return sorted(names, key=_ORDER.index) if ctx.parent is None else names
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _flags_alone(super().get_params(ctx))
@@ -181,7 +182,7 @@ def command(function: Command) -> Callable[..., None]:
 
 def group(name: str, about: str) -> Callable[[Command], Callable[..., None]]:
     """Add a group of commands to the application; returns what adds a function to it as :func:`command` does."""
-    commands = typer.Typer(no_args_is_help=True, help=about)
+    commands = typer.Typer(cls=_Group, no_args_is_help=True, help=about)
     app.add_typer(commands, name=name)
     return lambda function: commands.command(cls=_Command)(_with_json(function))
 

@@ -25,6 +25,7 @@ from st_dimreduce.cli.options import (
     TextColumn,
     Trust,
     Variants,
+    cautions,
     read_sizes,
     say_choice,
 )
@@ -78,7 +79,7 @@ def reduce(
     show(f"Fits a head on {len(sentences):,} texts with {model}, measures it on texts held out, writes {output}.")
 
     from st_dimreduce.dim_reduce import head_of
-    from st_dimreduce.evaluation.report import asked_with, cautions, comparison_table, notes
+    from st_dimreduce.evaluation.report import asked_with, comparison_table, notes
     from st_dimreduce.models.load import load_model
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_and_compare

@@ -12,6 +12,8 @@ from st_dimreduce.enums import Objective, OnBadRow, Precision, Store, Variant
 if TYPE_CHECKING:
     from st_dimreduce.head import FitRecord
 
+_FEW = 1000  # texts: with fewer, what is chosen depends on which ones are held out
+
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Dim = Annotated[int | None, typer.Option("--dim", help="Dimension of the reduced embeddings; 128 if no size is given.")]
@@ -83,6 +85,27 @@ def say_choice(record: FitRecord, keep: float | None, best_effort: bool) -> int:
     advice = "give more texts, or a larger model" if record.choice["metric"] == "nDCG@10" else "ask for less"
     show(f"--keep {keep:g} is not kept: the best keeps {had}. The best is written all the same: {advice}.")
     return 0 if best_effort else 3
+
+
+def cautions(record: FitRecord, texts: int | None = None) -> list[str]:
+    """Return what a user should know before a head is used, a line each; mostly nothing.
+
+    Args:
+        record: The record of the head.
+        texts: Number of texts that were given to fit and measure on. Defaults to None: it was fitted on vectors.
+    """
+    lines = []
+    if texts is not None and texts < _FEW:
+        lines.append(f"Note: {texts:,} texts are few: with {_FEW:,} and more, the fit and these figures are surer.")
+    if record.objective == Objective.QUALITY and record.strength == 0 and texts is not None:
+        lines.append("Note: on these texts quality finds no more than fidelity, and the head is fidelity's.")
+    store = (record.choice or {}).get("store")
+    if record.precision in (Precision.INT4, Precision.INT2) and store is None:
+        lines.append(
+            f"Note: {record.precision.value} codes are searched by st_dimreduce (search, an index) and by FAISS; for a"
+        )
+        lines.append("database, --store NAME chooses among what that searches by itself.")
+    return lines
 
 
 def read_sizes(given: str | None) -> list[int] | None:

@@ -25,6 +25,7 @@ from st_dimreduce.cli.options import (
     TextColumn,
     Trust,
     VectorColumn,
+    cautions,
     say_choice,
 )
 from st_dimreduce.enums import Objective, OnBadRow, Precision, Verdict
@@ -77,8 +78,6 @@ def fit(
     if objective is Objective.QUALITY:
         show("It aims at retrieval quality, which vectors alone cannot show: attach it to their model,")
         show("and compare on texts. --objective fidelity keeps more of the full vectors' neighbours.")
-    from st_dimreduce.evaluation.report import cautions
-
     show(*cautions(head.record))
     show_next(
         quoted("st-dimreduce", "apply", output, source, "reduced" + Path(source).suffix),

@@ -24,6 +24,7 @@ import numpy as np
 from filelock import Timeout
 
 from st_dimreduce.codes.calibration import DEPTHS, EXACT, enough_candidates, likely_queries, measure
+from st_dimreduce.codes.fingerprint import same_head
 from st_dimreduce.codes.ids import Names, as_keys, listed, new_ids, shown
 from st_dimreduce.codes.lists import from_stored
 from st_dimreduce.codes.manifest import MANIFEST, Manifest, SegmentState
@@ -48,12 +49,12 @@ _FOUND = 1 << 24  # candidates of so many queries as are searched for at a time
 _ATTEMPTS = 10  # to open what a writer replaces
 
 
-class KnowsDigest(Protocol):
+class KnowsFingerprint(Protocol):
     """A head, as far as an index must know it."""
 
     @property
-    def digest(self) -> str:
-        """Hash of what codes depend on."""
+    def fingerprint(self) -> str:
+        """What its codes are known by."""
 
 
 class CodeIndex:
@@ -629,7 +630,7 @@ def _best(
 
 
 def open_index(
-    path: str | os.PathLike[str], head: KnowsDigest | None = None, *, check_hashes: bool = True
+    path: str | os.PathLike[str], head: KnowsFingerprint | None = None, *, check_hashes: bool = True
 ) -> CodeIndex:
     """Open an index; its files are mapped into memory, and shared by all processes that do.
 
@@ -647,7 +648,7 @@ def open_index(
     checked: set[tuple[Path, str]] = set()  # of a large index, not once more whenever a writer was faster
     for attempt in range(_ATTEMPTS):
         manifest = Manifest.read(folder)
-        if head is not None and head.digest != manifest.head:
+        if head is not None and not same_head(head.fingerprint, manifest.fingerprint):
             raise ValueError(f"{folder} holds codes of another head: give the one that it was built with")
         try:
             return CodeIndex(folder, manifest, check_hashes, checked)

@@ -57,7 +57,8 @@ class Manifest:
         kind: Kind of index.
         precision: Precision of the codes.
         out_features: Dimensions k of a vector.
-        head: Digest of the head that gave the codes.
+        head: Digest of the head that gave the codes, as it lies in the index.
+        fingerprint: Its fingerprint, by which it is known behind a model.
         named: Whether ids are strings.
         next_id: The id that the next vector without one gets.
         generation: Number of changes since the index was built.
@@ -73,6 +74,7 @@ class Manifest:
     out_features: int
     head: str
     named: bool
+    fingerprint: str = ""
     next_id: int = 0
     generation: int = 0
     candidates: int = 16
@@ -87,6 +89,7 @@ class Manifest:
         for name, least, most in (("out_features", 1, 2**20), ("candidates", 1, 2**12), ("generation", 0, 2**53)):
             _check(_is_count(getattr(self, name), least, most), getattr(self, name))
         _check(_is_count(self.next_id) and isinstance(self.named, bool) and _is_digest(self.head), self.head)
+        _check(_is_digest(self.fingerprint), self.fingerprint)
         _check(all(_is_count(effort, 1) for effort in self.efforts), self.efforts)
         _check(list(self.efforts) == sorted(self.efforts), self.efforts)
         if self.recalls is not None:

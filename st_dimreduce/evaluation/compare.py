@@ -354,8 +354,7 @@ def _check_order(encoder: SharedEncoder, base: SentenceTransformer, models: Mapp
         own = model.get_embedding_dimension()
         if encoder.continues(name, ""):
             raise ValueError(
-                f"{name!r} is the base model of what was given as the base model: give the base model first, then the "
-                "reduced ones"
+                f"the first model is {name!r} with a head: give the base model first, then the reduced ones"
             )
         if encoder.same("", name):
             warnings.warn(f"{name!r} is the base model itself: its rows show the precisions alone", stacklevel=3)

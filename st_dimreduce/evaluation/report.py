@@ -15,15 +15,13 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from st_dimreduce.enums import Objective, Precision
+from st_dimreduce.enums import Precision
 from st_dimreduce.evaluation.compare import Change, Comparison, Row
 from st_dimreduce.evaluation.metrics import METRIC_NAMES, TOP_K
 from st_dimreduce.files import new_file, write_json
-from st_dimreduce.head import FitRecord
 from st_dimreduce.texts import Question
 
 _SHOWN = 3  # documents shown per query
-_FEW = 1000  # texts: with fewer, what is chosen depends on which ones are held out
 _NOT_ON_TERMINALS = "recall\n@10"
 _NBSP = "\N{NO-BREAK SPACE}"
 _FIELD_NAMES = {"binary quantization": "binary", "FAISS PCA": "PCA + int8"}
@@ -116,27 +114,6 @@ def notes(comparison: Comparison) -> list[str]:
         lines.append("nDCG@10: how far up the text that a query asks for is found, 100 if first.")
     lines.append("overlap@10: share of the base model's ten results that are found too. A head fitted")
     lines.append("for quality departs from them on purpose; --objective fidelity keeps more of them.")
-    return lines
-
-
-def cautions(record: FitRecord, texts: int | None = None) -> list[str]:
-    """Return what a user should know before a head is used, a line each; mostly nothing.
-
-    Args:
-        record: The record of the head.
-        texts: Number of texts that were given to fit and measure on. Defaults to None: it was fitted on vectors.
-    """
-    lines = []
-    if texts is not None and texts < _FEW:
-        lines.append(f"Note: {texts:,} texts are few: with {_FEW:,} and more, the fit and these figures are surer.")
-    if record.objective == Objective.QUALITY and record.strength == 0 and texts is not None:
-        lines.append("Note: on these texts quality finds no more than fidelity, and the head is fidelity's.")
-    store = (record.choice or {}).get("store")
-    if record.precision in (Precision.INT4, Precision.INT2) and store is None:
-        lines.append(
-            f"Note: {record.precision.value} codes are searched by st_dimreduce (search, an index) and by FAISS; for a"
-        )
-        lines.append("database, --store NAME chooses among what that searches by itself.")
     return lines
 
 

@@ -67,7 +67,7 @@ class Size:
             raise ValueError(f"{said} were given: give exactly one of {one_of}")
         self._check_ranges(values)
         if self.store is not None and self.out_features is not None:
-            asked = "give bytes_per_vector or keep, not a dimension"
+            asked = "give bytes_per_vector (--bytes) or keep (--keep), not a dimension"
             raise ValueError(f"store={str(self.store)!r} is for choosing a precision: {asked}")
 
     def _check_ranges(self, values: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from st_dimreduce.codes.fingerprint import shown
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.codes.rows import as_count
 from st_dimreduce.codes.stores import Column, columns_of
@@ -387,7 +388,7 @@ def _run(
         database.reduced,
         database.reduced_type,
         precision,
-        head.digest,
+        shown(head.fingerprint),
         rows,
         reduced,
         bad_rows,

@@ -600,5 +600,5 @@ def columns_about(path: Path) -> tuple[int | None, list[dict[str, str]]]:
             schema = reader.schema
     origins = [(field, _origin(field)) for field in schema]
     return rows, [
-        {"name": field.name, "type": str(field.type), **(origin.known if origin else {})} for field, origin in origins
+        {"name": field.name, "type": str(field.type), **(origin.said if origin else {})} for field, origin in origins
     ]

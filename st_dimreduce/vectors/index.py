@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from st_dimreduce.codes.fingerprint import same_head
 from st_dimreduce.codes.ids import holds_names, listed, new_ids
 from st_dimreduce.codes.index import HEAD, CodeIndex, create, open_index, typical_queries
 from st_dimreduce.codes.manifest import MANIFEST, Manifest
@@ -134,7 +135,7 @@ def build_index(
     with only_run(target), _Work(target, asked, overwrite) as work:
         ids = _read_ids(source, column, id_column) if ids is None else ids  # before hours of work
         codes = _codes(source, known, model, precision, column, on_bad_row, work, **options)
-        manifest = Manifest(kind, precision, known.out_features, known.digest, holds_names(ids))
+        manifest = Manifest(kind, precision, known.out_features, known.digest, holds_names(ids), known.fingerprint)
         middles, of_rows = None, None
         if count is not None:
             count = count or usual_cells(len(codes))
@@ -221,7 +222,7 @@ def add_to_index(
     head = index_head(index)
     if model is not None:
         given = _head_and_model(model)[0]
-        if given.digest != head.digest:
+        if not same_head(given.fingerprint, head.fingerprint):
             raise ValueError("the model has another head than the index: give the model that it was built with")
         source = _texts(source)
     ids = _checked_ids(ids, id_column)

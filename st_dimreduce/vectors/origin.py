@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from st_dimreduce.codes.fingerprint import same_head, shown
 from st_dimreduce.enums import Precision
 from st_dimreduce.head import Head
 from st_dimreduce.untrusted import read_object
@@ -28,7 +29,7 @@ class Origin:
     Attributes:
         precision: Precision of the codes.
         out_features: Dimensions of the reduced vectors.
-        head: :attr:`st_dimreduce.Head.digest` of the head; None where it was not written.
+        head: :attr:`st_dimreduce.Head.fingerprint` of the head; None where it was not written.
     """
 
     precision: Precision
@@ -38,7 +39,7 @@ class Origin:
     @classmethod
     def of(cls, head: Head, precision: Precision) -> Origin:
         """Return the origin of the codes that a head gives."""
-        return cls(precision, head.out_features, head.digest)
+        return cls(precision, head.out_features, head.fingerprint)
 
     @classmethod
     def read(cls, known: Mapping[str, Any], where: object) -> Origin | None:
@@ -67,14 +68,19 @@ class Origin:
         return {"precision": self.precision.value, "out_features": str(self.out_features), **head}
 
     @property
+    def said(self) -> dict[str, str]:
+        """What people are shown, by name."""
+        return self.known | ({} if self.head is None else {"head": shown(self.head)})
+
+    @property
     def content(self) -> dict[str, str]:
         """What the file beside codes holds."""
         return {"format": _FORMAT, **self.known}
 
     def check(self, head: Head, where: object) -> None:
         """Raise ``ValueError`` if the codes were made by another head."""
-        if self.head is not None and self.head != head.digest:
-            made = f"made by head {self.head[:12]}, not by {head.digest[:12]}"
+        if self.head is not None and not same_head(self.head, head.fingerprint):
+            made = f"made by head {shown(self.head)}, not by {shown(head.fingerprint)}"
             raise ValueError(f"{where} holds codes {made}: give the head or model that made them (st-dimreduce info)")
 
 

@@ -211,7 +211,7 @@ def build_shards(
     if not rows:
         raise ValueError("the dataset has no rows: give one that holds at least one vector")
     settings: dict[str, Any] = {"column": column, "on_bad_row": on_bad_row}
-    manifest = Manifest(kind, precision, known.out_features, known.digest, False)
+    manifest = Manifest(kind, precision, known.out_features, known.digest, False, known.fingerprint)
     middles = None
     if kind is Kind.IVF:
         cells = usual_cells(min(shard_rows, rows))
@@ -377,7 +377,7 @@ def _digest(model: Any) -> str | None:
     from st_dimreduce import DimReduce  # noqa: PLC0415, only workers that encode need torch
 
     try:
-        return DimReduce.from_model(model).to_head().digest
+        return DimReduce.from_model(model).to_head().fingerprint
     except ValueError:
         return None
 

@@ -355,9 +355,9 @@ class Parts:
         if not self._sink.suffix or not os.path.lexists(self._sink):
             check_target(self._sink, self._overwrite or self._append, marker=self._part(0).name)
         elif not self._overwrite and not self._append:
-            more = "append what the source has more with append=True (--append)"
+            more = "" if source is None else "append what the source has more with append=True (--append), "
             raise FileExistsError(
-                f"{self._sink} exists: choose another file, {more}, or replace it with overwrite=True (--force)"
+                f"{self._sink} exists: choose another file, {more}or replace it with overwrite=True (--force)"
             )
         elif not self._sink.is_file():
             raise FileExistsError(f"{self._sink} exists and is not a file: choose another, this is never replaced")

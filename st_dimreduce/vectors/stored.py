@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from st_dimreduce.codes.manifest import MANIFEST
 from st_dimreduce.enums import Precision
 from st_dimreduce.head import Head
 from st_dimreduce.untrusted import printable
@@ -76,6 +77,8 @@ def open_codes(source: Any, column: str | None = None) -> StoredCodes | None:
     """
     if isinstance(source, np.ndarray):
         return StoredCodes("the array", None, len(source), (source,))
+    if isinstance(source, (str, os.PathLike)) and (Path(source) / MANIFEST).is_file():
+        raise ValueError(f"{source} is an index: search it with st-dimreduce index search, or open_index")
     name = printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "the table"
     if isinstance(source, (str, os.PathLike)):
         paths = Files.at(Path(source), (".npy",)).paths

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from st_dimreduce import Head, Summary, fit_head, load_head, quantize, save_head
+from st_dimreduce.codes.fingerprint import shown
 from tests.helpers.command import run
 
 EXAMPLES = Path("examples", "databases").absolute()
@@ -351,7 +352,7 @@ def test_pgvector_fits_a_head_and_keeps_to_it(connect, postgres, head, tmp_path)
     figures = figures_of(*arguments, "--bytes", 16)
     chosen = load_head(fitted)
     assert chosen.record.choice["store"] == "pgvector"
-    assert (figures["precision"], figures["head"]) == (chosen.precision.value, chosen.digest)
+    assert (figures["precision"], figures["head"]) == (chosen.precision.value, shown(chosen.fingerprint))
     documents.add(range(1000, 1200))
     documents.connection.execute(f'CREATE INDEX near ON {documents.quoted} USING hnsw ("em""bedding" vector_l2_ops)')
     output = migrate(*arguments, "--bytes", 16)

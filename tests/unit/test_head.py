@@ -224,7 +224,7 @@ def test_save_head_replaces_only_a_head(tmp_path):
 
 
 def test_for_another_norm_the_outputs_are_the_same():
-    head = fit_head(Summary.of(X), 3)
+    head = fit_head(Summary.of(X), 3).for_norm(1.0)
     assert head.record.mean_norm == 1
     longer = head.for_norm(7.0)
     assert longer.record.mean_norm == 7

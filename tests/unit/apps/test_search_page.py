@@ -56,7 +56,7 @@ def test_the_body_is_the_base_model(base, folder):
         both = head.reduce(vectors, normalize_embeddings=True)
         assert np.allclose(both, getattr(reduced, encode)(TEXTS), atol=1e-6)
     assert [type(module).__name__ for module in reduced] == before
-    with pytest.raises(ValueError, match="expected a DimReduce or Dense without residual as its head"):
+    with pytest.raises(ValueError, match="it has no head: give a reduced model"):
         detach_head(base)
     tokens = SentenceTransformer(modules=[base[0], DimReduce(32, 8, module_input_name="token_embeddings")])
     with pytest.raises(ValueError, match="reads 'token_embeddings', expected 'sentence_embedding'"):
@@ -283,7 +283,7 @@ def test_connections_beyond_the_most_are_closed_at_once():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("BASE",), "expected a DimReduce or Dense without residual as its head"),
+        (("BASE",), "it has no head: give a reduced model"),
         (("HEAD",), "holds a head without a model: put it behind its own with attach_head (st-dimreduce attach)"),
         (("no/such-model",), "no model could be loaded from 'no/such-model'"),
         (("SMALL", "--base", "no/such-model"), "no model could be loaded from 'no/such-model'"),

@@ -85,7 +85,7 @@ def test_a_budget_in_place_of_a_dimension(base_path, texts_path, tmp_path):
         (("BASE", "TEXTS", "--bytes", "999"), "bytes_per_vector=999: choose 1 to 128"),
         (("BASE", "TEXTS", "--keep", "1.5"), "keep=1.5: choose a share"),
         (("BASE", "TEXTS", "--store", "faiss"), "store='faiss' is for choosing a precision"),
-        (("BASE", "TEXTS", "--keep", "0.9", "--dim", "8"), "out_features, keep were given: give exactly one"),
+        (("BASE", "TEXTS", "--keep", "0.9", "--dim", "8"), "out_features and keep were given: give exactly one"),
         (
             ("BASE", "FEW", "--dim", "8"),
             "9 texts, 3 of them held out to measure on, are too few to fit 8: give at least 12",

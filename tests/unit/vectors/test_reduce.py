@@ -169,7 +169,7 @@ def test_every_sink_holds_the_codes(precision, suffix, tabular, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == beside, "something was left behind"
     files = sorted(sink.iterdir()) if sink.is_dir() else [sink]
     assert done.bytes == sum(path.stat().st_size for path in files)
-    assert open_codes(sink).origin == Origin(Precision(precision), 6, HEAD.digest)
+    assert open_codes(sink).origin == Origin(Precision(precision), 6, HEAD.fingerprint)
     if not suffix and not tabular:
         assert files.pop(0).name == "codes.json"
     if not suffix:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from st_dimreduce import Precision, build_index, fit_on_vectors, quantize, reduce_vectors
+from st_dimreduce.codes.fingerprint import shown
 from st_dimreduce.vectors.origin import Origin, beside
 from st_dimreduce.vectors.stored import open_codes
 
@@ -27,8 +28,8 @@ def codes_in(path):
 @pytest.mark.parametrize("name", SINKS)
 def test_codes_of_another_head_are_refused(name, tmp_path):
     reduce_vectors(X, HEAD, tmp_path / name, "int4")
-    assert open_codes(tmp_path / name).origin == Origin(Precision.INT4, 8, HEAD.digest)
-    with pytest.raises(ValueError, match=f"made by head {HEAD.digest[:12]}, not by {OTHER.digest[:12]}"):
+    assert open_codes(tmp_path / name).origin == Origin(Precision.INT4, 8, HEAD.fingerprint)
+    with pytest.raises(ValueError, match=f"made by head {shown(HEAD.fingerprint)}, not by {shown(OTHER.fingerprint)}"):
         build_index(tmp_path / name, OTHER, tmp_path / "index", precision="int4")
     assert len(build_index(tmp_path / name, HEAD, tmp_path / "index", precision="int4")) == len(X)
 
@@ -60,7 +61,7 @@ def test_a_damaged_origin_is_an_error(content, tmp_path):
 def test_a_sink_that_is_replaced_has_the_origin_of_the_new_codes(tmp_path):
     for head in (HEAD, OTHER):
         reduce_vectors(X, head, tmp_path / "s.npy", "int4", overwrite=True)
-        assert open_codes(tmp_path / "s.npy").origin.head == head.digest
+        assert open_codes(tmp_path / "s.npy").origin.head == head.fingerprint
 
 
 @pytest.fixture

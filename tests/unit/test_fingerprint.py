@@ -1,0 +1,67 @@
+"""A head is known by its fingerprint, alone and behind a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from st_dimreduce import (
+    DimReduce,
+    Head,
+    attach_head,
+    fit_on_vectors,
+    load_head,
+    reduce_vectors,
+    save_portable,
+    search_codes,
+)
+from st_dimreduce.codes.fingerprint import same_head, shown
+from tests.helpers.tiny import SENTENCES
+
+RNG = np.random.default_rng(0)
+HEAD = fit_on_vectors(RNG.normal(size=(300, 32)), 8)
+
+
+@pytest.mark.parametrize("norm", [1e-3, 7.3, 1e4])
+def test_it_stays_whatever_norm_the_head_is_scaled_to(norm):
+    scaled = HEAD.for_norm(norm)
+    assert scaled.digest != HEAD.digest
+    assert same_head(scaled.fingerprint, HEAD.fingerprint)
+    halved = Head(HEAD.weight.astype(np.float16), None, record=HEAD.record)
+    assert same_head(halved.fingerprint, HEAD.fingerprint), "saved in half precision"
+    assert len(HEAD.fingerprint) == 64
+    assert len(shown(HEAD.fingerprint)) == 12
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight * 1.1,
+        lambda weight: weight[::-1],
+        lambda weight: -weight,
+        lambda weight: weight + 0.1 * RNG.normal(size=weight.shape) * weight.std(),
+        lambda weight: weight[:7],
+    ],
+)
+def test_another_head_has_another(change):
+    other = Head(change(HEAD.weight).astype(np.float32), None, record=HEAD.record)
+    assert not same_head(other.fingerprint, HEAD.fingerprint)
+    assert not same_head(Head(HEAD.weight, np.ones(8, np.float32), record=HEAD.record).fingerprint, HEAD.fingerprint)
+
+
+@pytest.mark.parametrize("damaged", ["", "x" * 64, HEAD.fingerprint[:-1], HEAD.fingerprint[:16] + "g" * 48])
+def test_what_is_no_fingerprint_is_of_no_head(damaged):
+    assert not same_head(damaged, HEAD.fingerprint)
+    assert not same_head(damaged, damaged) or damaged == HEAD.fingerprint
+
+
+def test_codes_of_stored_vectors_are_searched_by_the_model_that_the_head_is_attached_to(tiny, tmp_path):
+    head = fit_on_vectors(tiny.encode(SENTENCES), 8, precision="int4")
+    head.save(tmp_path / "head")
+    reduce_vectors(tiny.encode(SENTENCES), load_head(tmp_path / "head"), tmp_path / "codes.npy", "int4")
+    save_portable(attach_head(tiny, head), tmp_path / "model")
+    model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    assert same_head(DimReduce.from_model(model).to_head().fingerprint, head.fingerprint)
+    (found,) = search_codes(model, tmp_path / "codes.npy", [SENTENCES[3]], 5, texts=SENTENCES)
+    assert len(found) == 5
