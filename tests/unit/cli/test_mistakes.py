@@ -1,0 +1,119 @@
+"""The forty most likely mistakes on the command line, and the line that each gets: nothing is written, status 2."""
+
+from __future__ import annotations
+
+import shlex
+
+import numpy as np
+import pytest
+
+from st_dimreduce import attach_head, build_index, fit_on_vectors, reduce_vectors, save_head, save_portable
+from tests.helpers.command import run
+from tests.helpers.tiny import SENTENCES, make_tiny
+
+MISTAKES = {
+    # What is missing or misspelt.
+    "reduce base": "Missing argument 'texts'.",
+    "reduce base texts.txt --dim 8": "Missing option '--output' / '-o'.",
+    "reduce base texts.txt --dims 8 -o o": "No such option: --dims",
+    "reduec base texts.txt -o o": "No such command 'reduec'.",
+    "reduce bse texts.txt --dim 8 -o o": "error: no model could be loaded from 'bse'",
+    "reduce base text.txt -o o": "error: no file text.txt: give a file of texts, one per line, or - for standard input",
+    # Sizes.
+    "reduce base texts.txt --dim 8 --bytes 8 -o o": "error: out_features and bytes_per_vector were given: give exactly",
+    "reduce base texts.txt --dim 99 -o o": "error: out_features=99: choose a size from 1 to 32",
+    "reduce base texts.txt --keep 99 -o o": "error: keep=99.0: choose a share greater than 0 and at most 1",
+    "reduce base texts.txt --nested 4:8 -o o": "error: --nested 4:8: expected sizes with commas between",
+    "reduce base texts.txt --dim 8 --store faiss -o o": "give bytes_per_vector (--bytes) or keep (--keep)",
+    "reduce base texts.txt --precision int3 -o o": "'int3' is not one of 'float32', 'int8', 'int4', 'int2', 'binary'.",
+    "reduce base texts.txt --objective speed -o o": "'speed' is not one of 'quality', 'fidelity'.",
+    "reduce base texts.txt --dim 8 --seed -1 -o o": "Invalid value for '--seed'",
+    # Texts.
+    "reduce base few.txt --dim 8 -o o": "error: 9 texts, 3 of them held out to measure on, are too few to fit 8",
+    "reduce base same.txt --dim 8 -o o": "error: all 300 sentences are the same: give texts that differ",
+    "reduce base empty.txt -o o": "error: empty.txt holds no text: expected one text per line, or a column of them",
+    "reduce base latin.txt -o o": "error: latin.txt is not UTF-8 (byte 3): expected a UTF-8 text file",
+    "reduce base table.csv -o o": "error: table.csv has no column 'text': its columns are a, b; name one of these",
+    # What is where another thing belongs.
+    "reduce small texts.txt --dim 4 -o o": "error: the model is already reduced, to 8 dimensions: give its base model",
+    "reduce base texts.txt --dim 8 -o home": "home exists: choose another folder, or replace it with",
+    "reduce base texts.txt --dim 8 -o home --force": "holds no modules.json: choose another folder",
+    "compare small base --texts texts.txt": "error: the first model is 'base' with a head: give the base model first",
+    "compare base small": "error: no texts to search were given: give --texts FILE, or --pairs FILE alone",
+    "compare base small --texts texts.txt --relevant q.tsv": "but no queries were given: give --queries FILE",
+    "serve base --texts texts.txt --port 0": "error: the model ends in Transformer, it has no head: give a reduced model",
+    "encode base texts.txt c.npy": "it has no head: give a reduced model, or reduce this one first",
+    "encode small texts.txt c.csv": "c.csv ends in .csv: expected .npy, .parquet, .arrow, or no suffix for a folder",
+    "search small other.npy query": "error: other.npy holds codes made by head ",
+    "search small index query": "error: index is an index: search it with st-dimreduce index search, or open_index",
+    "check head": "error: head holds a head, no model: st-dimreduce attach puts it behind one, info describes it",
+    "export base -o o": "error: this model cannot be exported: there is no head (DimReduce or Dense) behind all others",
+    "publish small name": "error: 'name' is no name on the Hub: give one such as 'user/my-model'.",
+    "attach base head -o o": "error: base holds no head: expected the folder of a head or of a reduced model",
+    # Vectors.
+    "fit texts.txt -o o": "error: texts.txt holds no vectors: give an array, .npy, .parquet or .arrow files",
+    "fit few.npy --bytes 8 -o o": "error: 20 vectors are too few to hold any out for a choice: give 60, or a dimension",
+    "fit nan.npy --dim 8 -o o": "error: the vector in row 7 holds NaN: drop or repair it, it has no direction",
+    "fit fake.npy -o o": "error: fake.npy is not a complete .npy file of numbers: expected what numpy.save writes",
+    "apply head narrow.npy o.npy": "error: the vectors have 8 dimensions, the head takes 32: use its own",
+    "apply head x.npy codes.npy": "append what the source has more with append=True (--append), or replace it",
+    "apply head codes.npy o.npy": "error: codes.npy holds uint8: expected floats, convert it first",
+    "apply head x.npy other.npy --append": "error: {here}/other.npy holds codes made by head ",
+    "index build other.npy codes.npy -o o": "error: other.npy holds no head: expected the folder of a head",
+    "index search index texts.txt": "error: texts.txt is no .npy file: give reduced vectors, or texts with --model",
+    "migrate postgres --table t --head head": "error: postgres is no database: expected postgresql://...",
+    "info home": "error: home holds no head, model, export or index: give a folder that st-dimreduce wrote",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_path, tmp_path_factory):
+    """A folder as a user's: a base model, what was made of it, texts and vectors, and much that is wrong."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    base = make_tiny(tiny_path)
+    base.save_pretrained(str(folder / "base"))
+    vectors = base.encode(SENTENCES)
+    head = fit_on_vectors(vectors, 8, precision="int4")
+    save_head(head, folder / "head")
+    save_portable(attach_head(base, head), folder / "small")
+    other = fit_on_vectors(vectors[::-1] * np.geomspace(1, 9, 32, dtype=np.float32), 8)
+    reduce_vectors(vectors, head, folder / "codes.npy", "int4")
+    reduce_vectors(vectors, other, folder / "other.npy", "int4")
+    build_index(folder / "codes.npy", head, folder / "index")
+    (folder / "home").mkdir()
+    (folder / "home" / "thesis.txt").write_text("three years")
+    for name, text in {
+        "texts.txt": "\n".join(SENTENCES),
+        "few.txt": "\n".join(SENTENCES[:9]),
+        "same.txt": "a cat\n" * 300,
+        "empty.txt": "\n",
+        "table.csv": "a,b\n1,2\n",
+        "fake.npy": "hello",
+        "q.tsv": "1\t1\n",
+    }.items():
+        (folder / name).write_text(text)
+    (folder / "latin.txt").write_bytes("café\n".encode("latin-1"))
+    damaged = vectors.copy()
+    damaged[7] = np.nan
+    for name, rows in {"x": vectors, "few": vectors[:20], "nan": damaged, "narrow": vectors[:, :8]}.items():
+        np.save(folder / f"{name}.npy", rows)
+    return folder
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_gets_one_line_and_writes_nothing(command, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    done = run(*shlex.split(command))
+    assert done.exit_code == 2, done.output
+    expected = MISTAKES[command].format(here=folder)
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert expected in said, said
+    assert "Traceback" not in said
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 or "Usage: " in said
+    assert sorted(folder.rglob("*")) == before, "something was written"
+
+
+def test_there_are_forty():
+    assert len(MISTAKES) >= 40
