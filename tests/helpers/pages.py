@@ -23,8 +23,6 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import st_dimreduce
-
 RUN = ("bash", "python", "console")
 RUNNER = Path(__file__).with_name("run_page.py")
 _BLOCK = re.compile(r"^(?P<indent> *)```(?P<kind>\w+)[^\n]*\n(?P<code>.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -128,10 +126,9 @@ def programs(folder):
     return folder
 
 
-def environment(bin_folder, base):
-    """Return the environment of a page: these programs first, this very package, no terminal's width."""
-    here = str(Path(st_dimreduce.__file__).parents[1])
-    python_path = os.pathsep.join(filter(None, [here, base.get("PYTHONPATH")]))
+def environment(bin_folder, base, package):
+    """Return the environment of a page: these programs first, the package in a folder, no terminal's width."""
+    python_path = os.pathsep.join(filter(None, [str(package), base.get("PYTHONPATH")]))
     kept = {name: value for name, value in base.items() if name not in ("COLUMNS", "HF_HUB_OFFLINE")}
     path = os.pathsep.join([str(bin_folder), base["PATH"]])
     return kept | {"PATH": path, "PYTHONPATH": python_path, "PYTHONIOENCODING": "utf-8", "TERM": "dumb"}

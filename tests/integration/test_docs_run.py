@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
 from st_dimreduce.apps.docstrings import docstring_pairs
+from tests.helpers.distributions import unpacked
 from tests.helpers.loopback_hub import LoopbackHub
 from tests.helpers.pages import environment, programs, read_page, run_page, same_form
 
@@ -82,12 +83,20 @@ def prepared(minilm, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """The package as the wheel holds it: what is in the repository alone is not there."""
+    return unpacked(tmp_path_factory)
+
+
 @pytest.fixture
-def reader(hub, prepared, tmp_path):
+def reader(hub, prepared, package, tmp_path):
     """A folder of the reader's, and the environment of the commands there."""
     folder = tmp_path / "reader"
     shutil.copytree(prepared, folder)
-    return folder, environment(programs(tmp_path / "bin"), hub.environment(tmp_path / "hub", OMP_NUM_THREADS="1"))
+    return folder, environment(
+        programs(tmp_path / "bin"), hub.environment(tmp_path / "hub", OMP_NUM_THREADS="1"), package
+    )
 
 
 def say_what_is_not_run(page, record_property):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -18,8 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import st_dimreduce
+from tests.helpers.distributions import ROOT, build, call
 
-ROOT = Path(__file__).parents[2]
 # What the test environment has for other extras, and the tests themselves: none of it may be needed, or found.
 NOT_ASKED_FOR = ["matplotlib", "pyarrow", "pytest", "faiss", "ray", "duckdb", "starlette", "uvicorn", "onnx", "tests"]
 NOT_ASKED_FOR += ["onnxruntime", "openvino", "datasets", "qdrant_client", "chromadb", "lancedb", "langchain_core"]
@@ -31,37 +29,10 @@ print(json.dumps([st_dimreduce.__file__, torch.__file__, found]))
 """
 
 
-def call(*command, cwd, **env):
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory):
     """Wheel and source distribution, built as for the package index from a copy of what the repository holds."""
     return build(tmp_path_factory)
-
-
-def build(tmp_path_factory):
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    names = call("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines()
-    for name in names:
-        if Path(ROOT, name).exists():  # not one that is deleted and still in the index
-            Path(source, name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, source / name)  # with the time of the copy
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source]
-    call(*command, cwd=out, SOURCE_DATE_EPOCH="1700000000")
-    (wheel,), (archive,) = out.glob("*.whl"), out.glob("*.tar.gz")
-    return wheel, archive
 
 
 def test_both_hold_the_package_and_nothing_else(distributions):
