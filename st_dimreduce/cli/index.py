@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from st_dimreduce.cli.main import Done, group, hide_loading_bars, quoted, show, show_next
+from st_dimreduce.cli.main import Done, group, hide_loading_bars, quoted, show, show_next, show_row
 from st_dimreduce.cli.options import BadRows, BatchSize, Force, Quiet, Seed, TextColumn, VectorColumn
 from st_dimreduce.enums import Kind, OnBadRow, Precision
 
@@ -152,7 +152,7 @@ def search(
     for number, (row, of) in enumerate(zip(ids.tolist(), scores.tolist(), strict=True), 1):
         for rank, (one, score) in enumerate(zip(row, of, strict=True), 1):
             if score > float("-inf"):
-                show(f"{number}\t{rank}\t{one}\t{score:.4f}")
+                show_row(number, rank, one, f"{score:.4f}")
                 results.append({"query": number, "rank": rank, "id": one, "cosine": round(score, 6)})
     return Done({"results": results})
 

@@ -242,6 +242,14 @@ def show(*items: str | Table) -> None:
             console().print(item)
 
 
+def show_row(*cells: object) -> None:
+    """Print a line of cells with tabs between them, as :func:`show` prints."""
+    from st_dimreduce.untrusted import printable
+
+    if not _silent.get():
+        typer.echo("\t".join(printable(str(cell)) for cell in cells))
+
+
 def show_next(*lines: str) -> None:
     """Print lines of code or commands, ready to paste, with which people go on."""
     show("\nNext:", *(f"  {line}" for line in lines))
