@@ -1,4 +1,4 @@
-"""Reports for people: tables on the terminal, JSON, plots, and an HTML page of a comparison."""
+"""Reports for people: tables on the terminal, plots, and an HTML page of a comparison."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.table import Table
 from st_dimreduce.enums import Precision
 from st_dimreduce.evaluation.compare import Change, Comparison, Row
 from st_dimreduce.evaluation.metrics import METRIC_NAMES, TOP_K
-from st_dimreduce.files import new_file, write_json
+from st_dimreduce.files import new_file
 from st_dimreduce.texts import Question
 
 _SHOWN = 3  # documents shown per query
@@ -163,12 +163,6 @@ def publication_table(files: dict[str, int]) -> Table:
     for name, size in files.items():
         table.add_row(name, f"{size:,}")
     return table
-
-
-def write_figures(figures: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write figures as JSON, what the ``to_dict`` of a comparison or a drift returned; an existing file is replaced."""
-    with new_file(path) as file:
-        write_json(file, figures)
 
 
 def write_html(

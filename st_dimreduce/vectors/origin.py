@@ -85,7 +85,8 @@ class Origin:
 
 
 def beside(path: Path) -> Path:
-    """Return where the origin of a ``.npy`` file, or of a folder of them, lies."""
+    """Return where the origin of a ``.npy`` file, or of a folder of them, lies: of a link, beside what it leads to."""
+    path = path.resolve()
     return path / _FILE if path.is_dir() or not path.suffix else path.with_name(f"{path.name}.{_FILE}")
 
 

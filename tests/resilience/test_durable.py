@@ -19,9 +19,11 @@ import pytest
 from filelock import Timeout
 from tqdm import tqdm
 
-from st_dimreduce import Head, Summary, files, save_head
+from st_dimreduce import Head, Precision, Summary, files, save_head
 from st_dimreduce.files import held, new_file, new_folder, only_run
+from st_dimreduce.vectors.origin import Origin
 from st_dimreduce.vectors.sinks import NpyFile
+from st_dimreduce.vectors.stored import open_codes
 from tests.helpers.resuming import X, content, reduce_vectors
 
 HEAD = Head(np.eye(4, 8))
@@ -258,7 +260,7 @@ def test_a_link_stays_a_link(tmp_path):
         assert done.path == tmp_path / "x.npy"
         assert (tmp_path / "x.npy").is_symlink()
         assert (tmp_path / "summary").is_symlink()
-        assert sorted(path.name for path in (tmp_path / "far").iterdir()) == ["summary", "x.npy"]
+        assert sorted(path.name for path in (tmp_path / "far").iterdir()) == ["summary", "x.npy", "x.npy.codes.json"]
     assert np.load(tmp_path / "far" / "x.npy").shape == (len(X), 4)
 
 
@@ -276,7 +278,7 @@ def test_without_locks_one_run_at_a_time_all_the_same(refusal, tmp_path, monkeyp
     with only_run(tmp_path / "x.npy"), pytest.raises(BlockingIOError, match="another run is writing"):
         reduce_vectors(X, HEAD, tmp_path / "x.npy")
     reduce_vectors(X, HEAD, tmp_path / "x.npy")
-    assert [path.name for path in tmp_path.iterdir() if path.name != "lock"] == ["x.npy"]
+    assert {path.name for path in tmp_path.iterdir()} - {"lock"} == {"x.npy", "x.npy.codes.json"}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -290,7 +292,7 @@ def test_without_locks_a_killed_run_holds_nobody_up(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     reduce_vectors(X, HEAD, tmp_path / "x.npy")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "x.npy.codes.json"}
 
 
 @pytest.mark.parametrize("name", ["writing.npy", "whole.npy", "job.json.new", "new/whole.npy", "new/part-00000.npy"])
@@ -398,7 +400,9 @@ def test_a_power_failure_after_success_spares_what_was_written(device):
         assert Head.load(place / "head").record.method == word
         assert (place / "file").read_text() == word
         assert np.load(place / "x.npy").shape == (rows, 4)
-        assert sum(len(np.load(part)) for part in (place / "x").iterdir()) == rows
+        assert sum(len(np.load(part)) for part in (place / "x").glob("*.npy")) == rows
+        for sink in ("x", "x.npy"):
+            assert open_codes(place / sink).origin == Origin.of(HEAD, Precision.FLOAT32)
 
 
 def test_a_power_failure_during_a_run_costs_no_more_than_a_part(device, tmp_path):

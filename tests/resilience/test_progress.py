@@ -32,7 +32,7 @@ from st_dimreduce import (
     save_portable,
     summarize,
 )
-from st_dimreduce.evaluation import plots, report
+from st_dimreduce.evaluation import plots
 from st_dimreduce.fitting import closed_form
 from st_dimreduce.fitting.contrastive import contrast_head
 from st_dimreduce.fitting.distillation import distill_head
@@ -222,7 +222,8 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
     arguments = ["reduce", *folders, "--dim", "8", "--objective", "fidelity", "--force"]
     arguments.insert(3, "-o")
     done = run(*arguments)
-    assert (done.exit_code, done.stdout) == (130, ""), done.output
+    assert done.exit_code == 130, done.output
+    assert "Wrote" not in done.stdout
     assert (
         done.stderr.strip().splitlines()[-1] == "interrupted: no output is left half written, call again to start anew"
     )
@@ -242,8 +243,7 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
         pytest.param(
             ["export", "SMALL", "-o", "OUT"], (export, "write_json"), marks=pytest.mark.component("ONNX Runtime")
         ),
-        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--json", "OUT"], (SentenceTransformer, "encode_document")),
-        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--json", "OUT"], (report, "write_json")),
+        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"], (SentenceTransformer, "encode_document")),
         (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"], (plots, "plot_cosines")),
         (["check", "SMALL", "--fix"], (layout, "write_json")),
     ],

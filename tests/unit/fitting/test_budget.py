@@ -136,7 +136,7 @@ def test_a_head_knows_what_its_store_holds():
     ("arguments", "message"),
     [
         ({"bytes_per_vector": 8, "store": "pinecone"}, "unknown store 'pinecone': choose from faiss, qdrant, pgvector"),
-        ({"store": "pgvector"}, "store='pgvector' is for choosing a precision: give bytes_per_vector or keep"),
+        ({"store": "pgvector"}, "store='pgvector' is for choosing a precision: give bytes_per_vector"),
         ({"out_features": 8, "store": "pgvector"}, "store='pgvector' is for choosing a precision"),
         ({"nested": (8, 16), "store": "pgvector"}, "store='pgvector' is for choosing a precision"),
     ],
