@@ -85,7 +85,11 @@ def _settings(count: int, width: int, size: int) -> Iterator[tuple[str, str]]:
             if 2 * parts <= width:
                 yield "FAISS OPQ", opq(parts, bits, width // parts * parts)
             break
-    fitting = [(dimensions, bits) for dimensions, bits, stored in rabitq_sizes(width, size) if 2 * stored > size]
+    fitting = [
+        (dimensions, bits)
+        for dimensions, bits, stored in rabitq_sizes(width, size)
+        if 2 * stored > size and (dimensions == width or dimensions <= count)  # as many as PCA can have
+    ]
     if fitting:
         yield "FAISS RaBitQ", rabitq(*max(fitting), width)
 

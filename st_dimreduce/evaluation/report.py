@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -96,8 +97,15 @@ def comparison_table(
     for row in comparison.rows:
         cells = [(column, *column.cell(row)) for column in columns]
         values = [f"{value} ({ends})" if ends and column.interval == main else value for column, value, ends in cells]
-        table.add_row(row.name, f"{row.dimensions} {row.precision}", *values)
+        table.add_row(row.name, _short_form(row), *values)
     return table
+
+
+def _short_form(row: Row) -> str:
+    """Return dimensions and precision; of what FAISS calls PCA64,RR64,RaBitQ1 those that are stored, 64 RaBitQ1."""
+    *before, last = row.precision.split(",")
+    kept = re.match(r"PCA(\d+)$", before[0]) if before else None
+    return f"{kept[1] if kept else row.dimensions} {last}"
 
 
 def asked_with(comparison: Comparison, cloze: bool = True) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -37,6 +38,13 @@ def test_peers_without_faiss(monkeypatch):
     decoded = binary.decoded(full.documents)
     assert np.array_equal(decoded > 0, full.documents > 0)
     assert np.linalg.norm(decoded, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.component("FAISS")
+def test_faiss_has_no_more_dimensions_than_documents():
+    with pytest.warns(UserWarning, match="^FAISS PQ and OPQ are left out"):
+        few = named(peers(base(12), [2, 4, 12]))
+    assert all(int(size) <= 12 for each in few for size in re.findall(r"PCA(\d+)", each[1])), few
 
 
 @pytest.mark.component("FAISS")

@@ -106,6 +106,20 @@ def test_a_table_has_a_column_for_what_was_measured(comparison):
     assert "price per" not in shown(comparison_table(comparison, "a title"))
 
 
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ("int4", "384 int4"),
+        ("PCA64,RR64,RaBitQ1", "64 RaBitQ1"),
+        ("RR384,RaBitQ2", "384 RaBitQ2"),
+        ("PQ64x4", "384 PQ64x4"),
+    ],
+)
+def test_what_faiss_stores_is_said_in_short(precision, said, comparison):
+    row = replace(comparison.rows[0], dimensions=384, precision=precision)
+    assert said in shown(comparison_table(replace(comparison, rows=[row]), "a title"), 80)
+
+
 def test_without_labels_the_overlap_is_the_retention(comparison):
     overlap = replace(
         comparison,
