@@ -43,8 +43,8 @@ def test_peers_without_faiss(monkeypatch):
 @pytest.mark.component("FAISS")
 def test_faiss_has_no_more_dimensions_than_documents():
     with pytest.warns(UserWarning, match="^FAISS PQ and OPQ are left out"):
-        few = named(peers(base(12), [2, 4, 12]))
-    assert all(int(size) <= 12 for each in few for size in re.findall(r"PCA(\d+)", each[1])), few
+        few = named(peers(base(6), [2, 4, 9]))
+    assert all(int(size) <= 6 for each in few for size in re.findall(r"PCA(\d+)", each[1])), few
 
 
 @pytest.mark.component("FAISS")
