@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share."""
+"""Options and arguments that several commands share, and what several of them say of a head."""
 
 from __future__ import annotations
 
@@ -82,8 +82,10 @@ def say_choice(record: FitRecord, keep: float | None, best_effort: bool) -> int:
     if keep is None or best["low"] >= keep:
         return 0
     had = f"{best['retention']:.1%}, by the lower end of its interval {best['low']:.1%}"
-    advice = "give more texts, or a larger model" if record.choice["metric"] == "nDCG@10" else "ask for less"
-    show(f"--keep {keep:g} is not kept: the best keeps {had}. The best is written all the same: {advice}.")
+    texts = record.choice["metric"] == "nDCG@10"
+    advice = "more texts narrow the interval" if texts else "with texts (reduce) queries can be made, of vectors not"
+    show(f"--keep {keep:g} is not kept: the best keeps {had}.")
+    show(f"The best is written all the same; {advice}. --best-effort exits with 0.")
     return 0 if best_effort else 3
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import typer
 
-from st_dimreduce import Precision, encode_and_reduce, quantize, reduce_model, search_codes
+from st_dimreduce import FitRecord, Precision, encode_and_reduce, quantize, reduce_model, search_codes
 from st_dimreduce.cli import app
+from st_dimreduce.cli.options import cautions
 from st_dimreduce.vectors.origin import beside
 from st_dimreduce.vectors.stored import open_codes
 from tests.helpers.command import run
@@ -131,6 +132,29 @@ def test_json_is_all_that_is_printed(folder):
         assert done.exit_code == 0, done.output
         assert isinstance(json.loads(done.stdout), dict)
     assert json.loads(run("info", folder / "codes.npy", "--json").stdout)["head"]
+
+
+@pytest.mark.parametrize(
+    ("record", "texts", "said"),
+    [
+        (FitRecord(strength=0.5), 1000, []),
+        (FitRecord(strength=0.5), 999, ["Note: 999 texts are few"]),
+        (
+            FitRecord(strength=0.0, objective="quality"),
+            1000,
+            ["Note: on these texts quality finds no more than fidelity"],
+        ),
+        (FitRecord(strength=0.0, objective="fidelity"), 1000, []),
+        (FitRecord(strength=1.0, precision="int4"), None, ["Note: int4 codes are searched by", "database, --store"]),
+        (FitRecord(strength=1.0, precision="int4", choice={"store": "faiss"}), None, []),
+        (FitRecord(strength=0.0, precision="int8"), None, []),
+    ],
+)
+def test_users_are_warned_where_they_would_be_hurt(record, texts, said):
+    lines = cautions(record, texts)
+    assert len(lines) == len(said), lines
+    assert all(line.startswith(words) for line, words in zip(lines, said, strict=True)), lines
+    assert all(len(line) <= 100 for line in lines)
 
 
 def test_a_share_that_nothing_keeps_is_status_3(tmp_path):
