@@ -1,6 +1,6 @@
 # The command line, without Python on the machine:
 #
-#   docker build --tag st_dimreduce .
+#   docker build --tag st_dimreduce --build-arg PIP_EXTRA_INDEX_URL=... .
 #   docker run --rm --volume "$PWD:/data" --volume st_dimreduce:/home/user/.cache st_dimreduce \
 #       reduce sentence-transformers/all-MiniLM-L6-v2 texts.txt --bytes 64 --output small
 #
@@ -13,7 +13,8 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.12-slim
 RUN useradd --create-home --uid 1000 user && mkdir /data /home/user/.cache && chown 1000 /data /home/user/.cache
-ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Where torch comes without the libraries of a GPU, gigabytes that are of no use here: the index of PyTorch's CPU builds.
+ARG PIP_EXTRA_INDEX_URL
 COPY constraints.txt /tmp/
 # The wheel that was just built; what it needs in the versions of constraints.txt.
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
