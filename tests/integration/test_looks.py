@@ -121,7 +121,7 @@ def docs(tmp_path_factory):
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
 def test_the_docs_break_no_rule_of_accessibility(browser, docs, width, dark):
     set_page(browser, width, dark)
-    for page in ("", "faq/"):
+    for page in ("", "tutorial/", "guides/sizes/", "faq/"):
         browser.get(f"{docs}/{page}")
         WebDriverWait(browser, 20).until(lambda page: page.execute_script(_SCROLLED_BY_KEYS))
         assert not accessibility_errors(browser), page
