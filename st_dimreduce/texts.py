@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
 import sys
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,15 @@ class Question:
     relevant: Sequence[Collection[int] | Mapping[int, float]] | None = None
     scored_pairs: list[tuple[str, str, float]] | None = None
     cloze: bool = False
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    """Return the SHA-256 of texts in their order, by which they are known again."""
+    digest = hashlib.sha256()
+    for text in texts:
+        content = text.encode("utf-8", "surrogatepass")
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
 
 
 def read_question(

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from st_dimreduce.files import check_place, new_file
+from st_dimreduce.texts import digest_of
 
-_FORM = b"st_dimreduce embeddings 1"
+_FORM = "st_dimreduce embeddings 1"
 _DIGEST = 32  # bytes of the SHA-256 behind the array, which readers of .npy do not look at
 
 
@@ -55,7 +56,7 @@ class Cache:
         Returns:
             Float array of shape (n, d).
         """
-        path = self._folder / f"{_key(model, prompt, role, texts)}.npy"
+        path = self._folder / f"{digest_of([_FORM, model, prompt, role, *texts])}.npy"
         if path.exists():
             try:
                 return _read(path, len(texts))
@@ -69,14 +70,6 @@ class Cache:
                 self._writes = False
                 warnings.warn(f"the embeddings are not kept in the cache: {error}", stacklevel=2)
         return rows
-
-
-def _key(model: str, prompt: str, role: str, texts: Sequence[str]) -> str:
-    digest = hashlib.sha256(_FORM)
-    for part in (model, prompt, role, *texts):
-        content = part.encode("utf-8", "surrogatepass")
-        digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()
 
 
 def _read(path: Path, count: int) -> np.ndarray:

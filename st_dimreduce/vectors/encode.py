@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.enums import Precision
 from st_dimreduce.files import followed, only_run
 from st_dimreduce.progress import progress_bar
+from st_dimreduce.texts import digest_of
 from st_dimreduce.vectors.kinds import sink_files
 from st_dimreduce.vectors.origin import Origin
 from st_dimreduce.vectors.reduce import NEW_COLUMN, Reduced
@@ -72,7 +72,7 @@ def encode_and_reduce(
     if not path.suffix:
         raise ValueError(f"{sink} has no suffix: expected .npy, .parquet or .arrow")
     part, whole = sink_files(path, tabular=path.suffix != ".npy")
-    identity = {"source": [[_digest(texts)]], "head": head.digest, "precision": precision.value}
+    identity = {"source": [[digest_of(texts)]], "head": head.digest, "precision": precision.value}
     with only_run(path), Parts(path, part, whole, _PART_ROWS, identity, None, overwrite, origin) as parts:
         with progress_bar("Encoding", "texts", show_progress_bar, total=len(texts), done=parts.rows) as bar:
             for rows in slices(parts.rows, len(texts), _PART_ROWS):
@@ -136,14 +136,6 @@ def search_codes(
         [Result(place, cosine, "" if texts is None else str(texts[place])) for place, cosine in zip(*both, strict=True)]
         for both in zip(places.tolist(), cosines.tolist(), strict=True)
     ]
-
-
-def _digest(texts: Sequence[str]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        encoded = text.encode(errors="replace")
-        digest.update(b"%d:" % len(encoded) + encoded)
-    return digest.hexdigest()
 
 
 def _with_texts(codes: np.ndarray, texts: Sequence[str], origin: Origin) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import mmap
@@ -31,6 +30,7 @@ from st_dimreduce.enums import Kind, OnBadRow, Precision
 from st_dimreduce.files import check_target, is_own, new_file, new_folder, only_run, write_json
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.progress import progress_bar
+from st_dimreduce.texts import digest_of
 from st_dimreduce.untrusted import read_json
 from st_dimreduce.vectors.kinds import open_source
 from st_dimreduce.vectors.reduce import reduce_vectors
@@ -341,7 +341,7 @@ def _texts(source: Any) -> list[str]:
 def _recognised(source: Any, model: Any) -> Any:
     """Return what a later run will recognise the source by; None if it cannot."""
     if model is not None:
-        return hashlib.blake2b("\0".join(source).encode(errors="replace"), digest_size=16).hexdigest()
+        return digest_of(source)
     if isinstance(source, (str, os.PathLike)):
         return Files.at(Path(source), (".npy", ".parquet", ".arrow", ".feather")).states
     return None
