@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from st_dimreduce import Head, reduce_model, reduce_vectors, save_portable
 from st_dimreduce.models.load import load_model
+from st_dimreduce.vectors.origin import beside, origin_beside
 from tests.helpers.resuming import content
 
 MOMENTS = 50
@@ -99,20 +100,29 @@ class Vectors:
         np.save(self.source, rng.standard_normal((rows, 32)).astype(np.float32))
         self.head, self.batch_bytes = Head(rng.standard_normal((8, 32)) / 8), 4 * 32 * rows // 8 // parts
         self.target, self.before = folder / name, folder.parent / f"before-{name}"
-        self.good = [None]
+        self.good, self.origins = [None], [None]
         if replacing:
             reduce_vectors(self.source, self.head, self.before, "binary", batch_bytes=self.batch_bytes)
-            self.good = [content(self.before)]
+            self.good, self.origins = [content(self.before)], [origin_beside(self.before)]
         self.begin()
         self.run()
         self.good.append(content(self.target))
+        self.origins.append(origin_beside(self.target))
+        assert self.origins[1].precision == "int4"
 
     def begin(self):
+        self.remove()
+        if self.before.is_dir():
+            shutil.copytree(self.before, self.target)
+        elif self.replacing:
+            shutil.copy(self.before, self.target)
+            shutil.copy(beside(self.before), beside(self.target))
+
+    def remove(self):
         if self.target.is_dir():
             shutil.rmtree(self.target)
         self.target.unlink(missing_ok=True)
-        if self.replacing:
-            (shutil.copytree if self.before.is_dir() else shutil.copy)(self.before, self.target)
+        beside(self.target).unlink(missing_ok=True)
 
     def run(self):
         options = {"overwrite": self.replacing, "batch_bytes": self.batch_bytes}
@@ -123,13 +133,17 @@ class Vectors:
         if found is None and self.replacing and self.target.suffix == "":  # the moment between two renames
             found = content(self.target.parent / f".{self.target.name}.parts" / "old")
         assert found in self.good, "it is neither what was there nor what was asked for"
+        made_by = origin_beside(self.target)
+        assert made_by in (None, self.origins[self.good.index(found)]), "codes are said to be of another head"
 
     def finish(self):
         if not self.replacing:  # the run may have come to its end
-            self.target.unlink(missing_ok=True)
+            self.remove()
         self.run()
         assert content(self.target) == self.good[1], "not the bytes of a run that was not killed"
-        assert [path.name for path in self.target.parent.iterdir()] == [self.target.name], "something is left"
+        assert origin_beside(self.target) == self.origins[1], "it is not written what made the codes"
+        there, wanted = set(self.target.parent.rglob("*")), {self.target, beside(self.target)}
+        assert {path for path in there if self.target not in path.parents} <= wanted, "something is left"
 
 
 JOBS = {
