@@ -27,7 +27,6 @@ from st_dimreduce.files import (
     flush,
     give_back,
     is_own,
-    new_file,
     put_in_place,
     write_json,
 )
@@ -278,8 +277,9 @@ class Parts:
                 beside(self._sink).unlink(missing_ok=True)  # in between, the codes are of nobody, not of another head
             put_in_place(made, self._sink, self._overwrite or self._append)
             if self._origin is not None and self._whole_file is not None:
-                with new_file(beside(self._sink)) as file:
-                    write_json(file, self._origin.content)
+                said = self._new / "codes.json"
+                write_json(said, self._origin.content)
+                put_in_place(said, beside(self._sink), overwrite=True)
             size = size_of(self._sink)
         self._discard()
         return size
