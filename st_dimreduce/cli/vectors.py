@@ -27,6 +27,7 @@ from st_dimreduce.cli.options import (
     VectorColumn,
     cautions,
     say_choice,
+    unlike,
 )
 from st_dimreduce.enums import Objective, OnBadRow, Precision, Verdict
 
@@ -128,10 +129,19 @@ def apply(
     zeros = f", {done.bad_rows:,} of them stored as zeros" if done.bad_rows else ""
     size = f"{done.rows:,} vectors of {loaded.out_features} dimensions in {precision.value}, {done.bytes:,} bytes"
     show(f"Wrote {sink}: {size}{zeros}; {done.seconds:.1f} s.")
+    show(*unlike(done.drift))
     show_next(
         quoted("st-dimreduce", "index", "build", head, sink, "--output", "index"), quoted("st-dimreduce", "info", sink)
     )
-    return Done({"output": sink, "rows": done.rows, "bad_rows": done.bad_rows, "bytes": done.bytes})
+    return Done(
+        {
+            "output": sink,
+            "rows": done.rows,
+            "bad_rows": done.bad_rows,
+            "bytes": done.bytes,
+            "drift": done.drift and done.drift.to_dict(),
+        }
+    )
 
 
 @command
@@ -246,12 +256,13 @@ def encode(
         show_progress_bar=False if quiet else None,
     )
     show(f"Wrote {sink}: {done.rows:,} codes, {done.bytes:,} bytes; {done.seconds:.1f} s.")
+    show(*unlike(done.drift))
     given = () if Path(sink).suffix != ".npy" else ("--texts", texts)
     show_next(
         quoted("st-dimreduce", "search", model, sink, "your question", *given),
         quoted("st-dimreduce", "index", "build", model, sink, "--output", "index"),
     )
-    return Done({"output": sink, "rows": done.rows, "bytes": done.bytes})
+    return Done({"output": sink, "rows": done.rows, "bytes": done.bytes, "drift": done.drift and done.drift.to_dict()})
 
 
 @command

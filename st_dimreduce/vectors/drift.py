@@ -10,11 +10,12 @@ import numpy as np
 
 from st_dimreduce.enums import OnBadRow, Verdict
 from st_dimreduce.fitting.reference import FEWEST, Reference, measure
-from st_dimreduce.fitting.summary import Summary
+from st_dimreduce.fitting.summary import Summary, row_norms
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.vectors.fit import read_summary
 
 _SAMPLE = 5000  # rows: more would not change a verdict
+_PASSING = 4000  # rows kept of those that are reduced
 _ERRORS = 2  # standard errors that may be chance
 # Limits of each figure, chosen on docstrings and CISI and judged on other texts: benchmarks/DRIFT.md.
 _TIMES = {Verdict.WATCH: 1.15, Verdict.REFIT: 1.3}  # as much lost as at the fit, and
@@ -127,9 +128,47 @@ def drift(
         _check_count(before, "the reference has")
         # A head that knows no norm takes the rows as they are.
         at_fit, norm = measure(_for(head, before), before), norm or before.mean_norm
-    head = head.with_record(precision=at_fit.precision)  # which the record may have got later
     summary = read_summary(source, **options)
     _check_count(summary, "there are")
+    return _judge(head, at_fit, norm, summary)
+
+
+class DriftSample:
+    """Some of the vectors that a run reduces, from its first to its last, to be judged when it ends.
+
+    Args:
+        head: The head that reduces them.
+    """
+
+    def __init__(self, head: Head) -> None:
+        self._head, self._step, self._seen = head, 1, 0
+        self._rows: list[np.ndarray] = []
+        try:
+            self._at_fit: Reference | None = _kept(head)
+        except ValueError:  # drift says which
+            self._at_fit = None
+
+    def add(self, vectors: Any) -> None:
+        """Take note of the next vectors, an array or tensor of shape (n, d)."""
+        if self._at_fit is None:
+            return
+        some = vectors[-self._seen % self._step :: self._step]
+        self._rows.append(some.copy() if isinstance(some, np.ndarray) else some.detach().float().cpu().numpy())
+        self._seen += len(vectors)
+        while sum(map(len, self._rows)) > _PASSING:
+            self._rows, self._step = [np.concatenate(self._rows)[::2]], 2 * self._step
+
+    def judge(self) -> Drift | None:
+        """Return how they differ from those of the fit; None if there are too few, or nothing to compare with."""
+        rows = np.concatenate(self._rows) if self._rows else np.empty((0, self._head.in_features), np.float32)
+        rows = np.delete(rows, row_norms(rows)[1], axis=0)
+        if self._at_fit is None or len(rows) < FEWEST:
+            return None
+        return _judge(self._head, self._at_fit, self._head.record.mean_norm, Summary.of(rows))
+
+
+def _judge(head: Head, at_fit: Reference, norm: float | None, summary: Summary) -> Drift:
+    head = head.with_record(precision=at_fit.precision)  # which the record may have got later
     figures = _figures(head, at_fit, measure(_for(head, summary), summary), norm, summary.mean_norm)
     worst = max(figures, key=lambda figure: (list(Verdict).index(figure.verdict), _excess(figure)))
     return Drift(worst.verdict, _explanation(worst), summary.count, figures)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,12 @@ from sentence_transformers import SentenceTransformer
 
 from st_dimreduce.codes.precision import check_codes, quantize
 from st_dimreduce.codes.search import search
-from st_dimreduce.dim_reduce import DimReduce
+from st_dimreduce.dim_reduce import DimReduce, head_of
 from st_dimreduce.enums import Precision
 from st_dimreduce.files import followed, only_run
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.texts import digest_of
+from st_dimreduce.vectors.drift import DriftSample
 from st_dimreduce.vectors.kinds import sink_files
 from st_dimreduce.vectors.origin import Origin
 from st_dimreduce.vectors.reduce import NEW_COLUMN, Reduced
@@ -73,7 +75,12 @@ def encode_and_reduce(
         raise ValueError(f"{sink} has no suffix: expected .npy, .parquet or .arrow")
     part, whole = sink_files(path, tabular=path.suffix != ".npy")
     identity = {"source": [[digest_of(texts)]], "head": head.digest, "precision": precision.value}
-    with only_run(path), Parts(path, part, whole, _PART_ROWS, identity, None, overwrite, origin) as parts:
+    sample = DriftSample(head)
+    with (
+        only_run(path),
+        Parts(path, part, whole, _PART_ROWS, identity, None, overwrite, origin) as parts,
+        _sampled(model, sample),
+    ):
         with progress_bar("Encoding", "texts", show_progress_bar, total=len(texts), done=parts.rows) as bar:
             for rows in slices(parts.rows, len(texts), _PART_ROWS):
                 vectors = model.encode_document(list(texts[rows]), batch_size=batch_size, show_progress_bar=False)
@@ -81,7 +88,26 @@ def encode_and_reduce(
                 parts.write(_with_texts(codes, texts[rows], origin) if part.tabular else codes, 0)
                 bar.update(len(codes))
         size = parts.finish(show_progress_bar)
-    return Reduced(Path(sink), len(texts), 0, size, time.perf_counter() - begin)
+    judged = sample.judge()
+    return Reduced(Path(sink), len(texts), 0, size, time.perf_counter() - begin, judged)
+
+
+@contextmanager
+def _sampled(model: SentenceTransformer, sample: DriftSample) -> Iterator[None]:
+    """Add to a sample what reaches the model's head within a block, unless that is folded or reduces tokens."""
+    module, record = head_of(model)
+    if record.folded is not None or module.module_input_name != "sentence_embedding":
+        yield
+        return
+
+    def note(_: Any, inputs: tuple[dict[str, Any]]) -> None:
+        sample.add(inputs[0]["sentence_embedding"])
+
+    hook = module.register_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class Result(NamedTuple):

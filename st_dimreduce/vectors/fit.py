@@ -13,7 +13,7 @@ from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.head import Head
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.vectors.kinds import open_source
-from st_dimreduce.vectors.reduce import check_width, good_rows, naming_zero
+from st_dimreduce.vectors.rows import check_width, good_rows, naming_zero
 from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES
 
 NO_GOOD_ROWS = "every vector of the source is NaN, infinite or zero: nothing can be fitted on them"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -16,11 +16,12 @@ from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import decode
 from st_dimreduce.enums import OnBadRow, Precision
 from st_dimreduce.files import followed, only_run
-from st_dimreduce.fitting.summary import check_rows, row_norms
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.progress import progress_bar
+from st_dimreduce.vectors.drift import Drift, DriftSample
 from st_dimreduce.vectors.kinds import open_source, sink_files
 from st_dimreduce.vectors.origin import Origin
+from st_dimreduce.vectors.rows import bad_rows, check_width
 from st_dimreduce.vectors.sinks import Parts, size_of
 from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, Batch, Source, batch_rows
 from st_dimreduce.vectors.stored import open_codes
@@ -41,6 +42,8 @@ class Reduced:
         bad_rows: Number of them that had no direction and are stored as zero vectors.
         bytes: Size of the file, or of all files in the folder.
         seconds: Duration of this run.
+        drift: How what this run reduced differs from what the head was fitted on, judged by up to 4,000 vectors of it;
+            None where :func:`st_dimreduce.drift` could not judge.
     """
 
     path: Path
@@ -48,6 +51,7 @@ class Reduced:
     bad_rows: int
     bytes: int
     seconds: float
+    drift: Drift | None = None
 
 
 @overload
@@ -163,20 +167,22 @@ def reduce_vectors(
     }
     source_path = opened.files.path if opened.files else None
     asked: dict[str, Any] = {"overwrite": overwrite, "origin": Origin.of(head, precision), "append": kept > 0}
+    sample = DriftSample(head)
     with only_run(path), Parts(path, part, whole, part_rows, identity, source_path, **asked) as parts:
         if parts.bad_rows and on_bad_row is OnBadRow.RAISE:
             raise ValueError(
                 f"{parts.folder} was begun with on_bad_row='zero' and holds {parts.bad_rows} bad rows as zeros: "
                 "pass that again (--on-bad-row zero), or start anew with overwrite=True (--force)"
             )
-        reduced = _reduced(opened, head, precision, on_bad_row, part.tabular, kept + parts.rows, batch_bytes)
+        reduced = _reduced(opened, head, precision, on_bad_row, part.tabular, kept + parts.rows, batch_bytes, sample)
         bar = progress_bar("Reducing", "rows", show_progress_bar, total=opened.rows, done=kept + parts.rows)
         with bar, closing(reduced):
             for codes, bad in reduced:
                 parts.write(codes, bad)
                 bar.update(len(codes))
         size = parts.finish(show_progress_bar)
-    return Reduced(Path(sink), kept + parts.rows, parts.bad_rows, size, time.perf_counter() - begin)
+    judged = sample.judge()
+    return Reduced(Path(sink), kept + parts.rows, parts.bad_rows, size, time.perf_counter() - begin, judged)
 
 
 def _rows_kept(path: Path, opened: Source, head: Head, precision: Precision, on_bad_row: OnBadRow) -> int:
@@ -229,41 +235,6 @@ def reduce_batch(head: Head, batch: Batch, precision: Precision, on_bad_row: OnB
     return quantize(reduced, precision), len(bad)
 
 
-def check_width(head: Head, batch: Batch) -> None:
-    """Raise ``ValueError`` if the vectors are not of the head's size."""
-    width = batch.vectors.shape[1]
-    if width != head.in_features:
-        raise ValueError(f"the vectors have {width} dimensions, the head takes {head.in_features}: use its own")
-
-
-def good_rows(batch: Batch) -> np.ndarray:
-    """Return the vectors of a batch that have a direction."""
-    bad = row_norms(batch.vectors)[1]
-    return np.delete(batch.vectors, bad, axis=0) if len(bad) else batch.vectors
-
-
-def bad_rows(batch: Batch, on_bad_row: OnBadRow) -> np.ndarray:
-    """Return the positions, in a batch, of vectors without a direction; mostly there are none.
-
-    Raises:
-        ValueError: If there are any and ``on_bad_row`` is ``"raise"``; names the first by its row in the source.
-    """
-    if on_bad_row is OnBadRow.ZERO:
-        return row_norms(batch.vectors)[1]
-    with naming_zero():
-        check_rows(batch.vectors, batch.first_row)
-    return np.empty(0, np.int64)
-
-
-@contextmanager
-def naming_zero() -> Iterator[None]:
-    """Add to the error of a vector without a direction that it may be stored as zeros."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{error}; or pass on_bad_row='zero' (--on-bad-row zero)") from error
-
-
 def _reduced(
     opened: Source,
     head: Head,
@@ -272,6 +243,7 @@ def _reduced(
     tabular: bool,
     start: int,
     batch_bytes: int,
+    sample: DriftSample | None = None,
 ) -> Generator[tuple[Any, int], None, None]:
     """Yield the codes of each batch, as an array or a record batch, with the number of bad rows among them."""
     if tabular:
@@ -282,6 +254,8 @@ def _reduced(
     with closing(opened.batches(start, batch_bytes)) as batches:
         for batch in batches:
             codes, bad = reduce_batch(head, batch, precision, on_bad_row)
+            if sample is not None:
+                sample.add(batch.vectors)
             yield code_batch(schema, column, codes, batch.others) if tabular else codes, bad
 
 

@@ -8,13 +8,22 @@ import numpy as np
 import pytest
 import typer
 
-from st_dimreduce import FitRecord, Precision, encode_and_reduce, quantize, reduce_model, search_codes
+from st_dimreduce import (
+    DimReduce,
+    FitRecord,
+    Precision,
+    drift,
+    encode_and_reduce,
+    quantize,
+    reduce_model,
+    search_codes,
+)
 from st_dimreduce.cli import app
 from st_dimreduce.cli.options import cautions
 from st_dimreduce.vectors.origin import beside
 from st_dimreduce.vectors.stored import open_codes
 from tests.helpers.command import run
-from tests.helpers.tiny import SENTENCES
+from tests.helpers.tiny import SENTENCES, WORDS
 
 
 @pytest.fixture
@@ -67,6 +76,19 @@ def test_encoding_that_was_stopped_goes_on(model, tmp_path, monkeypatch):
     assert sum(asked[3:]) == len(SENTENCES) - 32
     (found,) = search_codes(model, tmp_path / "codes.parquet", ["a cat"], 1)
     assert found[0].text in SENTENCES
+
+
+def test_texts_unlike_those_of_the_fit_are_noticed(tiny, tmp_path):
+    rng = np.random.default_rng(0)
+    seen, later = ([" ".join(rng.choice(WORDS[:12], 5)) for _ in range(500)] for _ in range(2))
+    model = reduce_model(tiny, seen, 8)
+    other = [" ".join([*rng.choice(WORDS[12:], 1)] * 5) for _ in range(300)]
+    for texts, verdict in ((later, "fits"), (other, "refit")):
+        found = encode_and_reduce(texts, model, tmp_path / f"{verdict}.npy").drift
+        lost = {figure.name: figure.now for figure in found.figures}["variance lost"]
+        expected = drift(DimReduce.from_model(model), tiny.encode_document(texts)).figures[0].now
+        assert (found.vectors, found.verdict, lost) == (len(texts), verdict, pytest.approx(expected, rel=1e-3))
+    assert not any(module._forward_pre_hooks for module in model)
 
 
 def test_codes_of_another_model_are_refused(model, tiny, tmp_path):

@@ -187,6 +187,11 @@ def test_drift_says_in_its_exit_status_whether_to_refit(tmp_path):
     assert (done.exit_code, done.output) == (1, "")
     done = run("drift", tmp_path / "head", tmp_path / "other.npy", "--reference", tmp_path / "other.npy")
     assert done.exit_code == 0, done.output
+    for name, warned in (("later", False), ("other", True)):
+        done = run("apply", tmp_path / "head", tmp_path / f"{name}.npy", tmp_path / f"{name}-codes.npy")
+        assert done.exit_code == 0, done.output
+        assert ("unlike what the head was fitted on" in done.stdout) == warned
+        assert ("The head loses" in done.stdout) == warned
 
 
 def test_a_path_is_no_markup(stored, tmp_path):

@@ -20,9 +20,10 @@ from st_dimreduce import (
     fit_head,
     fit_on_vectors,
     quantize,
+    reduce_vectors,
 )
 from st_dimreduce.fitting.reference import Reference, measure, neighbours_found, sketch
-from st_dimreduce.vectors.drift import Figure
+from st_dimreduce.vectors.drift import DriftSample, Figure
 
 D, K = 32, 8
 RNG = np.random.default_rng(0)
@@ -313,3 +314,39 @@ def test_a_record_without_a_norm_judges_none():
     found = drift(head, 1000 * LATER)
     assert by_name(found)["mean norm"].refit is None
     assert "mean norm" not in found.explanation
+
+
+@pytest.mark.parametrize(("vectors", "verdict"), [(LATER, "fits"), (MOVED, "refit")])
+def test_a_run_judges_what_it_reduces(vectors, verdict, tmp_path):
+    done = reduce_vectors(vectors, HEAD, tmp_path / "codes.npy", "int4", batch_bytes=1 << 14)
+    assert done.drift.verdict == verdict
+    assert done.drift == drift(HEAD, vectors), "so few are all judged"
+    bad = vectors.copy()
+    bad[3], bad[400] = 0, np.nan
+    done = reduce_vectors(bad, HEAD, tmp_path / "bad.npy", on_bad_row="zero")
+    assert (done.bad_rows, done.drift.vectors, done.drift.verdict) == (2, len(vectors) - 2, verdict)
+
+
+def test_a_run_that_appends_judges_what_is_new(tmp_path):
+    np.save(tmp_path / "x.npy", LATER)
+    assert reduce_vectors(tmp_path / "x.npy", HEAD, tmp_path / "codes.npy").drift.verdict is Verdict.FITS
+    np.save(tmp_path / "x.npy", np.concatenate([LATER, MOVED[:300]]))
+    done = reduce_vectors(tmp_path / "x.npy", HEAD, tmp_path / "codes.npy", append=True)
+    assert (done.rows, done.drift.vectors, done.drift.verdict) == (3300, 300, "refit")
+    assert reduce_vectors(tmp_path / "x.npy", HEAD, tmp_path / "codes.npy", append=True).drift is None
+
+
+@pytest.mark.parametrize("head", [HEAD, HEAD.with_record(reference=None), replace(HEAD, weight=-HEAD.weight)])
+def test_a_run_that_cannot_be_judged_says_nothing(head, tmp_path):
+    count = 199 if head is HEAD else 3000
+    assert reduce_vectors(LATER[:count], head, tmp_path / "codes.npy").drift is None
+
+
+def test_a_sample_is_spread_from_the_first_to_the_last():
+    sample = DriftSample(HEAD)
+    numbered = np.repeat(np.arange(100_000, dtype=np.float32)[:, None], D, axis=1)
+    for rows in np.array_split(numbered, [1, 2, 5, 3000, 3001, 50_000]):
+        sample.add(rows)
+    kept = np.concatenate(sample._rows)[:, 0]
+    assert 2000 < len(kept) <= 4000
+    assert np.array_equal(kept, np.arange(0, 100_000, 32))
