@@ -1,4 +1,4 @@
-"""Web page that searches texts with a full and a reduced model, side by side."""
+"""Web page that searches texts with a full and a reduced model, side by side; the reader chooses among several."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import search
 from st_dimreduce.enums import Precision
 from st_dimreduce.evaluation.cache import Cache
-from st_dimreduce.evaluation.encoding import SharedEncoder
+from st_dimreduce.evaluation.encoding import CHUNK, SharedEncoder
 from st_dimreduce.fitting.cloze import cloze_pairs
 from st_dimreduce.models.attach import detach_head
 from st_dimreduce.models.load import load_head, load_model
+from st_dimreduce.progress import progress_bar
+from st_dimreduce.untrusted import short
 from st_dimreduce.vectors.index import build_index
 
 try:
@@ -61,28 +63,29 @@ Finder = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]  # of querie
 
 
 class Corpus:
-    """Texts encoded by a full and a reduced model, ready to be searched.
+    """Texts encoded by a full model and reduced ones, ready to be searched.
 
-    The body of the reduced model is the full model, so each text is encoded once for both. From 50,000 texts on the
-    reduced model is searched through an index, where FAISS is installed; the full one always exactly.
+    The body of a reduced model is the full model, so each text is encoded once for both, and once for all models whose
+    bodies are the same; one whose body was trained encodes the texts and queries itself. From 50,000 texts on the
+    reduced models are searched through an index, where FAISS is installed; the full one always exactly.
 
     Args:
-        path: Folder or name of the reduced model.
+        path: Folder or name of the reduced model, or a list of several.
         texts: The texts, at least one.
-        base: Name or folder of the full model; the body of the reduced model if None (the default). Give it for a
-            model that was trained end to end, whose body is no longer the base model.
+        base: Name or folder of the full model; the body of the (first) reduced model if None (the default). Give it for
+            a model that was trained end to end, whose body is no longer the base model.
         examples: Queries that the page offers. Defaults to None: up to three sentences of the texts.
         batch_size: Texts encoded at a time. Defaults to 32.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
         cache: Folder to keep embeddings in, and to take those from that are there. Defaults to None.
 
     Raises:
-        ValueError: If there is no text, or a model cannot be loaded or has no head.
+        ValueError: If there is no text, two reduced models have one name, or a model cannot be loaded or has no head.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         texts: Sequence[str],
         *,
         base: str | os.PathLike[str] | None = None,
@@ -93,88 +96,98 @@ class Corpus:
     ) -> None:
         if not texts:
             raise ValueError("there is no text to search: give at least one")
-        model = _load_reduced(path)
-        self._body, self._head = detach_head(model)
-        if self._head.record.folded and base is None:
+        self._models = _load_all([path] if isinstance(path, (str, os.PathLike)) else path, len(texts))
+        first = next(iter(self._models.values()))
+        if first.record.folded and base is None:
             raise ValueError("the head is folded into the base model's last Dense: give the base model too (--base)")
-        self._size = min(model.truncate_dim or self._head.out_features, self._head.out_features)
-        self._base: SentenceTransformer | None = None if base is None else load_model(base)
-        models = {"body": self._body} | ({} if self._base is None else {"base": self._base})
-        encoder = SharedEncoder(models, batch_size, show_progress_bar, None if cache is None else Cache(cache))
-        embeddings = encoder.encode(texts, "document")
-        self._full = quantize(embeddings["body" if self._base is None else "base"], Precision.FLOAT32)
-        self._reduced = self._reduce(embeddings["body"])
-        self._finders: dict[Precision, Finder] = {}
+        # The full model has no name of its own, which any reduced model may have.
+        encoding = {} if base is None else {"": load_model(base)}
+        encoding |= {label: model.body for label, model in self._models.items()}
+        self._full_name = next(iter(encoding))
+        self._encoder = SharedEncoder(encoding, batch_size, False, None if cache is None else Cache(cache))
+        self._encoder.share_modules()
         self._texts, self._shown = texts, show_progress_bar
+        self._full = self._encode_texts()
         # A tokenizer serves one thread at a time, a time is that of one search, and a thread's first takes longer.
         self._thread = ThreadPoolExecutor(1)
-        record = self._head.record
         self.about = {
-            "full": _label(base or record.base_model or "the reduced model without its head"),
-            "reduced": _label(path),
+            "full": _label(base or first.record.base_model or f"{next(iter(self._models))} without its head"),
+            "models": [
+                {"label": label, "precision": model.record.precision.value} for label, model in self._models.items()
+            ],
             "documents": len(texts),
-            "precision": record.precision.value,
             "precisions": [precision.value for precision in Precision],
             "longest_query": LONGEST_QUERY,
             "examples": list(_examples(texts) if examples is None else examples),
         }
-        self.search(texts[0])  # the first search of a process takes longer than all others
+        self.search("cat")  # the first search of a process takes longer than all others
 
-    def search(self, query: str, top_k: int = 10, precision: Precision | str | None = None) -> dict[str, Any]:
-        """Search with both models, the documents of the full one stored as float32.
+    def search(
+        self, query: str, top_k: int = 10, precision: Precision | str | None = None, model: str | None = None
+    ) -> dict[str, Any]:
+        """Search with the full and a reduced model, the documents of the full one stored as float32.
 
         Args:
             query: The query, 1 to 2,000 characters that are not all blank.
             top_k: Number of answers, 1 to 100. Defaults to 10.
             precision: Precision of the reduced documents; what the model was fitted for if None (the default).
+            model: Which reduced model: the name of its folder, or that on the Hub. Defaults to None: the first.
 
         Returns:
-            A dict that JSON can hold: how many answers are ``shared``; and for the ``full`` and the ``reduced`` model
-            the sizes, ``searched`` (``"every vector"`` or ``"through an index"``), ``encoding_ms``, ``search_ms`` and
-            ``answers``, each with its ``rank`` and its ``other_rank`` in the other model, None if it is not among that
-            one's answers.
+            A dict that JSON can hold: the reduced ``model``; how many answers are ``shared``; and for the ``full`` and
+            the ``reduced`` model the sizes, ``searched`` (``"every vector"`` or ``"through an index"``),
+            ``encoding_ms``, ``search_ms`` and ``answers``, each with its ``rank`` and its ``other_rank`` in the other
+            model, None if it is not among that one's answers.
 
         Raises:
-            ValueError: If an argument is out of range.
+            ValueError: If there is no such model, or an argument is out of range.
         """
-        precision = Precision(self.about["precision"] if precision is None else precision)
+        label = next(iter(self._models)) if model is None else model
+        if label not in self._models:
+            raise ValueError(f"unknown model {short(label)}: choose from {', '.join(self._models)}")
+        precision = self._models[label].record.precision if precision is None else Precision(precision)
         if not query.strip():
             raise ValueError("the query is empty: type what to look for")
         if len(query) > LONGEST_QUERY:
             raise ValueError(f"the query has {len(query):,} characters: give at most {LONGEST_QUERY:,}")
         if not 1 <= top_k <= MOST_ANSWERS:
             raise ValueError(f"k={top_k}: choose 1 to {MOST_ANSWERS}")
-        by_full, by_reduced = self._thread.submit(self._search, query, top_k, precision).result()
+        by_full, by_reduced = self._thread.submit(self._search, query, top_k, precision, label).result()
         full_ranks, reduced_ranks = _ranks(by_full), _ranks(by_reduced)
         for found, other_ranks in ((by_full, reduced_ranks), (by_reduced, full_ranks)):
             for answer in found["answers"]:
                 answer["other_rank"] = other_ranks.get(answer["document"])
         shared = len(full_ranks.keys() & reduced_ranks.keys())
-        return {"query": query, "k": top_k, "shared": shared, "full": by_full, "reduced": by_reduced}
+        return {"query": query, "k": top_k, "model": label, "shared": shared, "full": by_full, "reduced": by_reduced}
 
-    def _search(self, query: str, top_k: int, precision: Precision) -> tuple[dict[str, Any], dict[str, Any]]:
-        embedding, encoding_ms = _encode_query(self._body, query)
-        reduced, reducing_ms = _timed(lambda: self._reduce(embedding))
-        full, full_ms = (embedding, encoding_ms) if self._base is None else _encode_query(self._base, query)
-        if precision not in self._finders:
-            self._finders[precision] = self._finder(precision)
-            self._finders[precision](reduced, top_k)  # which takes longer than all others
-        by_full = self._find(full, partial(_exact, self._full, Precision.FLOAT32), Precision.FLOAT32, top_k)
-        by_reduced = self._find(reduced, self._finders[precision], precision, top_k)
-        by_full["encoding_ms"], by_reduced["encoding_ms"] = full_ms, encoding_ms + reducing_ms
+    def _encode_texts(self) -> np.ndarray:
+        """Give each reduced model its vectors of the texts, and return those of the full model."""
+        full = []
+        with progress_bar("Encoding", "texts", self._shown, total=len(self._texts)) as bar:
+            for start in range(0, len(self._texts), CHUNK):  # the embeddings of all models at once may be too many
+                chunk = self._texts[start : start + CHUNK]
+                embeddings = self._encoder.encode(chunk, "document", None)
+                full.append(quantize(embeddings[self._full_name], Precision.FLOAT32))
+                for label, model in self._models.items():
+                    model.rows[start : start + CHUNK] = model.reduce(embeddings[label])
+                bar.update(len(chunk))
+        return np.concatenate(full)
+
+    def _search(
+        self, query: str, top_k: int, precision: Precision, label: str
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        encoder, model = self._encoder.of({self._full_name, label}), self._models[label]
+        embeddings = encoder.encode([query], "query", None)
+        full_ms, encoding_ms = (round(1000 * encoder.seconds[name], 3) for name in (self._full_name, label))
+        reduced, reducing_ms = _timed(lambda: model.reduce(embeddings[label]))
+        if precision not in model.finders:
+            model.finders[precision] = model.finder(precision, self._shown)
+            model.finders[precision](reduced, top_k)  # which takes longer than all others
+        exact = partial(_exact, self._full, Precision.FLOAT32)
+        by_full = self._find(embeddings[self._full_name], exact, Precision.FLOAT32, top_k)
+        by_reduced = self._find(reduced, model.finders[precision], precision, top_k)
+        by_full["encoding_ms"], by_reduced["encoding_ms"] = full_ms, round(encoding_ms + reducing_ms, 3)
         return by_full, by_reduced
-
-    def _reduce(self, embeddings: np.ndarray) -> np.ndarray:
-        return self._head.reduce(embeddings)[:, : self._size]
-
-    def _finder(self, precision: Precision) -> Finder:
-        """Return what searches the reduced documents: an index where there are many and FAISS is there."""
-        codes = quantize(self._reduced, precision)
-        if len(codes) < FEWEST_INDEXED or importlib.util.find_spec("faiss") is None:
-            return partial(_exact, codes, precision)
-        bias = None if self._head.bias is None else self._head.bias[: self._size]
-        head = replace(self._head, weight=self._head.weight[: self._size], bias=bias)
-        return build_index(codes, head, precision=precision, show_progress_bar=self._shown).search
 
     def _find(self, query: np.ndarray, find: Finder, precision: Precision, top_k: int) -> dict[str, Any]:
         (scores, rows), milliseconds = _timed(lambda: find(query, top_k))
@@ -198,6 +211,47 @@ class Corpus:
     def _shortened(self, row: int) -> str:
         text = self._texts[row]
         return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …"
+
+
+class _Reduced:
+    """A reduced model and its vectors of the texts.
+
+    Attributes:
+        body: The model below its head.
+        record: The head's record.
+        rows: The vectors, float32 of shape (n, k); the caller fills them in.
+        finders: What searches them, by the precision they are stored in; the caller adds those that are asked for.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], count: int) -> None:
+        model = _load_reduced(path)
+        self.body, head = detach_head(model)
+        self.record, size = head.record, min(model.truncate_dim or head.out_features, head.out_features)
+        bias = None if head.bias is None else head.bias[:size]
+        self._head = replace(head, weight=head.weight[:size], bias=bias)
+        self.rows = np.empty((count, size), np.float32)
+        self.finders: dict[Precision, Finder] = {}
+
+    def reduce(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return the reduced vectors of embeddings by the body."""
+        return self._head.reduce(embeddings)
+
+    def finder(self, precision: Precision, show_progress_bar: bool | None) -> Finder:
+        """Return what searches the vectors: an index where there are many and FAISS is there."""
+        codes = quantize(self.rows, precision)
+        if len(codes) < FEWEST_INDEXED or importlib.util.find_spec("faiss") is None:
+            return partial(_exact, codes, precision)
+        return build_index(codes, self._head, precision=precision, show_progress_bar=show_progress_bar).search
+
+
+def _load_all(paths: Sequence[str | os.PathLike[str]], count: int) -> dict[str, _Reduced]:
+    """Return reduced models by what they are called, with room for the vectors of so many texts."""
+    labels = [_label(path) for path in paths]
+    if not labels:
+        raise ValueError("there is no reduced model: give at least one")
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"reduced models {[os.fspath(path) for path in paths]} have folders of one name: rename them")
+    return {label: _Reduced(path, count) for label, path in zip(labels, paths, strict=True)}
 
 
 def _label(model: str | os.PathLike[str]) -> str:
@@ -227,10 +281,6 @@ def _exact(codes: np.ndarray, precision: Precision, query: np.ndarray, top_k: in
     return search(query, codes, precision, top_k)
 
 
-def _encode_query(model: SentenceTransformer, query: str) -> tuple[np.ndarray, float]:
-    return _timed(lambda: model.encode_query([query], show_progress_bar=False))
-
-
 def _ranks(found: dict[str, Any]) -> dict[int, int]:
     return {answer["document"]: answer["rank"] for answer in found["answers"]}
 
@@ -238,10 +288,11 @@ def _ranks(found: dict[str, Any]) -> dict[int, int]:
 def make_app(
     corpus: Corpus, allowed_hosts: Sequence[str] = (LOOPBACK, "localhost"), frame_ancestors: str = "'none'"
 ) -> Starlette:
-    """Return the page as an ASGI app: ``/``, and its data, ``/about`` and ``/search?q=...&k=10&precision=int4``.
+    """Return the page as an ASGI app: ``/``, and its data at ``/about`` and ``/search``.
 
-    What ``/search`` refuses is answered by ``{"error": "..."}`` with status 400; with status 503 while eight searches
-    are under way, so that nobody waits for those of many others.
+    ``/search?q=...&k=10&precision=int4&model=small`` needs ``q`` alone. What it refuses is answered by
+    ``{"error": "..."}`` with status 400; with status 503 while eight searches are under way, so that nobody waits for
+    those of many others.
 
     Args:
         corpus: The texts and models to search.
@@ -270,7 +321,7 @@ def make_app(
             k = parameters.get("k", "10")
             if not re.fullmatch(r"[0-9]{1,9}", k):
                 raise ValueError(f"k={k[:20]!r}: choose 1 to {MOST_ANSWERS}")
-            found = corpus.search(parameters.get("q", ""), int(k), parameters.get("precision"))
+            found = corpus.search(parameters.get("q", ""), int(k), parameters.get("precision"), parameters.get("model"))
         except ValueError as error:
             return JSONResponse({"error": str(error)}, status_code=400, headers=common)
         finally:

@@ -149,12 +149,12 @@ def compare(
 
 @command
 def serve(
-    model: Annotated[str, typer.Argument(help="Folder or name of the reduced model.")],
+    models: Annotated[list[str], typer.Argument(help="Folders or names of one or more reduced models.")],
     texts: Annotated[str, typer.Option("--texts", help="Documents to search: one per line, .jsonl or .csv.")],
     column: TextColumn = None,
     base: Annotated[
         str | None,
-        typer.Option(help="Name or folder of the full model; the reduced model without its head if not given."),
+        typer.Option(help="Name or folder of the full model; the first reduced model without its head if not given."),
     ] = None,
     port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 for any that is free.")] = 8765,
     batch_size: BatchSize = 32,
@@ -163,7 +163,7 @@ def serve(
 ) -> Done:
     """Serve a search page on this machine that shows what the full and the reduced model find, side by side.
 
-    Example: st-dimreduce serve small --texts texts.txt
+    Example: st-dimreduce serve small-128 small-64 --texts texts.txt
     """
     from st_dimreduce.apps.search_page import Corpus, address, bind, make_app, run
     from st_dimreduce.texts import read_texts
@@ -172,7 +172,7 @@ def serve(
     shown = False if quiet else None
     hide_loading_bars(quiet)
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": shown, "cache": cache}
-    corpus = Corpus(model, read_texts(texts, column), base=base, **options)
+    corpus = Corpus(models, read_texts(texts, column), base=base, **options)
     show(f"{address(bound)} is open; Ctrl-C ends it.")
     run(make_app(corpus), bound)
     return Done({})

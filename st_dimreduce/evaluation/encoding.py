@@ -6,11 +6,12 @@ above all, so these encode the texts, and the few modules behind them are applie
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -93,6 +94,20 @@ class SharedEncoder:
                     bar.update(len(chunk))
         return {name: np.concatenate(some) for name, some in rows.items()}
 
+    def of(self, names: Collection[str]) -> SharedEncoder:
+        """Return an encoder of some of the models that keeps nothing in a cache, and counts its own seconds."""
+        some = copy.copy(self)
+        some._models = {name: model for name, model in self._models.items() if name in names}
+        some._trunks = {name: self._trunks[name] for name in some._models}
+        some._cache, some.seconds = None, dict.fromkeys(some._models, 0.0)
+        return some
+
+    def share_modules(self) -> None:
+        """Put the modules of one model into those that share them, so that these weights are in memory once."""
+        for first, *others in self.groups():
+            for other in others:
+                self._trunks[other].take(self._trunks[first])
+
     def groups(self, *roles: Role) -> list[list[str]]:
         """Return the names of the models in groups, each of which encodes a text of these roles once."""
         groups: dict[Any, list[str]] = {}
@@ -173,6 +188,12 @@ class _Trunk:
         if self._body is None:
             self._body = assemble(self.model, self._modules)
         return self._body
+
+    def take(self, other: _Trunk) -> None:
+        """Take the modules that encode from another model, which has the same."""
+        self._modules = other._modules
+        for place, module in enumerate(self._modules):
+            self.model[place] = module
 
     def weighted(self) -> list[str]:
         """Return a digest for each module of the tail that has weights."""

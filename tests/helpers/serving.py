@@ -27,11 +27,13 @@ def make_base(tiny_path):
     return model
 
 
-def make_folder(base, path):
-    """A reduced model in portable form: 8 dimensions, fitted to be stored in int4."""
-    model = reduce_model(base, SENTENCES, 8, objective="fidelity")
+def make_folder(base, path, out_features=8, precision="int4", trained=False):
+    """A reduced model in portable form, fitted to be stored in int4; its body is the base model's or a trained one."""
+    model = reduce_model(base, SENTENCES, out_features, objective="fidelity")
     _, record = head_of(model)
-    keep_record(model, replace(record, precision="int4", base_model="org/base"))
+    keep_record(model, replace(record, precision=precision, base_model="org/base"))
+    if trained:
+        model[0].auto_model.embeddings.word_embeddings.weight.data.mul_(-0.5)
     save_portable(model, path)
     return path
 

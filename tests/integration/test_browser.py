@@ -18,6 +18,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
+LONG_NAME = "small-in-four-dimensions-" * 8
+
 pytestmark = pytest.mark.component("Chromium")
 
 
@@ -25,6 +27,15 @@ pytestmark = pytest.mark.component("Chromium")
 def site(tiny_path, tmp_path_factory):
     folder = make_folder(make_base(tiny_path), tmp_path_factory.mktemp("page") / "small")
     with served(Corpus(folder, TEXTS)) as (where, _):
+        yield where
+
+
+@pytest.fixture(scope="module")
+def several(tiny_path, tmp_path_factory):
+    """A page with two reduced models, the second of a name as long as a folder's may be."""
+    base, work = make_base(tiny_path), tmp_path_factory.mktemp("several")
+    folders = [make_folder(base, work / "small"), make_folder(base, work / LONG_NAME, 4, "int8")]
+    with served(Corpus(folders, TEXTS)) as (where, _):
         yield where
 
 
@@ -95,6 +106,70 @@ def test_another_precision_searches_again(browser, site):
     choice.select_by_value("binary")
     status(browser, "1/128 of the bytes")
     assert "8 \u00d7 binary" in browser.find_element(By.ID, "reduced").text
+
+
+def test_one_model_needs_no_choice(browser, site):
+    open_page(browser, site)
+    assert not browser.find_element(By.ID, "model").is_displayed()
+
+
+def test_another_model_searches_again_and_shows_its_own_figures(browser, several):
+    open_page(browser, several)
+    type_and_enter(browser, "a fish swims near")
+    model, precision = (Select(browser.find_element(By.ID, name)) for name in ("model", "precision"))
+    assert [option.text for option in model.options] == ["small", LONG_NAME]
+    precision.select_by_value("binary")
+    status(browser, "1/128 of the bytes")
+    for label, stored in ((LONG_NAME, "4 \u00d7 int8"), ("small", "8 \u00d7 int4")):
+        browser.execute_script("document.getElementById('status').textContent = ''")
+        model.select_by_value(label)
+        status(browser, "found by both")
+        assert precision.first_selected_option.text == stored.split()[-1], "what that model was fitted for"
+        section = browser.find_element(By.ID, "reduced")
+        assert section.find_element(By.CLASS_NAME, "name").text == label
+        assert stored in section.text
+        _, found = ask(several, q="a fish swims near", model=label)
+        shown = [int(item.get_attribute("data-document")) for item in answers(browser, "reduced")]
+        assert shown == [answer["document"] for answer in found["reduced"]["answers"]]
+        said = browser.find_element(By.ID, "status").text
+        assert said.startswith(f"{found['shared']} of 10 answers are found by both. ")
+
+
+def test_a_choice_before_a_query_waits_for_one(browser, several):
+    open_page(browser, several)
+    Select(browser.find_element(By.ID, "model")).select_by_value(LONG_NAME)
+    assert not browser.find_element(By.ID, "status").text
+    browser.find_element(By.ID, "q").click()
+    type_and_enter(browser, "a fish swims near")
+    assert "4 \u00d7 int8" in browser.find_element(By.ID, "reduced").text
+
+
+def test_the_model_is_chosen_by_keyboard(browser, several):
+    open_page(browser, several)
+    type_and_enter(browser, "a fish swims near")
+    order = []
+    for _ in range(3):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        focused = browser.switch_to.active_element
+        order.append((focused.tag_name, focused.accessible_name))
+        assert focused.value_of_css_property("outline-style") == "solid", "the focus is seen"
+    assert order == [("select", "Reduced model"), ("select", "Reduced vectors stored as"), ("button", "Search")]
+    browser.find_element(By.ID, "model").send_keys(Keys.ARROW_DOWN)
+    WebDriverWait(browser, 20).until(lambda page: "4 \u00d7 int8" in page.find_element(By.ID, "reduced").text)
+
+
+@pytest.mark.component("Node.js")
+@pytest.mark.parametrize("width", [320, PHONE, DESKTOP])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_choice_of_a_model_fits_and_is_readable(browser, several, width, dark, tmp_path):
+    open_page(browser, several, width, dark)
+    type_and_enter(browser, "a fish swims near")
+    Select(browser.find_element(By.ID, "model")).select_by_value(LONG_NAME)
+    WebDriverWait(browser, 20).until(lambda page: "4 \u00d7 int8" in page.find_element(By.ID, "reduced").text)
+    assert browser.save_screenshot(str(tmp_path / "page.png"))
+    assert not sticks_out(browser)
+    assert min(contrasts(browser))[0] >= 4.5
+    assert not accessibility_errors(browser)
 
 
 @pytest.mark.parametrize("width", [320, PHONE, DESKTOP])

@@ -593,7 +593,7 @@ def test_the_search_page_uses_an_index_for_many_texts(searched, monkeypatch):
     exact = search_page.Corpus(path, texts).search(texts[7], 5, "int8")
     monkeypatch.setattr(search_page, "FEWEST_INDEXED", 100)
     corpus = search_page.Corpus(path, texts)
-    assert type(corpus._finders[Precision.FLOAT32].__self__).__name__ == "CodeIndex"
+    assert type(next(iter(corpus._models.values())).finders[Precision.FLOAT32].__self__).__name__ == "CodeIndex"
     found = corpus.search(texts[7], 5, "int8")
     assert found["reduced"]["answers"][0]["text"] == texts[7]
     assert found["full"]["answers"] == exact["full"]["answers"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import sys
@@ -87,7 +88,8 @@ def test_both_models_answer_as_they_do_by_themselves(site, base, folder):
 
 
 def test_models_are_called_by_their_names_and_three_queries_are_offered(corpus, folder):
-    assert (corpus.about["full"], corpus.about["reduced"]) == ("org/base", folder.name)
+    assert corpus.about["full"] == "org/base"
+    assert corpus.about["models"] == [{"label": folder.name, "precision": "int4"}]
     assert corpus.about["examples"] == TEXTS[:3], "short texts, which have no sentences to spare"
     long = [f"{text}. " + "a bird sings and a fish swims near the old river. " * 4 for text in SENTENCES[:9]]
     examples = Corpus(folder, long, show_progress_bar=False).about["examples"]
@@ -96,6 +98,84 @@ def test_models_are_called_by_their_names_and_three_queries_are_offered(corpus, 
     given = Corpus(folder, TEXTS, examples=["a cat"], show_progress_bar=False)
     assert given.about["examples"] == ["a cat"]
     assert given.search("a cat")["reduced"]["searched"] == "every vector"
+
+
+@pytest.fixture(scope="module")
+def folders(base, folder, tmp_path_factory):
+    """Reduced models: two of one body, and one whose body was trained."""
+    work = tmp_path_factory.mktemp("several")
+    smaller = make_folder(base, work / "smaller", 4, "int8")
+    return [folder, smaller, make_folder(base, work / "trained", trained=True)]
+
+
+@pytest.fixture(scope="module")
+def several(folders):
+    with served(Corpus(folders, TEXTS, show_progress_bar=False)) as (where, _):
+        yield where
+
+
+def test_each_of_several_models_answers_as_it_does_by_itself(several, base, folders):
+    sizes = [("small", "int4", 4), ("smaller", "int8", 4), ("trained", "int4", 4)]
+    about = json.loads(fetch(f"{several}/about")[2])
+    assert about["models"] == [{"label": label, "precision": precision} for label, precision, _ in sizes]
+    by_full = base.encode_query(["a small dog sleeps"]) @ base.encode_document(TEXTS).T
+    for folder, (label, precision, width) in zip(folders, sizes, strict=True):
+        _, found = ask(several, q="a small dog sleeps", model=label)
+        reduced = found["reduced"]
+        assert (found["model"], reduced["precision"], reduced["bytes_per_vector"]) == (label, precision, width)
+        best = np.argsort(-by_full[0], kind="stable")[:10].tolist()
+        assert [answer["document"] for answer in found["full"]["answers"]] == best, "that of the first body"
+        assert min(reduced["encoding_ms"], found["full"]["encoding_ms"]) > 0
+        model = SentenceTransformer(str(folder), device="cpu")
+        scores = (model.encode_query(["a small dog sleeps"]) @ model.encode_document(TEXTS).T)[0]
+        _, whole = ask(several, q="a small dog sleeps", k=100, precision="float32", model=label)
+        got = {answer["document"]: answer["score"] for answer in whole["reduced"]["answers"]}
+        assert len(got) == len(TEXTS)
+        assert all(abs(scores[document] - score) < 1e-3 for document, score in got.items()), label
+
+
+def test_the_first_model_answers_where_none_is_named(several):
+    found, first = (ask(several, q="a fish", **named)[1] for named in ({}, {"model": "small"}))
+    assert found["model"] == "small"
+    assert found["reduced"]["answers"] == first["reduced"]["answers"]
+
+
+@pytest.mark.parametrize("wrong", ["large", "", "<script>"])
+def test_an_unknown_model_is_refused_by_naming_those_there_are(several, wrong):
+    said = {"error": f"unknown model {wrong!r}: choose from small, smaller, trained"}
+    assert ask(several, q="a fish", model=wrong) == (400, said)
+
+
+def test_models_of_one_name_and_no_model_at_all_are_refused(folder, tmp_path):
+    (tmp_path / folder.name).symlink_to(folder)
+    with pytest.raises(ValueError, match=r"reduced models \['.*', '.*'\] have folders of one name: rename them"):
+        Corpus([folder, str(tmp_path / folder.name)], TEXTS)
+    with pytest.raises(ValueError, match="there is no reduced model: give at least one"):
+        Corpus([], TEXTS)
+
+
+def test_several_models_beside_another_base(base, folders, tmp_path):
+    base.save_pretrained(str(tmp_path / "base"))
+    corpus = Corpus(folders[::-1], TEXTS, base=tmp_path / "base", show_progress_bar=False)
+    scores = (base.encode_query(["a fish swims"]) @ base.encode_document(TEXTS).T)[0]
+    for label in ("trained", "small", "smaller"):
+        found = corpus.search("a fish swims", 5, "float32", label)
+        assert [answer["document"] for answer in found["full"]["answers"]] == np.argsort(-scores)[:5].tolist()
+    assert corpus.about["full"] == "base"
+
+
+def test_many_texts_are_encoded_in_parts(corpus, folders, monkeypatch, tmp_path):
+    monkeypatch.setattr("st_dimreduce.apps.search_page.CHUNK", 7)
+    for _ in range(2):  # the second takes all from the cache
+        found = Corpus(folders, TEXTS, show_progress_bar=False, cache=tmp_path).search("a small dog", 20)
+        for side in ("full", "reduced"):
+            whole = corpus.search("a small dog", 20)[side]["answers"]
+            assert [one["document"] for one in found[side]["answers"]] == [one["document"] for one in whole]
+
+
+def test_texts_may_be_longer_than_queries(folder):
+    corpus = Corpus(folder, ["a cat " * LONGEST_QUERY, "a dog"], show_progress_bar=False)
+    assert len(corpus.search("a cat")["reduced"]["answers"]) == 2
 
 
 def test_differences_are_told_from_both_sides(site):
@@ -194,7 +274,7 @@ class Held:
     def __init__(self, answer=""):
         self.about, self.begun, self.let_go, self.answer = {}, threading.Semaphore(0), threading.Event(), answer
 
-    def search(self, query, top_k, precision):
+    def search(self, query, top_k, precision, model):
         self.begun.release()
         assert self.let_go.wait(60)
         return {"query": query, "answer": self.answer}
@@ -287,6 +367,7 @@ def test_connections_beyond_the_most_are_closed_at_once():
         (("HEAD",), "holds a head without a model: put it behind its own with attach_head (st-dimreduce attach)"),
         (("no/such-model",), "no model could be loaded from 'no/such-model'"),
         (("SMALL", "--base", "no/such-model"), "no model could be loaded from 'no/such-model'"),
+        (("SMALL", "SMALL"), "have folders of one name: rename them"),
         (("SMALL", "--port", "70000"), "port=70000: choose 0 to 65535"),
         (("SMALL", "--texts", "none.txt"), "no file none.txt"),
     ],

@@ -180,6 +180,47 @@ def test_the_search_page_takes_the_cache(tiny, tmp_path, encoded):
     assert found["full"]["answers"][0]["document"] == 0
 
 
+def test_the_search_page_encodes_once_for_models_of_one_body(tiny, tmp_path, encoded):
+    for name, size in {"eight": 8, "four": 4, "trained": 8}.items():
+        model = reduce_model(tiny, SENTENCES, size)
+        if name == "trained":
+            model[0].auto_model.embeddings.word_embeddings.weight.data.mul_(-0.5)
+        save_portable(model, tmp_path / name)
+    encoded.clear()
+    alone = Corpus(tmp_path / "eight", TEXTS, show_progress_bar=False)
+    once = sum(encoded)
+    encoded.clear()
+    shared = Corpus([tmp_path / "eight", tmp_path / "four"], TEXTS, show_progress_bar=False)
+    assert sum(encoded) == once == len(TEXTS) + 1, "the texts, and one query to warm up"
+    encoded.clear()
+    found = shared.search("a cat", 5, "float32", "eight")
+    assert sum(encoded) == 1, "the full model and the reduced one"
+    assert [answer["document"] for answer in found["reduced"]["answers"]] == [
+        answer["document"] for answer in alone.search("a cat", 5, "float32")["reduced"]["answers"]
+    ]
+    encoded.clear()
+    trained = Corpus([tmp_path / "eight", tmp_path / "trained"], TEXTS, show_progress_bar=False)
+    assert sum(encoded) == 2 * len(TEXTS) + 1
+    encoded.clear()
+    trained.search("a cat", model="trained")
+    assert sum(encoded) == 2, "each by its own body"
+
+
+def test_shared_modules_are_in_memory_once(tiny):
+    again, other = copy.deepcopy(tiny), changed(tiny, "weights")
+    encoder = SharedEncoder({"": tiny, "again": again, "other": other}, show_progress_bar=False)
+    expected = encoder.encode(TEXTS[:5], "query")
+    encoder.share_modules()
+    assert again[0] is tiny[0]
+    assert other[0] is not tiny[0]
+    assert all(np.array_equal(encoder.encode(TEXTS[:5], "query")[name], expected[name]) for name in expected)
+    some, before = encoder.of({"again"}), dict(encoder.seconds)
+    assert np.allclose(some.encode(TEXTS[:5], "query")["again"], expected["again"], atol=1e-6)
+    assert list(some.seconds) == ["again"]
+    assert some.seconds["again"] > 0
+    assert encoder.seconds == before
+
+
 def rows():
     return np.arange(6, dtype=np.float32).reshape(2, 3)
 
