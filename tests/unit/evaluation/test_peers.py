@@ -65,7 +65,7 @@ def test_faiss_trains_on_enough_documents_only():
 
 @pytest.mark.component("FAISS")
 def test_faiss_at_the_sizes_of_the_compared_models():
-    rows = RNG.standard_normal((1000, 64)).astype(np.float32) @ RNG.standard_normal((64, 64)).astype(np.float32)
+    rows = RNG.standard_normal((1000, 64)).astype(np.float32) * np.geomspace(1, 0.05, 64, dtype=np.float32)
     full = Embedded(rows[:40], rows)
     stored = list(peers(full, [16, 32, 64, 256]))
     sizes = {each.precision: each.bytes_per_vector for each in stored if each.name.startswith("FAISS")}
@@ -80,7 +80,7 @@ def test_faiss_at_the_sizes_of_the_compared_models():
     }
     comparison = compare_embeddings(full, stored)
     found = {row.precision: row.overlap for row in comparison.rows}
-    assert found["OPQ32_64,PQ32x4"] > found["PQ32x4"] > 0.3, "the dimensions are far from independent"
+    assert found["OPQ32_64,PQ32x4"] > found["PQ32x4"] > 0.3, "some dimensions vary far more than others"
     assert found["PQ64x4"] > found["PQ32x4"]
     assert all(row.seconds is None for row in comparison.rows)
     index = next(each for each in stored if each.precision == "RR64,RaBitQ1")
