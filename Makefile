@@ -19,7 +19,7 @@ demo: $(VENV)/.installed-demo
 
 # Logic, and whatever harms: two minutes.
 test: $(VENV)/.installed-test
-	$(PYTEST) -m 'not slow' tests/unit tests/resilience
+	$(PYTEST) -p tests.helpers.lean -m 'not slow' tests/unit tests/resilience
 
 # Real models, stores, frameworks, versions, a browser; kills and fuzzing at length.
 test-rest: $(VENV)/.installed-test-all

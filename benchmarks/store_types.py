@@ -51,7 +51,8 @@ CHOICE = [
     them.""",
 ]
 
-MIGRATE = """```bash
+MIGRATE = """<!-- not run: the reader's own database; guides/pgvector.md makes one, and its commands are these -->
+```bash
 pip install 'st_dimreduce[databases]'
 st-dimreduce migrate postgresql://localhost/shop --table documents --head head --bytes 256 --dry-run
 st-dimreduce migrate postgresql://localhost/shop --table documents --head head --bytes 256

@@ -143,6 +143,7 @@ def test_every_command_has_json_an_example_and_plain_flags(name, command):
         assert f"Example: st-dimreduce {name}" in " ".join(output.split())
 
 
+@pytest.mark.component("ONNX Runtime")
 def test_json_is_all_that_is_printed(folder):
     for arguments in (
         ("encode", folder / "small", folder / "texts.txt", folder / "codes.npy"),

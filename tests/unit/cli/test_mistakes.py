@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
-from st_dimreduce import attach_head, build_index, fit_on_vectors, reduce_vectors, save_head, save_portable
+from st_dimreduce import attach_head, build_index, fit_on_vectors, load_head, reduce_vectors, save_head, save_portable
 from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES, make_tiny
 
@@ -66,6 +66,9 @@ MISTAKES = {
 }
 
 
+NEEDS = {"index": "FAISS", "export": "ONNX Runtime"}
+
+
 @pytest.fixture(scope="module")
 def folder(tiny_path, tmp_path_factory):
     """A folder as a user's: a base model, what was made of it, texts and vectors, and much that is wrong."""
@@ -79,7 +82,6 @@ def folder(tiny_path, tmp_path_factory):
     other = fit_on_vectors(vectors[::-1] * np.geomspace(1, 9, 32, dtype=np.float32), 8)
     reduce_vectors(vectors, head, folder / "codes.npy", "int4")
     reduce_vectors(vectors, other, folder / "other.npy", "int4")
-    build_index(folder / "codes.npy", head, folder / "index")
     (folder / "home").mkdir()
     (folder / "home" / "thesis.txt").write_text("three years")
     for name, text in {
@@ -100,9 +102,17 @@ def folder(tiny_path, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("command", MISTAKES)
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.component(name) for word, name in NEEDS.items() if word in command])
+        for command in MISTAKES
+    ],
+)
 def test_a_mistake_gets_one_line_and_writes_nothing(command, folder, monkeypatch):
     monkeypatch.chdir(folder)
+    if " index " in command and not (folder / "index").exists():
+        build_index(folder / "codes.npy", load_head(folder / "head"), folder / "index")
     before = sorted(folder.rglob("*"))
     done = run(*shlex.split(command))
     assert done.exit_code == 2, done.output

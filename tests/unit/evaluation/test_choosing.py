@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from benchmarks.choosing import random_half, two_fold, verdict
-from benchmarks.quality import OURS, caption, curves, printed
 from st_dimreduce.evaluation.metrics import Mean
 
 
@@ -33,17 +30,3 @@ def test_ahead_needs_an_interval_above_zero():
     assert verdict(Mean(base + 0.1 * noise + 0.1), Mean(base)) == "ahead"
     assert verdict(Mean(base + 0.1 * noise + 0.001), Mean(base)) == "even"
     assert verdict(Mean(base + 0.1 * noise - 0.1), Mean(base)) == "behind"
-
-
-def test_the_picture_is_drawn_from_the_printed_summary():
-    text = Path("benchmarks/QUALITY.md").read_text()
-    budgets, means = printed(text)
-    drawn = curves(means)
-    assert budgets == [16, 32, 64, 128]
-    assert [protocol for protocol, _ in drawn.values()][:2] == ["all", "unseen"]
-    assert len(drawn) == 2 + 3, "ours in both protocols, and three peers"
-    picture, about = caption(drawn)
-    assert picture in text
-    assert about in text
-    bold = [f"**{share}**" for share in drawn[OURS][1]]
-    assert all(share in text for share in bold)

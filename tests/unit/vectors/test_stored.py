@@ -25,6 +25,7 @@ def codes_in(path):
     return np.concatenate(list(open_codes(path).chunks()))
 
 
+@pytest.mark.component("FAISS")
 @pytest.mark.parametrize("name", SINKS)
 def test_codes_of_another_head_are_refused(name, tmp_path):
     reduce_vectors(X, HEAD, tmp_path / name, "int4")
@@ -41,6 +42,7 @@ def test_files_of_two_heads_are_not_read_as_one(tmp_path):
         open_codes(tmp_path).chunks().__next__()
 
 
+@pytest.mark.component("FAISS")
 def test_codes_of_other_programs_are_taken_as_they_are(tmp_path):
     np.save(tmp_path / "s.npy", quantize(HEAD.reduce(X), "int4"))
     assert open_codes(tmp_path / "s.npy").origin is None
