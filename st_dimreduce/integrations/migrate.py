@@ -11,7 +11,7 @@ import os
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -172,9 +172,22 @@ class Database(ABC):
     out_features: int
     warning: str = ""
 
-    @abstractmethod
     def __init__(self, source: str, names: Names, read_only: bool) -> None:
         """Open it; with ``read_only`` nothing can be changed."""
+        self._connect(source, read_only)
+        try:
+            self._describe(names)
+        except BaseException:
+            self.close()
+            raise
+
+    @abstractmethod
+    def _connect(self, source: str, read_only: bool) -> None:
+        """Make the connection."""
+
+    @abstractmethod
+    def _describe(self, names: Names) -> None:
+        """Find the full vectors, and the place beside them."""
 
     @abstractmethod
     def close(self) -> None:
@@ -364,7 +377,7 @@ def _run(
     if database.warning:
         announce(database.warning)
     if dry_run:
-        overlap, sampled, reduced = None, 0, rows - done
+        overlap, sampled, reduced, seconds = None, 0, rows - done, 0.0
         sizes = database.sizes()[0], rows * database.column.bytes_per_vector(head.out_features)
     else:
         announce(f"Reducing {database.full}, {database.full_type}, to {database.reduced}, {database.reduced_type}:")
@@ -381,24 +394,25 @@ def _run(
         rows, sizes = database.count()[0], database.sizes()
         overlap, sampled = _overlap(database, head)
     return Migration(
-        database.store,
-        source,
-        database.full,
-        database.full_type,
-        database.reduced,
-        database.reduced_type,
-        precision,
-        shown(head.fingerprint),
-        rows,
-        reduced,
-        bad_rows,
-        *sizes,
-        0.0 if dry_run else seconds,
-        overlap,
-        sampled,
-        database.index,
-        database.query(folder),
-        dry_run,
+        store=database.store,
+        source=source,
+        full=database.full,
+        full_type=database.full_type,
+        reduced=database.reduced,
+        reduced_type=database.reduced_type,
+        precision=precision,
+        head=shown(head.fingerprint),
+        rows=rows,
+        migrated=reduced,
+        bad_rows=bad_rows,
+        bytes_before=sizes[0],
+        bytes_after=sizes[1],
+        seconds=seconds,
+        overlap=overlap,
+        sampled=sampled,
+        index=database.index,
+        query=database.query(folder),
+        dry_run=dry_run,
     )
 
 
@@ -473,6 +487,12 @@ def _choose(database: Database, head: Head, precision: Precision | None, folder:
             f"choose --precision from {held}"
         )
     database.use(columns[wanted], head.out_features)
+
+
+def packed(texts: Iterable[str], size: int) -> np.ndarray:
+    """Return binary codes of ``size`` dimensions that a database wrote as texts of 0 and 1."""
+    bits = np.array([list(text.encode()) for text in texts], np.uint8).reshape(-1, size)
+    return np.packbits(bits == ord("1"), axis=1)
 
 
 def _decoded(database: Database, head: Head, vectors: np.ndarray) -> np.ndarray:

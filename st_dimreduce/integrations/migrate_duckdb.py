@@ -11,7 +11,7 @@ import numpy as np
 
 from st_dimreduce.codes.stores import Column
 from st_dimreduce.enums import Precision, Store
-from st_dimreduce.integrations.migrate import Database, Encode, Names
+from st_dimreduce.integrations.migrate import Database, Encode, Names, packed
 
 try:
     import duckdb
@@ -40,13 +40,8 @@ class DuckDB(Database):
     errors = (duckdb.Error,)
     batch_size = 1 << 14
 
-    def __init__(self, source: str, names: Names, read_only: bool) -> None:
+    def _connect(self, source: str, read_only: bool) -> None:
         self._connection = duckdb.connect(source, read_only=read_only)
-        try:
-            self._describe(names)
-        except BaseException:
-            self.close()
-            raise
 
     def _describe(self, names: Names) -> None:
         schema, _, table = names.table.rpartition(".")
@@ -135,8 +130,7 @@ class DuckDB(Database):
         if self.column.precision is Precision.FLOAT32:
             return vectors, self._rows(codes, self.out_features)
         if self.column.precision is Precision.BINARY:
-            bits = np.array([list(bits.encode()) for bits in codes.to_pylist()], np.uint8)
-            return vectors, np.packbits(bits.reshape(-1, self.out_features) == ord("1"), axis=1)
+            return vectors, packed(codes.to_pylist(), self.out_features)
         kind = np.int8 if self.column.precision is Precision.INT8 else np.uint8
         width = self.column.precision.bytes_per_vector(self.out_features)
         return vectors, np.frombuffer(b"".join(codes.to_pylist()), kind).reshape(-1, width)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from st_dimreduce.enums import Precision, Store
-from st_dimreduce.integrations.migrate import Database, Encode, Names
+from st_dimreduce.integrations.migrate import Database, Encode, Names, packed
 
 try:
     import psycopg
@@ -48,17 +48,12 @@ class PgVector(Database):
     errors = (psycopg.Error,)
     batch_size = 1000
 
-    def __init__(self, source: str, names: Names, read_only: bool) -> None:
+    def _connect(self, source: str, read_only: bool) -> None:
         # Nothing is left to a session, which a pool of connections may exchange.
         self._connection: psycopg.Connection[Any] = psycopg.connect(source, autocommit=True, prepare_threshold=None)
-        try:
-            self._describe(names, read_only)
-        except BaseException:
-            self.close()
-            raise
-
-    def _describe(self, names: Names, read_only: bool) -> None:
         self._connection.read_only = read_only
+
+    def _describe(self, names: Names) -> None:
         register_vector(self._connection)
         self._table = sql.Identifier(*names.table.split(".", 1))
         written = self._table.as_string(self._connection)
@@ -175,8 +170,7 @@ class PgVector(Database):
         found = self._fetch(f"SELECT here.{{full}}, {code} {self._both()} {chosen}", [rows], binary=True)
         vectors = _vectors(vector for vector, _ in found).reshape(-1, self.dimensions)
         if self.column.precision is Precision.BINARY:
-            bits = np.array([list(bits.encode()) for _, bits in found], np.uint8).reshape(-1, self.out_features)
-            return vectors, np.packbits(bits == ord("1"), axis=1)
+            return vectors, packed((bits for _, bits in found), self.out_features)
         return vectors, _vectors(code for _, code in found).reshape(-1, self.out_features)
 
     def create(self) -> None:

@@ -31,7 +31,7 @@ class Qdrant(Database):
     errors = (ApiException, RuntimeError)  # the second: another process holds the folder
     batch_size = 256
 
-    def __init__(self, source: str, names: Names, read_only: bool) -> None:
+    def _connect(self, source: str, read_only: bool) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a key over http, and of a server whose version is another
             self._client = (
@@ -39,11 +39,6 @@ class Qdrant(Database):
                 if "://" in source
                 else QdrantClient(path=source)
             )
-        try:
-            self._describe(names)
-        except BaseException:
-            self.close()
-            raise
 
     def _describe(self, names: Names) -> None:
         if names.id_column is not None:
