@@ -17,6 +17,7 @@ from typing import Any
 _DEFAULT_COLUMN = "text"
 _SCORED_PAIR_COLUMNS = "sentence1", "sentence2", "score"
 _LABELLED_PAIRS = "labelled pairs: the fields query and document, and negative if there is one"
+_NO_TEXT = "holds no text: expected one text per line, or a column of them"
 _QRELS = "per line the id of a query, that of a document and a grade (BEIR), or four columns as TREC has them"
 _SCORED_PAIRS = "scored pairs: a .csv or .tsv file with the columns sentence1, sentence2 and score"
 
@@ -64,7 +65,7 @@ def read_texts(source: str, column: str | None = None) -> list[str]:
     """
     texts = [text for _, text in _read(source, column) if text]
     if not texts:
-        raise ValueError(f"{source} holds no text: expected one text per line, or a column of them")
+        raise ValueError(f"{source} {_NO_TEXT}")
     return texts
 
 
@@ -177,7 +178,7 @@ def _identified(source: str, column: str | None) -> dict[str, str]:
         elif not named:
             raise ValueError(f"{source}: text {number} is blank, but relevance refers to texts by number: take it out")
     if not texts:
-        raise ValueError(f"{source} holds no text: expected one text per line, or a column of them")
+        raise ValueError(f"{source} {_NO_TEXT}")
     return texts
 
 

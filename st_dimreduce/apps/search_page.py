@@ -1,4 +1,4 @@
-"""Web page that searches texts with a full and a reduced model, side by side; the reader chooses among several."""
+"""Web page that searches texts with a full model and a reduced one, which its reader chooses, side by side."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from st_dimreduce.evaluation.cache import Cache
 from st_dimreduce.evaluation.encoding import CHUNK, SharedEncoder
 from st_dimreduce.fitting.cloze import cloze_pairs
 from st_dimreduce.models.attach import detach_head
-from st_dimreduce.models.load import load_head, load_model
+from st_dimreduce.models.load import check_names, load_head, load_model
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.untrusted import short
 from st_dimreduce.vectors.index import build_index
@@ -65,22 +65,23 @@ Finder = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]  # of querie
 class Corpus:
     """Texts encoded by a full model and reduced ones, ready to be searched.
 
-    The body of a reduced model is the full model, so each text is encoded once for both, and once for all models whose
-    bodies are the same; one whose body was trained encodes the texts and queries itself. From 50,000 texts on the
-    reduced models are searched through an index, where FAISS is installed; the full one always exactly.
+    Models with the same body encode each text once between them; mostly, the full model is that body. A model whose
+    body was trained encodes texts and queries itself. From 50,000 texts on a reduced model is searched through an
+    index, where FAISS is installed; the full one always exactly.
 
     Args:
         path: Folder or name of the reduced model, or a list of several.
         texts: The texts, at least one.
-        base: Name or folder of the full model; the body of the (first) reduced model if None (the default). Give it for
-            a model that was trained end to end, whose body is no longer the base model.
+        base: Name or folder of the full model. Defaults to None: the body of the first reduced model. Give it where
+            that was trained end to end, and is no longer the base model.
         examples: Queries that the page offers. Defaults to None: up to three sentences of the texts.
         batch_size: Texts encoded at a time. Defaults to 32.
         show_progress_bar: Whether to show progress; only on a terminal if None (the default).
         cache: Folder to keep embeddings in, and to take those from that are there. Defaults to None.
 
     Raises:
-        ValueError: If there is no text, two reduced models have one name, or a model cannot be loaded or has no head.
+        ValueError: If there is no text, if two reduced models have one name, or if a model cannot be loaded or has no
+            head.
     """
 
     def __init__(
@@ -249,8 +250,7 @@ def _load_all(paths: Sequence[str | os.PathLike[str]], count: int) -> dict[str, 
     labels = [_label(path) for path in paths]
     if not labels:
         raise ValueError("there is no reduced model: give at least one")
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"reduced models {[os.fspath(path) for path in paths]} have folders of one name: rename them")
+    check_names(labels, paths)
     return {label: _Reduced(path, count) for label, path in zip(labels, paths, strict=True)}
 
 

@@ -110,15 +110,15 @@ def compare(
         write_html,
         write_plots,
     )
-    from st_dimreduce.models.load import load_model
+    from st_dimreduce.models.load import check_names, load_model
 
     if report or plots:
         from st_dimreduce.evaluation import plots as _  # noqa: F401, what is missing is said before it is measured
 
     hide_loading_bars(quiet)
-    models = {Path(name).name: load_model(name) for name in reduced}
-    if len(models) < len(reduced):
-        raise ValueError(f"reduced models {reduced} have folders of one name: rename them")
+    names = [Path(name).name for name in reduced]
+    check_names(names, reduced)
+    models = {name: load_model(path) for name, path in zip(names, reduced, strict=True)}
     comparison = compare_models(
         load_model(base),
         models,

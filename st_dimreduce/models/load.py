@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,12 @@ _MOST_TIMES = 4  # the weights on file that the loader may allocate: some files 
 _MOST_MORE = 2**23
 _PREFIXES = {"model.", "transformer.", "encoder."}  # of a tensor's name, where a larger model was saved
 _OLD_ENDS = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}  # of what TensorFlow trained
+
+
+def check_names(names: Sequence[str], paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Raise ``ValueError`` if two reduced models, from these paths, are called the same."""
+    if len(set(names)) < len(names):
+        raise ValueError(f"reduced models {[os.fspath(path) for path in paths]} have folders of one name: rename them")
 
 
 def load_model(

@@ -10,9 +10,11 @@ import numpy as np
 
 from st_dimreduce.enums import OnBadRow, Verdict
 from st_dimreduce.fitting.reference import FEWEST, Reference, measure
-from st_dimreduce.fitting.summary import Summary, row_norms
+from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.vectors.fit import read_summary
+from st_dimreduce.vectors.rows import good_rows
+from st_dimreduce.vectors.sources import Batch
 
 _SAMPLE = 5000  # rows: more would not change a verdict
 _PASSING = 4000  # rows kept of those that are reduced
@@ -143,14 +145,10 @@ class DriftSample:
     def __init__(self, head: Head) -> None:
         self._head, self._step, self._seen = head, 1, 0
         self._rows: list[np.ndarray] = []
-        try:
-            self._at_fit: Reference | None = _kept(head)
-        except ValueError:  # drift says which
-            self._at_fit = None
 
     def add(self, vectors: Any) -> None:
         """Take note of the next vectors, an array or tensor of shape (n, d)."""
-        if self._at_fit is None:
+        if self._head.record.reference is None:
             return
         some = vectors[-self._seen % self._step :: self._step]
         self._rows.append(some.copy() if isinstance(some, np.ndarray) else some.detach().float().cpu().numpy())
@@ -160,11 +158,14 @@ class DriftSample:
 
     def judge(self) -> Drift | None:
         """Return how they differ from those of the fit; None if there are too few, or nothing to compare with."""
-        rows = np.concatenate(self._rows) if self._rows else np.empty((0, self._head.in_features), np.float32)
-        rows = np.delete(rows, row_norms(rows)[1], axis=0)
-        if self._at_fit is None or len(rows) < FEWEST:
+        if not self._rows:
             return None
-        return _judge(self._head, self._at_fit, self._head.record.mean_norm, Summary.of(rows))
+        rows = good_rows(Batch(0, np.concatenate(self._rows)))
+        try:
+            at_fit = _kept(self._head)
+        except ValueError:  # drift says what is wrong with it
+            return None
+        return None if len(rows) < FEWEST else _judge(self._head, at_fit, self._head.record.mean_norm, Summary.of(rows))
 
 
 def _judge(head: Head, at_fit: Reference, norm: float | None, summary: Summary) -> Drift:

@@ -88,8 +88,7 @@ def encode_and_reduce(
                 parts.write(_with_texts(codes, texts[rows], origin) if part.tabular else codes, 0)
                 bar.update(len(codes))
         size = parts.finish(show_progress_bar)
-    judged = sample.judge()
-    return Reduced(Path(sink), len(texts), 0, size, time.perf_counter() - begin, judged)
+    return Reduced(Path(sink), len(texts), 0, size, time.perf_counter() - begin, sample)
 
 
 @contextmanager

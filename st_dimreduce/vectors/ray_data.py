@@ -360,7 +360,7 @@ class _Encoder:
         from st_dimreduce.models.load import load_model  # noqa: PLC0415, only workers that encode need torch
 
         self._model = load_model(model) if isinstance(model, (str, os.PathLike)) else model
-        self._precision, self._head = precision, _digest(self._model)
+        self._precision, self._head = precision, _fingerprint(self._model)
         self._text_column, self._column = text_column, column
         self._batch_size = batch_size
 
@@ -372,7 +372,7 @@ class _Encoder:
         return table.append_column(codes.schema.field(0), codes.column(0))
 
 
-def _digest(model: Any) -> str | None:
+def _fingerprint(model: Any) -> str | None:
     """Return what the codes of a model are known by; None for one without a head."""
     from st_dimreduce import DimReduce  # noqa: PLC0415, only workers that encode need torch
 

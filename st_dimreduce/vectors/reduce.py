@@ -6,15 +6,16 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
-from st_dimreduce.codes.precision import quantize
-from st_dimreduce.codes.search import decode
+from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.enums import OnBadRow, Precision
+from st_dimreduce.evaluation.metrics import cosines
 from st_dimreduce.files import followed, only_run
 from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.progress import progress_bar
@@ -42,8 +43,7 @@ class Reduced:
         bad_rows: Number of them that had no direction and are stored as zero vectors.
         bytes: Size of the file, or of all files in the folder.
         seconds: Duration of this run.
-        drift: How what this run reduced differs from what the head was fitted on, judged by up to 4,000 vectors of it;
-            None where :func:`st_dimreduce.drift` could not judge.
+        sample: Up to 4,000 of the vectors that this run reduced; None where it reduced none.
     """
 
     path: Path
@@ -51,7 +51,15 @@ class Reduced:
     bad_rows: int
     bytes: int
     seconds: float
-    drift: Drift | None = None
+    sample: DriftSample | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def drift(self) -> Drift | None:
+        """How what this run reduced differs from what the head was fitted on; judged when it is asked for.
+
+        None where :func:`st_dimreduce.drift` could not judge.
+        """
+        return None if self.sample is None else self.sample.judge()
 
 
 @overload
@@ -181,8 +189,7 @@ def reduce_vectors(
                 parts.write(codes, bad)
                 bar.update(len(codes))
         size = parts.finish(show_progress_bar)
-    judged = sample.judge()
-    return Reduced(Path(sink), kept + parts.rows, parts.bad_rows, size, time.perf_counter() - begin, judged)
+    return Reduced(Path(sink), kept + parts.rows, parts.bad_rows, size, time.perf_counter() - begin, sample)
 
 
 def _rows_kept(path: Path, opened: Source, head: Head, precision: Precision, on_bad_row: OnBadRow) -> int:
@@ -216,9 +223,8 @@ def _rows_kept(path: Path, opened: Source, head: Head, precision: Precision, on_
 
 def _least_cosine(here: np.ndarray, there: np.ndarray, precision: Precision, size: int) -> float:
     """Return the least cosine between codes of the same rows; a bit may differ where a number lies between two."""
-    (one, over_one), (other, over_other) = decode(here, precision, size), decode(there, precision, size)
-    cosines = np.einsum("ij,ij->i", one, other) * over_one * over_other
-    return float(cosines[(one != 0).any(axis=1)].min(initial=1.0))
+    one, other = (dequantize(codes, precision, size) for codes in (here, there))
+    return float(cosines(one, other)[one.any(axis=1)].min(initial=1.0))
 
 
 def reduce_batch(head: Head, batch: Batch, precision: Precision, on_bad_row: OnBadRow) -> tuple[np.ndarray, int]:

@@ -277,7 +277,7 @@ class Parts:
                 beside(self._sink).unlink(missing_ok=True)  # in between, the codes are of nobody, not of another head
             put_in_place(made, self._sink, self._overwrite or self._append)
             if self._origin is not None and self._whole_file is not None:
-                said = self._new / "codes.json"
+                said = self._new / beside(self._sink).name
                 write_json(said, self._origin.content)
                 put_in_place(said, beside(self._sink), overwrite=True)
             size = size_of(self._sink)
