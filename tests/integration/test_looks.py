@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
 import threading
@@ -28,6 +27,8 @@ pytest.importorskip("selenium")
 
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
+
+from docs import screenshots
 
 _SCROLLED_BY_KEYS = "return [...document.querySelectorAll('pre > code')].every((code) => code.tabIndex === 0)"
 
@@ -131,8 +132,7 @@ def test_the_docs_break_no_rule_of_accessibility(browser, docs, width, dark):
 
 
 def test_screenshots_of_a_real_run(tmp_path):
-    script = runpy.run_path("docs/screenshots.py")
-    script["main"](tmp_path, 300)
+    screenshots.main(tmp_path, 300)
     names = {f"{page}-{theme}.png" for page in ("report", "search-page") for theme in ("light", "dark")}
     assert {path.name for path in tmp_path.iterdir()} == names
     for path in tmp_path.iterdir():
