@@ -23,6 +23,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import fit_head
 from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.evaluation.plots import THEMES, style
 from st_dimreduce.fitting.closed_form import directions, rotate
 from st_dimreduce.fitting.summary import Summary
 
@@ -30,21 +31,17 @@ IMAGES = Path(__file__).parent / "images"
 PAIRS, OUTPUTS, POINTS, WHITENING = 2000, 128, 250, 0.1
 NEAR = 0.2  # standard deviations
 WIDE = 5.2  # what the panels show of an output, in root mean squares of all
-BEFORE, AFTER = "#d55e00", "#0072b2"  # Okabe and Ito, "Color universal design", 2008
-INK, FAINT = "#1f2328", "#8c959f"
-DARK = {INK: "#e6edf3", FAINT: "#7d8590", AFTER: "#56b4e9", BEFORE: "#e69f00"}  # of the same palette
+LIGHT, NIGHT = THEMES["light"], THEMES["dark"]
+AFTER, BEFORE = LIGHT.colours[:2]
+INK, FAINT = LIGHT.ink, LIGHT.soft
+DARK = dict(zip((INK, FAINT, AFTER, BEFORE), (NIGHT.ink, NIGHT.soft, *NIGHT.colours[:2]), strict=True))
 PLAIN = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "st_dimreduce",  # the same figure has the same bytes
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
     "axes.titlesize": 10.5,
-} | dict.fromkeys(["text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"], INK)
-PLAIN |= {"axes.edgecolor": FAINT}
+    "axes.grid": False,
+}
 
 
 def embed() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -141,7 +138,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 def save(name: str, size: tuple[float, float], draw: Callable[..., None], *data: np.ndarray) -> None:
     """Write a figure as SVG without a background, whose colours follow the reader's scheme."""
-    with rc_context(PLAIN):
+    with style("light", size=10), rc_context(PLAIN):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure, *data)
         path = IMAGES / f"{name}.svg"
