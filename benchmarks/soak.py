@@ -264,8 +264,8 @@ class Served(Job):
         return connection
 
     def rest(self) -> None:
-        time.sleep(3)
-        self._ask(QUERIES[0])  # ends the worker threads that had nothing to do
+        time.sleep(11)  # AnyIO keeps a worker thread that has nothing to do for 10 s
+        self._ask(QUERIES[0])  # ends those that it keeps no longer
         time.sleep(1)
 
     def close(self) -> None:
