@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from st_dimreduce.evaluation.metrics import Estimate, difference
+from st_dimreduce.codes.metrics import Estimate, difference
 
 
 def random_half(count: int, seed: int = 0) -> np.ndarray:

@@ -27,7 +27,7 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce import Pairs, Precision, fit_head, quantize
 from st_dimreduce.apps.docstrings import docstring_pairs, package_pairs
 from st_dimreduce.evaluation.embeddings import embed
-from st_dimreduce.evaluation.metrics import TOP_K, Estimate, Mean, RankCorrelation, nearest, overlaps, retrieval
+from st_dimreduce.codes.metrics import TOP_K, Estimate, Mean, RankCorrelation, nearest, overlaps, retrieval
 from st_dimreduce.files import new_file, new_folder
 from st_dimreduce.fitting.cloze import cloze_pairs
 

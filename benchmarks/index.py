@@ -27,7 +27,7 @@ from benchmarks.printing import header, paragraph, table, write
 from benchmarks.widened import MODEL, near, real, widened
 from st_dimreduce import CodeIndex, Head, Precision, Summary, build_index, fit_head, open_index, search
 from st_dimreduce.codes.calibration import share_found
-from st_dimreduce.evaluation.metrics import overlaps, retrieval
+from st_dimreduce.codes.metrics import overlaps, retrieval
 from st_dimreduce.files import new_file
 
 KEPT = CACHE / "index.json"

@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from benchmarks.data import CACHE, DATASETS, SHARED, digest, minilm_path, vectors
 from benchmarks.printing import header, paragraph, table, write
 from st_dimreduce import Objective, Summary, TokenCodes, fit_head, quantize, search, search_multi_vector
-from st_dimreduce.evaluation.metrics import Mean, interval, retrieval
+from st_dimreduce.codes.metrics import Mean, interval, retrieval
 from st_dimreduce.files import new_file
 
 ABOUT = """

@@ -48,7 +48,7 @@ from benchmarks.training import BATCH
 from st_dimreduce import Objective, Precision, Size, Summary, quantize, search
 from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
-from st_dimreduce.evaluation.metrics import Estimate, Mean, RankCorrelation, interval
+from st_dimreduce.codes.metrics import Estimate, Mean, RankCorrelation, interval
 from st_dimreduce.evaluation.peers import OPQ_STEPS
 from st_dimreduce.evaluation.plots import THEMES, ThemeName, label_ends, style
 from st_dimreduce.files import new_file

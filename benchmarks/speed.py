@@ -38,7 +38,7 @@ from st_dimreduce import (
     search,
     summarize,
 )
-from st_dimreduce.evaluation.metrics import overlaps
+from st_dimreduce.codes.metrics import overlaps
 
 OUT, OPQ_STEPS = 256, 5
 

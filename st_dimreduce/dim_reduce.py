@@ -12,16 +12,17 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
+from st_dimreduce.base_head import MODEL_KEY, BaseHead, FitRecord, record_in_card
 from st_dimreduce.enums import Precision
-from st_dimreduce.head import MODEL_KEY, Array, FitRecord, Head, record_in_card
+from st_dimreduce.errors import UserError
 
 
 class DimReduce(Dense):
     """Reduces embeddings to fewer dimensions: Dropout -> Linear -> Tanh.
 
-    Use it to train a head together with its model: it knows how it was fitted (:attr:`record`), reduces stored vectors
-    (:meth:`reduce`) and becomes the portable form when it is saved with :func:`st_dimreduce.save_portable`. Where you
-    need none of these, the stock modules ``Dropout`` and ``Dense`` one after the other compute the same.
+    Use it to train a head together with its model: it knows how it was fitted (:attr:`record`), and becomes the
+    portable form when it is saved with :func:`st_dimreduce.save_portable`. Where you need neither, the stock modules
+    ``Dropout`` and ``Dense`` one after the other compute the same.
 
     Stands behind Pooling or Normalize, or between Transformer and Pooling to reduce ``"token_embeddings"``.
 
@@ -60,12 +61,12 @@ class DimReduce(Dense):
         record: FitRecord | Mapping[str, Any] | None = None,
     ) -> None:
         if not 1 <= out_features <= in_features:
-            raise ValueError(f"out_features={out_features}: choose a size from 1 to in_features={in_features}")
+            raise UserError(f"out_features={out_features}: choose a size from 1 to in_features={in_features}")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: choose a rate of at least 0 and less than 1")
+            raise UserError(f"dropout={dropout}: choose a rate of at least 0 and less than 1")
         for value, shape in ((init_weight, (out_features, in_features)), (init_bias, (out_features,))):
             if value is not None and tuple(value.shape) != shape:
-                raise ValueError(f"an initial value has shape {tuple(value.shape)}, expected {shape}")
+                raise UserError(f"an initial value has shape {tuple(value.shape)}, expected {shape}")
         super().__init__(
             in_features=in_features,
             out_features=out_features,
@@ -96,15 +97,7 @@ class DimReduce(Dense):
     def get_config_dict(self) -> dict[str, Any]:
         return super().get_config_dict() | {"record": self.record.to_dict()}
 
-    def reduce(self, embeddings: Array, normalize_embeddings: bool = False, batch_size: int = 8192) -> Array:
-        """Reduce embeddings, without dropout and without gradient; see :meth:`st_dimreduce.Head.reduce`."""
-        return self.to_head().reduce(embeddings, normalize_embeddings, batch_size)
-
-    def reduce_stored(self, vectors: Array, normalize_embeddings: bool = False, batch_size: int = 2048) -> Array:
-        """Reduce stored vectors of any norm; see :meth:`st_dimreduce.Head.reduce_stored`."""
-        return self.to_head().reduce_stored(vectors, normalize_embeddings, batch_size)
-
-    def to_head(self) -> Head:
+    def to_head(self) -> BaseHead:
         """Return the head as plain arrays in float32, with its record.
 
         Raises:
@@ -117,7 +110,7 @@ class DimReduce(Dense):
         return _copy(self, Dense, self.record)
 
     @classmethod
-    def from_head(cls, head: Head, dropout: float = 0.1) -> DimReduce:
+    def from_head(cls, head: BaseHead, dropout: float = 0.1) -> DimReduce:
         """Return a head as a module.
 
         Args:
@@ -137,8 +130,8 @@ class DimReduce(Dense):
         if record.folded is None:
             return _copy(dense, cls, record, dropout=getattr(dense, "dropout", 0.1))
         alone = getattr(dense, "alone", None)
-        if not isinstance(alone, Head):
-            raise ValueError(
+        if not isinstance(alone, BaseHead):
+            raise UserError(
                 "the head is folded into the last Dense of the base model: only the folder that save_portable wrote "
                 "has it alone, take load_head(folder)"
             )
@@ -154,7 +147,7 @@ def head_of(model: SentenceTransformer) -> tuple[Dense, FitRecord]:
     modules = [module for module in model if not isinstance(module, (Normalize, Pooling))]
     if not isinstance(modules[-1], Dense) or modules[-1].use_residual:
         kind = type(modules[-1]).__name__
-        raise ValueError(
+        raise UserError(
             f"the model ends in {kind}, it has no head: give a reduced model, or reduce this one first (reduce_model, "
             "st-dimreduce reduce)"
         )
@@ -171,7 +164,7 @@ def chosen_precision(model: SentenceTransformer) -> Precision | None:
     return None if precision == Precision.FLOAT32 else precision
 
 
-def keep_record(model: SentenceTransformer, record: FitRecord, alone: Head | None = None) -> None:
+def keep_record(model: SentenceTransformer, record: FitRecord, alone: BaseHead | None = None) -> None:
     """Keep the record where a model saved by plain Sentence Transformers still has it.
 
     That is the config of its transformer, whose unknown keys every version keeps. A static embedding has no config:
@@ -202,19 +195,19 @@ def _kept_record(model: SentenceTransformer) -> FitRecord:
     return record_in_card(model._model_card_text)
 
 
-def plain_head(dense: Dense, record: FitRecord) -> Head:
+def plain_head(dense: Dense, record: FitRecord) -> BaseHead:
     """Return a ``Dense`` as plain arrays in float32, with a record.
 
     Raises:
         ValueError: If it ends in something other than Tanh or Identity, or has a residual connection.
     """
     if dense.use_residual:
-        raise ValueError("the module has a residual connection: expected a head without one")
+        raise UserError("the module has a residual connection: expected a head without one")
     tensors: dict[str, np.ndarray | None] = {
         name: value.detach().float().cpu().numpy() for name, value in dense.linear.named_parameters()
     }
     activation: Any = type(dense.activation_function).__name__
-    return Head(tensors["weight"], tensors.get("bias"), activation, record)  # type: ignore[arg-type]
+    return BaseHead(tensors["weight"], tensors.get("bias"), activation, record)  # type: ignore[arg-type]
 
 
 def _copy(dense: Dense, form: type[Dense], record: FitRecord, **extra: Any) -> Any:

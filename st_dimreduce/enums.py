@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from enum import Enum
 
+from st_dimreduce.errors import UserError
+
 
 class StringEnum(str, Enum):
     """A string with a few valid values; the error for any other value lists them."""
@@ -14,7 +16,7 @@ class StringEnum(str, Enum):
     @classmethod
     def _missing_(cls, value: object) -> None:
         name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in cls.__name__).lstrip("_")
-        raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(choice.value for choice in cls)}")
+        raise UserError(f"unknown {name} {value!r}: choose from {', '.join(choice.value for choice in cls)}")
 
 
 class Precision(StringEnum):

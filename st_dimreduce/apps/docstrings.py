@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from st_dimreduce.errors import UserError
 from st_dimreduce.progress import progress_bar
 
 PACKAGES = ("numpy", "scipy", "sklearn", "torch", "networkx")
@@ -46,7 +47,7 @@ def docstring_pairs(count: int | None = None, seed: int = 0) -> list[tuple[str, 
     """
     pairs = _unambiguous_pairs()
     if count is not None and not 1 <= count <= len(pairs):
-        raise ValueError(
+        raise UserError(
             f"{count} docstring pairs were asked for: choose 1 to {len(pairs)}, those of the installed packages"
         )
     return random.Random(seed).sample(pairs, len(pairs) if count is None else count)  # noqa: S311, no secret
@@ -54,7 +55,7 @@ def docstring_pairs(count: int | None = None, seed: int = 0) -> list[tuple[str, 
 
 @cache
 def _unambiguous_pairs() -> list[tuple[str, str]]:
-    packages = progress_bar("Reading", "packages", None, PACKAGES)
+    packages = progress_bar("Reading", "packages", PACKAGES)
     pairs = {pair for name in packages for pair in package_pairs(name)}
     queries = Counter(query for query, _ in pairs)
     documents = Counter(document for _, document in pairs)

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from st_dimreduce.base_head import RECORD, BaseHead, FitRecord
 from st_dimreduce.codes.fingerprint import shown
 from st_dimreduce.codes.manifest import MANIFEST
-from st_dimreduce.head import RECORD, FitRecord, Head
+from st_dimreduce.codes.origin import Origin, origin_beside
+from st_dimreduce.errors import UserError
 from st_dimreduce.models.load import load_head
 from st_dimreduce.portable.graphs import EXPORT
 from st_dimreduce.untrusted import read_object
-from st_dimreduce.vectors.origin import Origin, origin_beside
 from st_dimreduce.vectors.sources import mapped
 
 _MODULES = "modules.json"
@@ -61,12 +62,12 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     if place.is_dir() and (origin := origin_beside(place)):
         return _folder_of_codes(place, origin)
     if place.is_dir() and not ((place / RECORD).exists() or (place / _MODULES).exists()):
-        raise ValueError(f"{place} holds no head, model, export or index: give a folder that st-dimreduce wrote")
+        raise UserError(f"{place} holds no head, model, export or index: give a folder that st-dimreduce wrote")
     is_model = (place / _MODULES).exists() or not place.exists()
     return _head(load_head(path), place, is_model)
 
 
-def _head(head: Head, place: Path, is_model: bool) -> dict[str, Any]:
+def _head(head: BaseHead, place: Path, is_model: bool) -> dict[str, Any]:
     record: FitRecord = head.record
     about = {name: value for name, value in record.to_dict(large=False).items() if name in _SAID}
     size = head.precision.bytes_per_vector(head.out_features)

@@ -26,10 +26,11 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import search
 from st_dimreduce.enums import Precision
-from st_dimreduce.evaluation.cache import Cache
-from st_dimreduce.evaluation.encoding import CHUNK, SharedEncoder
+from st_dimreduce.errors import MissingExtraError, UserError
 from st_dimreduce.fitting.cloze import cloze_pairs
 from st_dimreduce.models.attach import detach_head
+from st_dimreduce.models.cache import Cache
+from st_dimreduce.models.encoding import CHUNK, SharedEncoder
 from st_dimreduce.models.load import check_names, load_head, load_model
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.untrusted import short
@@ -46,7 +47,7 @@ try:
     from starlette.routing import Route
     from starlette.types import ASGIApp, Receive, Scope, Send
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("the search page needs a web server: pip install 'st_dimreduce[serve]'") from error
+    raise MissingExtraError("the search page needs a web server: pip install 'st_dimreduce[serve]'") from error
 
 LOOPBACK = "127.0.0.1"
 FEWEST_INDEXED = 50_000  # texts, from which on an index is faster than exact search
@@ -76,7 +77,6 @@ class Corpus:
             that was trained end to end, and is no longer the base model.
         examples: Queries that the page offers. Defaults to None: up to three sentences of the texts.
         batch_size: Texts encoded at a time. Defaults to 32.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
         cache: Folder to keep embeddings in, and to take those from that are there. Defaults to None.
 
     Raises:
@@ -92,22 +92,21 @@ class Corpus:
         base: str | os.PathLike[str] | None = None,
         examples: Sequence[str] | None = None,
         batch_size: int = 32,
-        show_progress_bar: bool | None = None,
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
         if not texts:
-            raise ValueError("there is no text to search: give at least one")
+            raise UserError("there is no text to search: give at least one")
         self._models = _load_all([path] if isinstance(path, (str, os.PathLike)) else path, len(texts))
         first = next(iter(self._models.values()))
         if first.record.folded and base is None:
-            raise ValueError("the head is folded into the base model's last Dense: give the base model too (--base)")
+            raise UserError("the head is folded into the base model's last Dense: give the base model too (--base)")
         # The full model has no name of its own, which any reduced model may have.
         encoding = {} if base is None else {"": load_model(base)}
         encoding |= {label: model.body for label, model in self._models.items()}
         self._full_name = next(iter(encoding))
-        self._encoder = SharedEncoder(encoding, batch_size, False, None if cache is None else Cache(cache))
+        self._encoder = SharedEncoder(encoding, batch_size, None if cache is None else Cache(cache))
         self._encoder.share_modules()
-        self._texts, self._shown = texts, show_progress_bar
+        self._texts = texts
         self._full = self._encode_texts()
         # A tokenizer serves one thread at a time, a time is that of one search, and a thread's first takes longer.
         self._thread = ThreadPoolExecutor(1)
@@ -145,14 +144,14 @@ class Corpus:
         """
         label = next(iter(self._models)) if model is None else model
         if label not in self._models:
-            raise ValueError(f"unknown model {short(label)}: choose from {', '.join(self._models)}")
+            raise UserError(f"unknown model {short(label)}: choose from {', '.join(self._models)}")
         precision = self._models[label].record.precision if precision is None else Precision(precision)
         if not query.strip():
-            raise ValueError("the query is empty: type what to look for")
+            raise UserError("the query is empty: type what to look for")
         if len(query) > LONGEST_QUERY:
-            raise ValueError(f"the query has {len(query):,} characters: give at most {LONGEST_QUERY:,}")
+            raise UserError(f"the query has {len(query):,} characters: give at most {LONGEST_QUERY:,}")
         if not 1 <= top_k <= MOST_ANSWERS:
-            raise ValueError(f"k={top_k}: choose 1 to {MOST_ANSWERS}")
+            raise UserError(f"k={top_k}: choose 1 to {MOST_ANSWERS}")
         by_full, by_reduced = self._thread.submit(self._search, query, top_k, precision, label).result()
         full_ranks, reduced_ranks = _ranks(by_full), _ranks(by_reduced)
         for found, other_ranks in ((by_full, reduced_ranks), (by_reduced, full_ranks)):
@@ -164,7 +163,7 @@ class Corpus:
     def _encode_texts(self) -> np.ndarray:
         """Give each reduced model its vectors of the texts, and return those of the full model."""
         full = []
-        with progress_bar("Encoding", "texts", self._shown, total=len(self._texts)) as bar:
+        with progress_bar("Encoding", "texts", total=len(self._texts)) as bar:
             for start in range(0, len(self._texts), CHUNK):  # the embeddings of all models at once may be too many
                 chunk = self._texts[start : start + CHUNK]
                 embeddings = self._encoder.encode(chunk, "document", None)
@@ -182,7 +181,7 @@ class Corpus:
         full_ms, encoding_ms = (round(1000 * encoder.seconds[name], 3) for name in (self._full_name, label))
         reduced, reducing_ms = _timed(lambda: model.reduce(embeddings[label]))
         if precision not in model.finders:
-            model.finders[precision] = model.finder(precision, self._shown)
+            model.finders[precision] = model.finder(precision)
             model.finders[precision](reduced, top_k)  # which takes longer than all others
         exact = partial(_exact, self._full, Precision.FLOAT32)
         by_full = self._find(embeddings[self._full_name], exact, Precision.FLOAT32, top_k)
@@ -235,21 +234,21 @@ class _Reduced:
 
     def reduce(self, embeddings: np.ndarray) -> np.ndarray:
         """Return the reduced vectors of embeddings by the body."""
-        return self._head.reduce(embeddings)
+        return self._head.forward(embeddings)
 
-    def finder(self, precision: Precision, show_progress_bar: bool | None) -> Finder:
+    def finder(self, precision: Precision) -> Finder:
         """Return what searches the vectors: an index where there are many and FAISS is there."""
         codes = quantize(self.rows, precision)
         if len(codes) < FEWEST_INDEXED or importlib.util.find_spec("faiss") is None:
             return partial(_exact, codes, precision)
-        return build_index(codes, self._head, precision=precision, show_progress_bar=show_progress_bar).search
+        return build_index(codes, self._head, precision=precision).search
 
 
 def _load_all(paths: Sequence[str | os.PathLike[str]], count: int) -> dict[str, _Reduced]:
     """Return reduced models by what they are called, with room for the vectors of so many texts."""
     labels = [_label(path) for path in paths]
     if not labels:
-        raise ValueError("there is no reduced model: give at least one")
+        raise UserError("there is no reduced model: give at least one")
     check_names(labels, paths)
     return {label: _Reduced(path, count) for label, path in zip(labels, paths, strict=True)}
 
@@ -271,7 +270,7 @@ def _load_reduced(path: str | os.PathLike[str]) -> SentenceTransformer:
     folder = Path(path)
     if folder.is_dir() and not (folder / "modules.json").exists():
         load_head(folder)  # which says what is wrong if it is none
-        raise ValueError(
+        raise UserError(
             f"{path} holds a head without a model: put it behind its own with attach_head (st-dimreduce attach)"
         )
     return load_model(path)
@@ -320,7 +319,7 @@ def make_app(
         try:
             k = parameters.get("k", "10")
             if not re.fullmatch(r"[0-9]{1,9}", k):
-                raise ValueError(f"k={k[:20]!r}: choose 1 to {MOST_ANSWERS}")
+                raise UserError(f"k={k[:20]!r}: choose 1 to {MOST_ANSWERS}")
             found = corpus.search(parameters.get("q", ""), int(k), parameters.get("precision"), parameters.get("model"))
         except ValueError as error:
             return JSONResponse({"error": str(error)}, status_code=400, headers=common)
@@ -341,7 +340,7 @@ def bind(port: int) -> socket.socket:
         ValueError: If there is no such port.
     """
     if not 0 <= port <= 65535:
-        raise ValueError(f"port={port}: choose 0 to 65535, 0 for any that is free")
+        raise UserError(f"port={port}: choose 0 to 65535, 0 for any that is free")
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page that has just ended does not block the next
     try:

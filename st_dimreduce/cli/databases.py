@@ -81,7 +81,6 @@ def migrate(
         on_bad_row=on_bad_row,
         dry_run=dry_run,
         announce=show,
-        show_progress_bar=False if quiet else None,
     )
     show(*done.lines())
     if Path(head).is_dir() and not Path(head, "modules.json").exists():  # not a model itself

@@ -129,7 +129,6 @@ def compare(
         precision=precision or list(Precision),
         with_peers=peers,
         batch_size=batch_size,
-        show_progress_bar=False if quiet else None,
         cache=cache,
     )
     # The files first, plots last: what fails of the rest must not cost what was measured.
@@ -169,9 +168,8 @@ def serve(
     from st_dimreduce.texts import read_texts
 
     bound = bind(port)  # before the texts are encoded, which takes long
-    shown = False if quiet else None
     hide_loading_bars(quiet)
-    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": shown, "cache": cache}
+    options: dict[str, Any] = {"batch_size": batch_size, "cache": cache}
     corpus = Corpus(models, read_texts(texts, column), base=base, **options)
     show(f"{address(bound)} is open; Ctrl-C ends it.")
     run(make_app(corpus), bound)

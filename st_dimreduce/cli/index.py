@@ -8,6 +8,7 @@ import typer
 from st_dimreduce.cli.main import Done, group, hide_loading_bars, quoted, show, show_next, show_row
 from st_dimreduce.cli.options import BadRows, BatchSize, Force, Quiet, Seed, TextColumn, VectorColumn
 from st_dimreduce.enums import Kind, OnBadRow, Precision
+from st_dimreduce.errors import UserError
 
 index = group("index", "Build, change and search an index of codes, with FAISS.")
 
@@ -69,7 +70,6 @@ def build(
         on_bad_row=on_bad_row,
         batch_size=batch_size,
         overwrite=force,
-        show_progress_bar=False if quiet else None,
     )
     show(f"Wrote {output}: {_about(built)}.")
     show_next(quoted("st-dimreduce", "index", "search", output, "queries.txt", "--model", "MODEL"))
@@ -103,7 +103,6 @@ def add(
         on_bad_row=on_bad_row,
         batch_size=batch_size,
         overwrite=replace,
-        show_progress_bar=False if quiet else None,
     )
     show(f"Added {count:,}: {_about(opened)}.")
     return Done({"added": count, **_figures(opened)})
@@ -211,7 +210,7 @@ def _read_vectors(path: str) -> Any:
     from st_dimreduce.vectors.sources import mapped
 
     if Path(path).suffix.lower() != ".npy":
-        raise ValueError(f"{path} is no .npy file: give reduced vectors, or texts with --model")
+        raise UserError(f"{path} is no .npy file: give reduced vectors, or texts with --model")
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}: give reduced vectors in a .npy file")
     return mapped(Path(path))
@@ -226,14 +225,14 @@ def _ids(given: list[str], named: bool) -> list[Any]:
             try:
                 words.extend(Path(each[1:]).read_text(encoding="utf-8").splitlines())
             except UnicodeDecodeError as error:
-                raise ValueError(f"{each[1:]} is no text in UTF-8: expected an id per line") from error
+                raise UserError(f"{each[1:]} is no text in UTF-8: expected an id per line") from error
         else:
             words.append(each)
     if named:
         return list(words)
     for word in words:
         if not word.isascii() or not word.isdigit() or len(word) > _DIGITS:
-            raise ValueError(f"id {shown(word)} is no number from 0 to 2^63 - 1: the index holds integers")
+            raise UserError(f"id {shown(word)} is no number from 0 to 2^63 - 1: the index holds integers")
     return [int(word) for word in words]
 
 

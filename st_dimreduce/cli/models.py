@@ -96,7 +96,6 @@ def reduce(
         pairs=labelled,
         seed=seed,
         batch_size=batch_size,
-        show_progress_bar=False if quiet else None,
         cache=cache,
     )
     save_portable(reduced, output, figures=comparison.to_dict(), overwrite=force)
@@ -137,7 +136,7 @@ def publish(
     Example: st-dimreduce publish small user/small --with onnx --dry-run
     """
     from st_dimreduce.evaluation.report import publication_table
-    from st_dimreduce.runtimes.publish import publish as publish_model
+    from st_dimreduce.portable.publish import publish as publish_model
 
     # From a file: arguments of a process can be seen by other users of the machine.
     token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else None
@@ -152,7 +151,6 @@ def publish(
         token=token,
         revision=revision,
         dry_run=dry_run,
-        show_progress_bar=False if quiet else None,
     )
     if dry_run:
         show(publication_table(publication.files), publication.card)
@@ -180,11 +178,10 @@ def export(
 
     Example: st-dimreduce export small --output graph --variant int8
     """
-    from st_dimreduce.runtimes.export import SETTINGS
-    from st_dimreduce.runtimes.export import export as export_graph
+    from st_dimreduce.portable.export import SETTINGS
+    from st_dimreduce.portable.export import export as export_graph
 
     hide_loading_bars(quiet)
-    shown = False if quiet else None
     show(f"Exports {source} for {'ONNX Runtime' if format_ is Format.ONNX else 'OpenVINO'}, writes {output}.")
     written = export_graph(
         source,
@@ -193,7 +190,6 @@ def export(
         precision=precision,
         variants=variants or (),
         overwrite=force,
-        show_progress_bar=shown,
     )
     show(f"Wrote {written}.")
     files = json.loads(Path(output, SETTINGS).read_text(encoding="utf-8")).get("files", {})

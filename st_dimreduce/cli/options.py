@@ -8,9 +8,10 @@ import typer
 
 from st_dimreduce.cli.main import show
 from st_dimreduce.enums import Objective, OnBadRow, Precision, Store, Variant, Verdict
+from st_dimreduce.errors import UserError
 
 if TYPE_CHECKING:
-    from st_dimreduce.head import FitRecord
+    from st_dimreduce.base_head import FitRecord
     from st_dimreduce.vectors.drift import Drift
 
 _FEW = 1000  # texts: with fewer, what is chosen depends on which ones are held out
@@ -129,4 +130,4 @@ def read_sizes(given: str | None) -> list[int] | None:
     try:
         return [int(size) for size in given.split(",")]
     except ValueError as error:
-        raise ValueError(f"--nested {given}: expected sizes with commas between, such as 64,128,256") from error
+        raise UserError(f"--nested {given}: expected sizes with commas between, such as 64,128,256") from error

@@ -53,8 +53,8 @@ def fit(
 
     Example: st-dimreduce fit vectors.parquet --bytes 64 --output head
     """
+    from st_dimreduce.base_head import RECORD
     from st_dimreduce.files import check_target
-    from st_dimreduce.head import RECORD
     from st_dimreduce.vectors.fit import fit_on_vectors
 
     check_target(output, force, marker=RECORD)
@@ -70,7 +70,6 @@ def fit(
         column=column,
         seed=seed,
         on_bad_row=on_bad_row,
-        show_progress_bar=False if quiet else None,
     )
     head.save(output, overwrite=force)
     status = say_choice(head.record, keep, best_effort)
@@ -124,7 +123,6 @@ def apply(
         on_bad_row=on_bad_row,
         overwrite=force,
         append=append,
-        show_progress_bar=False if quiet else None,
     )
     zeros = f", {done.bad_rows:,} of them stored as zeros" if done.bad_rows else ""
     size = f"{done.rows:,} vectors of {loaded.out_features} dimensions in {precision.value}, {done.bytes:,} bytes"
@@ -206,7 +204,6 @@ def drift(
         column=column,
         seed=seed,
         on_bad_row=on_bad_row,
-        show_progress_bar=False if quiet else None,
     )
 
     from st_dimreduce.evaluation.report import drift_table
@@ -253,7 +250,6 @@ def encode(
         precision,
         batch_size=batch_size,
         overwrite=force,
-        show_progress_bar=False if quiet else None,
     )
     show(f"Wrote {sink}: {done.rows:,} codes, {done.bytes:,} bytes; {done.seconds:.1f} s.")
     show(*unlike(done.drift))

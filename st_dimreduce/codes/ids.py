@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from st_dimreduce.errors import UserError
 from st_dimreduce.untrusted import short
 
 _SHOWN = 100  # letters of an id in a message
@@ -31,7 +32,7 @@ class Names:
         try:
             encoded = [string.encode() for string in strings]
         except UnicodeEncodeError as error:
-            raise ValueError(f"id {shown(error.object)} holds half a character: expected text in UTF-8") from error
+            raise UserError(f"id {shown(error.object)} holds half a character: expected text in UTF-8") from error
         ends = np.cumsum([len(each) for each in encoded], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
 
@@ -89,21 +90,21 @@ def new_ids(
     """
     if ids is None:
         if named:
-            raise ValueError("no ids were given: expected strings, as the index holds")
+            raise UserError("no ids were given: expected strings, as the index holds")
         if next_id + count > _TOO_LARGE:
-            raise ValueError(f"after id {next_id - 1} no {count:,} more follow: give ids, 0 to 2^63 - 1")
+            raise UserError(f"after id {next_id - 1} no {count:,} more follow: give ids, 0 to 2^63 - 1")
         return np.arange(count) + (next_id if count else 0), None
     keys, names = as_keys(ids, named)
     if len(keys) != count:
-        raise ValueError(f"{len(keys):,} ids were given for {count:,} vectors: expected as many")
+        raise UserError(f"{len(keys):,} ids were given for {count:,} vectors: expected as many")
     if names is None and count and keys.min() < 0:
-        raise ValueError(f"id {keys.min()} is negative: expected 0 to 2^63 - 1")
+        raise UserError(f"id {keys.min()} is negative: expected 0 to 2^63 - 1")
     ordered = np.argsort(keys, kind="stable")
     repeated = np.flatnonzero(keys[ordered[1:]] == keys[ordered[:-1]])
     if len(repeated):
         row = ordered[repeated[0]]
         said = shown(keys[row] if names is None else names[row])
-        raise ValueError(f"id {said} is given to several vectors: expected a different one for each")
+        raise UserError(f"id {said} is given to several vectors: expected a different one for each")
     return keys, names
 
 
@@ -116,7 +117,7 @@ def listed(ids: Any) -> Any:
     if isinstance(ids, Names) or (isinstance(ids, np.ndarray) and ids.ndim == 1):
         return ids
     if isinstance(ids, (str, bytes, np.ndarray)) or not hasattr(ids, "__iter__"):
-        raise ValueError(f"ids are {short(ids)}, of type {type(ids).__name__}: expected several, as in a list")
+        raise UserError(f"ids are {short(ids)}, of type {type(ids).__name__}: expected several, as in a list")
     return list(ids)
 
 
@@ -145,9 +146,9 @@ def as_keys(ids: Iterable[Any] | Names, named: bool) -> tuple[np.ndarray, Names 
         return np.empty(0, np.int64), Names.of([]) if named else None
     if isinstance(given, Names) or isinstance(given[0], str):
         if not named:
-            raise ValueError(f"id {shown(given[0])} is a string: expected integers, as the index holds")
+            raise UserError(f"id {shown(given[0])} is a string: expected integers, as the index holds")
         if not isinstance(given, Names) and not all(isinstance(each, str) for each in given):
-            raise ValueError("some ids are strings and some are not: expected strings only")
+            raise UserError("some ids are strings and some are not: expected strings only")
         names = given if isinstance(given, Names) else Names.of(given)
         return keys_of(names[row] for row in range(len(names))), names
     if isinstance(given, np.ndarray):
@@ -156,9 +157,9 @@ def as_keys(ids: Iterable[Any] | Names, named: bool) -> tuple[np.ndarray, Names 
         odd = given[:1] if named else [each for each in given if not _is_whole(each)]
     for one in odd[:1]:
         expected = "strings" if named else "integers"
-        raise ValueError(f"id {shown(one)} is of type {type(one).__name__}: expected {expected}, as the index holds")
+        raise UserError(f"id {shown(one)} is of type {type(one).__name__}: expected {expected}, as the index holds")
     for one in map(int, (max(given), min(given)) if isinstance(given, list) else (given.max(), given.min())):
         if not -_TOO_LARGE <= one < _TOO_LARGE:
             said = one if abs(one) < 1e100 else "huge"
-            raise ValueError(f"id {said} is too {'large' if one > 0 else 'small'}: expected 0 to 2^63 - 1")
+            raise UserError(f"id {said} is too {'large' if one > 0 else 'small'}: expected 0 to 2^63 - 1")
     return np.asarray(given, np.int64), None

@@ -34,6 +34,7 @@ from st_dimreduce.codes.search import decode, search, unit_queries
 from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe, mapped_array, save_array
 from st_dimreduce.codes.writing import write_codes, write_merged, write_reassigned
 from st_dimreduce.enums import Kind, Precision
+from st_dimreduce.errors import UserError
 from st_dimreduce.files import clear_up, disk_errors, held, new_file, new_folder
 
 if TYPE_CHECKING:
@@ -195,12 +196,12 @@ class CodeIndex:
 
     def _effort(self, recall: float | None, effort: int | None, top_k: int) -> int:
         if recall is not None and effort is not None:
-            raise ValueError(f"recall={recall} and effort={effort}: give one of them")
+            raise UserError(f"recall={recall} and effort={effort}: give one of them")
         if effort is not None:
             return min(as_count(effort, "effort", "look into at least 1 cell"), EXACT)
         wanted = DEFAULT_RECALL if recall is None else recall
         if not isinstance(wanted, (float, int, np.number)) or not 0 < wanted <= 1:
-            raise ValueError(f"recall={recall}: choose a share over 0 and at most 1, such as 0.95")
+            raise UserError(f"recall={recall}: choose a share over 0 and at most 1, such as 0.95")
         recalls = self.manifest.recalls
         if not recalls:  # nothing was measured: a flat index
             return self._efforts[1]
@@ -211,7 +212,7 @@ class CodeIndex:
         if recall is None:
             return self.manifest.efforts[-1]
         most = max(measured)
-        raise ValueError(f"recall={recall}: this index reaches {most:.4f} at most; search scores every code")
+        raise UserError(f"recall={recall}: this index reaches {most:.4f} at most; search scores every code")
 
     def _keys(self, ids: Iterable[Any]) -> np.ndarray:
         """Return ids as the numbers that segments hold."""
@@ -258,7 +259,7 @@ class CodeIndex:
                 for positions in there:
                     for row in np.flatnonzero(positions >= 0)[:1]:
                         said = shown(keys[row] if names is None else names[row])
-                        raise ValueError(f"id {said} is in the index already: remove it first, or pass overwrite=True")
+                        raise UserError(f"id {said} is in the index already: remove it first, or pass overwrite=True")
             manifest = self._without(there)
             with self._new_segment() as (name, folder):
                 state = write_codes(folder, name, codes, keys, names, self._centres, manifest)
@@ -283,7 +284,7 @@ class CodeIndex:
             missing = np.flatnonzero(np.max([np.full(len(keys), -1), *there], axis=0) < 0)
             if len(missing):
                 more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-                raise ValueError(f"id {shown(given[missing[0]])}{more} is not in the index: remove only what is there")
+                raise UserError(f"id {shown(given[missing[0]])}{more} is not in the index: remove only what is there")
             self._commit(self._without(there))
 
     def compact(self) -> None:
@@ -313,7 +314,7 @@ class CodeIndex:
         with self._writing():  # from the beginning: positions are those of the segments of one generation
             own, segments = None, self._segments
             if not len(self):
-                raise ValueError(f"{self.path} holds no vector to measure recall with: add some first")
+                raise UserError(f"{self.path} holds no vector to measure recall with: add some first")
             if queries is None:
                 levels, own = self._some_codes(_QUERIES, seed)
                 documents, queries = likely_queries(levels, self.precision, seed)
@@ -348,7 +349,7 @@ class CodeIndex:
                     return False
                 for name in ("head", "precision", "named"):
                     if getattr(manifest, name) != getattr(self.manifest, name):
-                        raise ValueError(f"{self.path} was replaced by an index that differs in {name}: open it again")
+                        raise UserError(f"{self.path} was replaced by an index that differs in {name}: open it again")
                 try:
                     self._now = _open(self.path, manifest, self._now, False)
                     return True
@@ -372,7 +373,7 @@ class CodeIndex:
             out[positions >= 0] = searched.segment.codes(positions[positions >= 0])
             done |= positions >= 0
         if not done.all():
-            raise ValueError(f"id {shown(given[int(np.flatnonzero(~done)[0])])} is not in the index: ask for others")
+            raise UserError(f"id {shown(given[int(np.flatnonzero(~done)[0])])} is not in the index: ask for others")
         return from_stored(out, self.precision)
 
     @contextmanager
@@ -437,7 +438,7 @@ class CodeIndex:
     def _commit(self, manifest: Manifest) -> None:
         with self._moving:
             if Manifest.read(self.path) != self.manifest:
-                raise ValueError(f"{self.path} was replaced by another index while this one was changed: open it again")
+                raise UserError(f"{self.path} was replaced by another index while this one was changed: open it again")
             manifest = replace(manifest, generation=self.manifest.generation + 1)
             manifest.write(self.path)
             self._now = _open(self.path, manifest, self._now, False)
@@ -489,9 +490,9 @@ def _open(
         check_files(folder, state.files, hashes, checked)
         segment = Segment(folder, width, manifest.packed, state.removed)
         if len(segment) != state.rows:
-            raise ValueError(f"{folder} holds {len(segment):,} vectors, {MANIFEST} says {state.rows:,}: {DAMAGED}")
+            raise UserError(f"{folder} holds {len(segment):,} vectors, {MANIFEST} says {state.rows:,}: {DAMAGED}")
         if (segment.names is not None) != manifest.named:
-            raise ValueError(f"{folder} holds other ids than {MANIFEST} says: {DAMAGED}")
+            raise UserError(f"{folder} holds other ids than {MANIFEST} says: {DAMAGED}")
         opened[state.name] = state, _Searched(segment, centres, manifest)
     return _Opened(manifest, centres, opened)
 
@@ -510,12 +511,12 @@ class _Searched:
             try:
                 self._scan.load(segment.cell_codes(0, self._cells), *segment.graph)
             except ValueError as error:
-                raise ValueError(f"{segment.folder}: {error}, {DAMAGED}") from error
+                raise UserError(f"{segment.folder}: {error}, {DAMAGED}") from error
             return
         if centres is None:
             centres = np.zeros((self._cells, manifest.out_features), np.float32)
         if self._cells != len(centres):
-            raise ValueError(f"{segment.folder} has another number of cells than {CELLS}: {DAMAGED}")
+            raise UserError(f"{segment.folder} has another number of cells than {CELLS}: {DAMAGED}")
         self._scan = scan.CellScan(segment.path, segment.lists, centres, manifest.precision)
 
     def candidates(self, unit: np.ndarray, count: int, effort: int, keys: np.ndarray | None) -> np.ndarray:
@@ -649,7 +650,7 @@ def open_index(
     for attempt in range(_ATTEMPTS):
         manifest = Manifest.read(folder)
         if head is not None and not same_head(head.fingerprint, manifest.fingerprint):
-            raise ValueError(f"{folder} holds codes of another head: give the one that it was built with")
+            raise UserError(f"{folder} holds codes of another head: give the one that it was built with")
         try:
             return CodeIndex(folder, manifest, check_hashes, checked)
         except (FileNotFoundError, ValueError):
@@ -683,12 +684,12 @@ def merge_indexes(
     """
     indexes = [open_index(each) for each in paths]
     if not indexes:
-        raise ValueError("no index was given: give the folders of one or more")
+        raise UserError("no index was given: give the folders of one or more")
     first = indexes[0]
     for index in indexes[1:]:
         for name in ("head", "precision", "kind", "named"):
             if getattr(index.manifest, name) != getattr(first.manifest, name):
-                raise ValueError(f"{index.path} and {first.path} differ in {name}: merge indexes that were built alike")
+                raise UserError(f"{index.path} and {first.path} differ in {name}: merge indexes that were built alike")
     with new_folder(path, overwrite, marker=MANIFEST) as folder:
         shutil.copytree(first.path / HEAD, folder / HEAD)
         if first._centres is not None:
@@ -722,7 +723,7 @@ def _check_apart(segment: Segment, others: Sequence[Segment], path: Path) -> Non
     for other in others:
         for row in np.flatnonzero(other.find(ids) >= 0)[:1]:
             said = ids[row] if segment.names is None else repr(segment.names[int(segment.find(ids[row : row + 1])[0])])
-            raise ValueError(f"id {said} of {path} is in another index as well: remove it from one of them first")
+            raise UserError(f"id {said} of {path} is in another index as well: remove it from one of them first")
 
 
 def create(
@@ -763,7 +764,7 @@ def typical_queries(queries: Any, size: int) -> np.ndarray:
     """
     unit = _fitting(queries, 1, size)
     if not len(unit):
-        raise ValueError("queries are empty: give typical ones, or none at all to measure recall without")
+        raise UserError("queries are empty: give typical ones, or none at all to measure recall without")
     return unit
 
 
@@ -771,12 +772,12 @@ def _fitting(queries: Any, top_k: int, size: int) -> np.ndarray:
     unit = unit_queries(queries, top_k)
     if unit.shape[1] != size:
         expected = f"{size}: encode them with the reduced model, or reduce them with its head"
-        raise ValueError(f"queries have {unit.shape[1]} dimensions, expected {expected}")
+        raise UserError(f"queries have {unit.shape[1]} dimensions, expected {expected}")
     return unit
 
 
 def _read_centres(path: Path, size: int) -> np.ndarray:
     centres = mapped_array(path, np.float32, 2)
     if centres.shape[1] != size or not np.isfinite(centres).all():
-        raise ValueError(f"{path} holds centres of shape {centres.shape}, or not finite: {DAMAGED}")
+        raise UserError(f"{path} holds centres of shape {centres.shape}, or not finite: {DAMAGED}")
     return centres

@@ -13,6 +13,7 @@ from st_dimreduce.codes.calibration import DEPTHS
 from st_dimreduce.codes.lists import is_packed
 from st_dimreduce.codes.segments import DAMAGED, Files
 from st_dimreduce.enums import Kind, Precision
+from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_file, write_json
 from st_dimreduce.untrusted import read_object, short
 
@@ -122,21 +123,21 @@ class Manifest:
             ValueError: If there is none, or it is damaged.
         """
         if not (path / MANIFEST).is_file():
-            raise ValueError(f"{path} holds no {MANIFEST}: expected an index that build_index made")
+            raise UserError(f"{path} holds no {MANIFEST}: expected an index that build_index made")
         content = read_object(path / MANIFEST, _MOST_BYTES)
         if content.get("format") != _FORMAT:
             known = f"expected {_FORMAT}: build the index again with this version"
-            raise ValueError(f"{path / MANIFEST} is of format {short(content.get('format'))}, {known}")
+            raise UserError(f"{path / MANIFEST} is of format {short(content.get('format'))}, {known}")
         digest = content.pop("hash", None)
         if digest != _hash(content):
-            raise ValueError(f"{path / MANIFEST} was changed after it was written: {DAMAGED}")
+            raise UserError(f"{path / MANIFEST} was changed after it was written: {DAMAGED}")
         del content["format"]
         try:
             segments = tuple(SegmentState(**each) for each in content.pop("segments"))
             return cls(**content | {"segments": segments, "efforts": tuple(content.get("efforts", ()))})
         except (KeyError, TypeError, ValueError) as error:
             said = str(error).split(":")[0]
-            raise ValueError(f"{path / MANIFEST} cannot be what was written ({said}): {DAMAGED}") from error
+            raise UserError(f"{path / MANIFEST} cannot be what was written ({said}): {DAMAGED}") from error
 
 
 def _hash(content: dict[str, Any]) -> str:
@@ -145,7 +146,7 @@ def _hash(content: dict[str, Any]) -> str:
 
 def _check(holds: bool, value: Any) -> None:
     if not holds:
-        raise ValueError(f"{MANIFEST} says {short(value)}: {DAMAGED}")
+        raise UserError(f"{MANIFEST} says {short(value)}: {DAMAGED}")
 
 
 def _is_count(value: Any, least: int = 0, most: int = 2**63) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from st_dimreduce.codes.rows import refuse_masked, refuse_multi_vector, scale_rows
 from st_dimreduce.enums import Precision
+from st_dimreduce.errors import UserError
 
 INT8_STEPS = 127 / 4.0  # steps of the int8 grid per standard deviation
 _WHOLE = (Precision.FLOAT32, Precision.INT8)  # precisions that are stored as one number per dimension
@@ -43,7 +44,7 @@ def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
     precision = Precision(precision)
     refuse_multi_vector(embeddings, "embeddings", "TokenCodes.of")
     if embeddings.ndim != 2:
-        raise ValueError(f"embeddings have shape {embeddings.shape}, expected (n, out_features)")
+        raise UserError(f"embeddings have shape {embeddings.shape}, expected (n, out_features)")
     refuse_masked(embeddings, "the embeddings")
     embeddings = np.asarray(embeddings)
     if precision is Precision.BINARY:
@@ -94,17 +95,17 @@ def check_codes(codes: np.ndarray, precision: Precision, out_features: int) -> N
     if not isinstance(codes, np.ndarray):
         kind = type(codes).__name__
         searched = "; search_multi_vector searches these" if kind == "TokenCodes" else ""
-        raise ValueError(f"codes are of type {kind}: expected an array, as quantize gives it{searched}")
+        raise UserError(f"codes are of type {kind}: expected an array, as quantize gives it{searched}")
     refuse_masked(codes, "the codes")
     width = out_features if precision in _WHOLE else precision.bytes_per_vector(out_features)
     if codes.ndim != 2 or codes.shape[1] != width:
-        raise ValueError(
+        raise UserError(
             f"codes have shape {codes.shape}, expected (n, {width}) for {out_features} dimensions in {precision.value}"
         )
     kind = str(codes.dtype)
     expected = {Precision.FLOAT32: "floats", Precision.INT8: "int8"}.get(precision, "uint8")
     if kind != expected and not (precision is Precision.FLOAT32 and "float" in kind):
-        raise ValueError(
+        raise UserError(
             f"codes are of type {kind}, {precision.value} codes are {expected}: read them as quantize gave them"
         )
 

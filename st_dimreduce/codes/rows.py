@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from st_dimreduce.errors import UserError
+
 _ROUNDING = 1e-5  # of a squared norm
 _SURE = 1e-20, 1e20  # squared norms that float32 holds to full precision
 
@@ -66,7 +68,7 @@ def as_count(value: Any, name: str, what: str) -> int:
     except TypeError:
         count = 0
     if count < 1 or isinstance(value, bool):
-        raise ValueError(f"{name}={value}: {what}")
+        raise UserError(f"{name}={value}: {what}")
     return count
 
 
@@ -74,14 +76,14 @@ def refuse_masked(array: Any, name: str) -> None:
     """Raise ``ValueError`` if a masked array has masked entries, which NumPy's functions read as if they were not."""
     if np.ma.is_masked(array):
         count = np.ma.count_masked(array)
-        raise ValueError(f"{name} are a masked array with {count} masked entries: drop those rows, or fill them")
+        raise UserError(f"{name} are a masked array with {count} masked entries: drop those rows, or fill them")
 
 
 def refuse_multi_vector(vectors: Any, name: str, instead: str) -> None:
     """Raise ``ValueError`` if these are several vectors per text, which only ``instead`` reads."""
     listed = isinstance(vectors, (list, tuple)) and len(vectors) > 0 and np.ndim(vectors[0]) == 2
     if listed or getattr(vectors, "ndim", None) == 3:
-        raise ValueError(f"{name} are several vectors per text, as of a MultiVectorEncoder: use {instead} for these")
+        raise UserError(f"{name} are several vectors per text, as of a MultiVectorEncoder: use {instead} for these")
 
 
 def as_array(vectors: Any, name: str, shape: str) -> np.ndarray:
@@ -99,11 +101,11 @@ def as_array(vectors: Any, name: str, shape: str) -> np.ndarray:
     if not isinstance(vectors, np.ndarray):
         if not hasattr(vectors, "detach"):
             kind = type(vectors).__name__
-            raise ValueError(f"{name} are of type {kind}: expected an array or a tensor of floats, {shape}")
+            raise UserError(f"{name} are of type {kind}: expected an array or a tensor of floats, {shape}")
         tensor = vectors.detach().cpu()
         vectors = (tensor if tensor.dtype.itemsize > 2 else tensor.float()).numpy()  # NumPy has no bfloat16
     if vectors.dtype.kind not in "fiub":
-        raise ValueError(f"{name} are of type {vectors.dtype}: expected floats of shape {shape}")
+        raise UserError(f"{name} are of type {vectors.dtype}: expected floats of shape {shape}")
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
-        raise ValueError(f"{name} have shape {vectors.shape}: expected finite vectors of shape {shape}")
+        raise UserError(f"{name} have shape {vectors.shape}: expected finite vectors of shape {shape}")
     return vectors

@@ -21,11 +21,12 @@ from st_dimreduce.codes.lists import BLOCK, Lists
 from st_dimreduce.codes.precision import INT8_STEPS, bytes_to_levels
 from st_dimreduce.codes.rows import as_count
 from st_dimreduce.enums import Precision
+from st_dimreduce.errors import MissingExtraError, UserError
 
 try:
     import faiss
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("an index of codes needs FAISS: pip install 'st_dimreduce[faiss]'") from error
+    raise MissingExtraError("an index of codes needs FAISS: pip install 'st_dimreduce[faiss]'") from error
 
 _FAISS: Any = faiss  # whose types say less than it can
 
@@ -217,15 +218,15 @@ class Graph:
         before = faiss.vector_to_array(graph.cum_nneighbor_per_level).astype(np.int64)  # links of the levels below
         fits = len(levels) == count > entry >= 0 and levels.min() >= 1 and levels.max() < len(before)
         if not fits or levels[entry] != levels.max():
-            raise ValueError("its levels do not fit its codes")
+            raise UserError("its levels do not fit its codes")
         offsets = np.concatenate([[0], np.cumsum(before[levels])])
         if len(links) != offsets[-1] or links.min() < -1 or links.max() >= count:
-            raise ValueError("its links do not fit its codes")
+            raise UserError("its links do not fit its codes")
         for level in range(1, int(levels.max())):
             rows = np.flatnonzero(levels > level)
             own = links[(offsets[rows] + before[level])[:, None] + np.arange(before[level + 1] - before[level])]
             if (levels[own[own >= 0]] <= level).any():
-                raise ValueError("its links lead to levels that are not there")
+                raise UserError("its links lead to levels that are not there")
         self._storage.add_sa_codes(np.ascontiguousarray(codes))
         faiss.copy_array_to_vector(np.ascontiguousarray(levels), graph.levels)
         faiss.copy_array_to_vector(offsets.astype(np.uint64), graph.offsets)

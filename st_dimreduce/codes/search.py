@@ -10,6 +10,7 @@ import numpy as np
 from st_dimreduce.codes.precision import bytes_to_levels, check_codes
 from st_dimreduce.codes.rows import as_array, as_count, refuse_masked, refuse_multi_vector, scale_rows
 from st_dimreduce.enums import Precision
+from st_dimreduce.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,7 @@ def search(
     rows = np.zeros((len(unit), kept), np.int64)
     some, many = block_size
     if some < 1 or many < 1:
-        raise ValueError(f"block_size={block_size}: score at least 1 query and 1 code at a time")
+        raise UserError(f"block_size={block_size}: score at least 1 query and 1 code at a time")
     starts = range(0, len(codes), many)
     with ThreadPoolExecutor(1) as thread:  # decodes the next block meanwhile
         decoded = [thread.submit(decode, codes[start : start + many], precision, size) for start in starts[:1]]
@@ -146,20 +147,20 @@ def rescore(
     fits = vectors.ndim == candidates.ndim == 2 and vectors.shape[1] == unit.shape[1] and len(candidates) == len(unit)
     if not fits:
         shapes = f"{unit.shape}, {vectors.shape} and {candidates.shape}"
-        raise ValueError(f"queries, vectors and candidates have shapes {shapes}: expected (q, d), (n, d) and (q, c)")
+        raise UserError(f"queries, vectors and candidates have shapes {shapes}: expected (q, d), (n, d) and (q, c)")
     if candidates.dtype.kind not in "iu":
-        raise ValueError(f"candidates are of type {candidates.dtype}: expected whole numbers, rows of vectors")
+        raise UserError(f"candidates are of type {candidates.dtype}: expected whole numbers, rows of vectors")
     outside = candidates[(candidates < 0) | (candidates >= len(vectors))]
     if outside.size:
         rows = f"rows of vectors, 0 to {len(vectors) - 1}" if len(vectors) else "none, there is no vector"
-        raise ValueError(f"candidates hold {outside[0]}: expected {rows}")
+        raise UserError(f"candidates hold {outside[0]}: expected {rows}")
     kept = min(top_k, candidates.shape[1])
     scores, found = np.empty((len(unit), kept), np.float32), np.empty((len(unit), kept), np.int64)
     for number, (query, some) in enumerate(zip(unit, candidates, strict=True)):
         read = np.asarray(vectors[some])
         finite = np.isfinite(read).all(axis=1)
         if not finite.all():
-            raise ValueError(f"row {some[finite.argmin()]} of vectors holds NaN or infinity: expected finite vectors")
+            raise UserError(f"row {some[finite.argmin()]} of vectors holds NaN or infinity: expected finite vectors")
         cosines = scale_rows(read) @ query
         order = np.argsort(-cosines, kind="stable")[:kept]
         scores[number], found[number] = cosines[order], some[order]

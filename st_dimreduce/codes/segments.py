@@ -16,6 +16,7 @@ import numpy as np
 
 from st_dimreduce.codes.ids import Names
 from st_dimreduce.codes.lists import Lists
+from st_dimreduce.errors import UserError
 
 LISTS, SIZES, IDS, ORDER = "lists.bin", "sizes.npy", "ids.npy", "order.npy"
 TEXT, ENDS = "names.npy", "names-ends.npy"
@@ -106,7 +107,7 @@ def check_files(folder: Path, files: Files, hashes: bool, checked: set[tuple[Pat
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             there = f"has {path.stat().st_size:,} bytes" if path.is_file() else "is missing"
-            raise ValueError(f"{path} {there}, expected {size:,} bytes: {DAMAGED}")
+            raise UserError(f"{path} {there}, expected {size:,} bytes: {DAMAGED}")
     if not hashes:
         return
     checked = set() if checked is None else checked
@@ -114,7 +115,7 @@ def check_files(folder: Path, files: Files, hashes: bool, checked: set[tuple[Pat
     with ThreadPoolExecutor() as pool:
         for (path, expected), about in zip(paths.items(), pool.map(describe, paths), strict=True):
             if about != expected:
-                raise ValueError(f"{path} was changed after it was written: {DAMAGED}")
+                raise UserError(f"{path} was changed after it was written: {DAMAGED}")
             checked.add((path, about[1]))
 
 
@@ -136,21 +137,21 @@ class Segment:
         sizes = np.array(mapped_array(folder / SIZES, np.int64))
         # As floats: a sum of integers that do not fit begins at zero again.
         if (sizes < 0).any() or sizes.sum(dtype=np.float64) * (width + 8) > 2**60:
-            raise ValueError(f"{folder / SIZES} holds sizes that no cell can have: {DAMAGED}")
+            raise UserError(f"{folder / SIZES} holds sizes that no cell can have: {DAMAGED}")
         self.lists = Lists(sizes, width, packed)
         self.ids, self.order = (mapped_array(folder / name, np.int64) for name in (IDS, ORDER))
         self.names = None
         if (folder / TEXT).exists():
             self.names = Names(mapped_array(folder / TEXT, np.uint8), mapped_array(folder / ENDS, np.int64))
             if not self.names.is_whole:
-                raise ValueError(f"{folder / ENDS} does not fit {TEXT}: {DAMAGED}")
+                raise UserError(f"{folder / ENDS} does not fit {TEXT}: {DAMAGED}")
         self._removed = None if removed is None else np.array(mapped_array(folder / removed, np.uint8))
         self.path = folder / LISTS
         lengths = {len(self), len(self.ids), len(self.order), len(self) if self.names is None else len(self.names)}
         bits = -(-len(self) // 8)
         fits = self.path.stat().st_size == self.lists.offsets[-1]
         if len(lengths) > 1 or not fits or (self._removed is not None and len(self._removed) != bits):
-            raise ValueError(f"{folder}: its files do not fit one another, {DAMAGED}")
+            raise UserError(f"{folder}: its files do not fit one another, {DAMAGED}")
         self.data = np.memmap(self.path, np.uint8, "r") if len(self) else np.empty(0, np.uint8)
 
     def __len__(self) -> int:
@@ -173,7 +174,7 @@ class Segment:
         """Levels, links and entry of a graph, as :class:`st_dimreduce.codes.scan.Graph` takes them."""
         levels, links, entry = (mapped_array(self.folder / name, np.int32) for name in GRAPH)
         if len(entry) != 1:
-            raise ValueError(f"it has {len(entry)} entries, expected 1")
+            raise UserError(f"it has {len(entry)} entries, expected 1")
         return levels, links, int(entry[0])
 
     def find(self, ids: np.ndarray) -> np.ndarray:
@@ -185,7 +186,7 @@ class Segment:
             positions = self.order[place]
             there = self.ids[positions] == ids
         except (IndexError, ValueError) as error:
-            raise ValueError(f"{self.folder / ORDER} names vectors that are not there: {DAMAGED}") from error
+            raise UserError(f"{self.folder / ORDER} names vectors that are not there: {DAMAGED}") from error
         if self._removed is not None:
             there &= (self._removed[positions // 8] >> (positions % 8).astype(np.uint8) & 1) == 0
         return np.where(there, positions, -1)
@@ -211,9 +212,9 @@ def mapped_array(path: Path, dtype: Any, dimensions: int = 1) -> np.ndarray:
     except FileNotFoundError:
         raise
     except Exception as error:  # NumPy promises no particular one
-        raise ValueError(f"{path} is no .npy file: {DAMAGED}") from error
+        raise UserError(f"{path} is no .npy file: {DAMAGED}") from error
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} is an archive: {DAMAGED}")
+        raise UserError(f"{path} is an archive: {DAMAGED}")
     if array.dtype != dtype or array.ndim != dimensions:
-        raise ValueError(f"{path} holds {array.dtype} of shape {array.shape}: {DAMAGED}")
+        raise UserError(f"{path} holds {array.dtype} of shape {array.shape}: {DAMAGED}")
     return array

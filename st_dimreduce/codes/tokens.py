@@ -14,6 +14,7 @@ from st_dimreduce.codes.precision import check_codes, dequantize, quantize
 from st_dimreduce.codes.rows import as_array, as_count, scale_rows
 from st_dimreduce.codes.search import decode, keep_best
 from st_dimreduce.enums import Precision
+from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_file
 from st_dimreduce.untrusted import read_arrays
 
@@ -54,7 +55,7 @@ class TokenCodes:
         fits = offsets.ndim == 1 and offsets.dtype == np.int64 and len(offsets) > 0
         if not fits or offsets[0] != 0 or offsets[-1] != len(self.codes) or (np.diff(offsets) < 0).any():
             expected = f"ascending from 0 to {len(self.codes)}, the number of codes"
-            raise ValueError(f"offsets of type {offsets.dtype} and shape {offsets.shape}: expected int64, {expected}")
+            raise UserError(f"offsets of type {offsets.dtype} and shape {offsets.shape}: expected int64, {expected}")
 
     @classmethod
     def of(cls, documents: Iterable[np.ndarray | Tensor], precision: Precision | str) -> TokenCodes:
@@ -73,10 +74,10 @@ class TokenCodes:
             vectors = as_array(document, f"tokens of document {row}", "(tokens, k)")
             width = width or vectors.shape[1]
             if vectors.shape[1] != width:
-                raise ValueError(f"document {row} has tokens of {vectors.shape[1]} dimensions, the first of {width}")
+                raise UserError(f"document {row} has tokens of {vectors.shape[1]} dimensions, the first of {width}")
             coded.append(quantize(vectors, precision))
         if not coded:
-            raise ValueError("there is no document: give the token vectors of at least one")
+            raise UserError("there is no document: give the token vectors of at least one")
         offsets = np.cumsum([0, *map(len, coded)], dtype=np.int64)
         return cls(np.concatenate(coded), offsets, precision, width)
 
@@ -118,7 +119,7 @@ class TokenCodes:
         try:
             return cls(**arrays, precision=Precision(said["precision"]), out_features=int(said["out_features"]))
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+            raise UserError(f"{path} is damaged: {error}") from error
 
 
 def search_multi_vector(
@@ -153,10 +154,10 @@ def search_multi_vector(
     """
     if not isinstance(documents, TokenCodes):
         kind = type(documents).__name__
-        raise ValueError(f"documents are of type {kind}: expected TokenCodes, as TokenCodes.of makes them of vectors")
+        raise UserError(f"documents are of type {kind}: expected TokenCodes, as TokenCodes.of makes them of vectors")
     as_count(top_k, "top_k", "ask for at least 1")
     if min(block_size) < 1:
-        raise ValueError(f"block_size={block_size}: score at least 1 token of each side at a time")
+        raise UserError(f"block_size={block_size}: score at least 1 token of each side at a time")
     tokens, ends = _flat(queries, documents.out_features)
     kept = min(top_k, len(documents))
     scores = np.full((len(ends) - 1, kept), -np.inf, np.float32)
@@ -181,11 +182,11 @@ def search_multi_vector(
 def _flat(queries: Sequence[np.ndarray | Tensor] | np.ndarray | Tensor, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the unit vectors of the tokens of all queries, (t, width), and where each query ends, from 0 on."""
     if getattr(queries, "ndim", 3) != 3:
-        raise ValueError("queries are one array of vectors: expected a list of arrays, one of (tokens, k) per query")
+        raise UserError("queries are one array of vectors: expected a list of arrays, one of (tokens, k) per query")
     arrays = [as_array(query, f"tokens of query {row}", "(tokens, k)") for row, query in enumerate(queries)]
     for row, array in enumerate(arrays):
         if array.shape[1] != width or not len(array):
-            raise ValueError(f"query {row} has shape {array.shape}: expected (tokens, {width}), at least 1 token")
+            raise UserError(f"query {row} has shape {array.shape}: expected (tokens, {width}), at least 1 token")
     ends = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
     return scale_rows(np.concatenate(arrays)) if arrays else np.empty((0, width), np.float32), ends
 

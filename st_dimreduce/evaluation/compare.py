@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from st_dimreduce.enums import Precision
-from st_dimreduce.evaluation.cache import Cache
-from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed_all
-from st_dimreduce.evaluation.encoding import SharedEncoder
-from st_dimreduce.evaluation.metrics import (
+from st_dimreduce.codes.metrics import (
     TOP_K,
     Estimate,
     Mean,
@@ -30,7 +26,12 @@ from st_dimreduce.evaluation.metrics import (
     overlaps,
     retrieval,
 )
+from st_dimreduce.enums import Precision
+from st_dimreduce.errors import UserError
+from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed_all
 from st_dimreduce.evaluation.peers import peers
+from st_dimreduce.models.cache import Cache
+from st_dimreduce.models.encoding import SharedEncoder
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.texts import check_texts
 from st_dimreduce.untrusted import printable
@@ -147,7 +148,6 @@ def compare(
     precision: Precision | str | Sequence[Precision | str] = Precision.FLOAT32,
     with_peers: bool = False,
     batch_size: int = 32,
-    show_progress_bar: bool | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> Comparison:
     """Compare reduced models with their base model, by exact cosine search over the documents.
@@ -169,7 +169,6 @@ def compare(
         with_peers: Whether to add rows of other methods that store the base model's embeddings in as many bytes, as
             :func:`st_dimreduce.evaluation.peers.peers` says. Defaults to False.
         batch_size: Texts encoded at a time. Defaults to 32.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
         cache: Folder to keep embeddings in, and to take those from that are there. Defaults to None.
 
     Returns:
@@ -188,7 +187,7 @@ def compare(
     models = reduced if isinstance(reduced, Mapping) else {"reduced model": reduced}
     # The base model has no name, which any reduced model may have.
     kept = None if cache is None else Cache(cache)
-    encoder = SharedEncoder({"": base, **models}, batch_size, show_progress_bar, kept)
+    encoder = SharedEncoder({"": base, **models}, batch_size, kept)
     _check_order(encoder, base, models)
     encoded = encoder.said()
     _log.info(encoded)
@@ -200,7 +199,7 @@ def compare(
         sizes = {each.bytes_per_vector(rows.documents.shape[1]) for rows in embedded.values() for each in precisions}
         stored = chain(stored, peers(full, sorted(sizes)))  # each is measured when it is made: some take minutes
     scores = None if pairs is None else [score for _, _, score in pairs]
-    comparison = compare_embeddings(full, stored, relevant, scores, show_progress_bar=show_progress_bar)
+    comparison = compare_embeddings(full, stored, relevant, scores)
     return replace(comparison, encoded=encoded)
 
 
@@ -210,7 +209,6 @@ def compare_embeddings(
     relevant: Relevant | None = None,
     scores: Sequence[float] | None = None,
     seed: int = 0,
-    show_progress_bar: bool | None = None,
 ) -> Comparison:
     """Compare embeddings that exist already, as :func:`compare` does those it encodes.
 
@@ -220,7 +218,6 @@ def compare_embeddings(
         relevant: As in :func:`compare`.
         scores: Human scores of the embedded pairs.
         seed: Seed of the documents that serve as queries and of the pairs whose cosines are correlated. Defaults to 0.
-        show_progress_bar: As in :func:`compare`.
 
     Returns:
         The base model's row, then one for each of ``reduced``.
@@ -233,9 +230,9 @@ def compare_embeddings(
         own, asked = None, len(base.queries)
     sampled = rng.integers(asked, size=_SAMPLED_PAIRS), rng.integers(count, size=_SAMPLED_PAIRS)
     metric: Metric = "ndcg" if relevant is not None else "sts" if scores is not None else "overlap"
-    all_stored = progress_bar("Measuring", "rows", show_progress_bar, chain([Stored("base model", base)], reduced))
+    all_stored = progress_bar("Measuring", "rows", chain([Stored("base model", base)], reduced))
     results = [_measure(stored, own, sampled, relevant, scores) for stored in all_stored]
-    bar = progress_bar("Resampling", "rows", show_progress_bar, results)
+    bar = progress_bar("Resampling", "rows", results)
     changes = [_changes(result, results[0], metric) for result in results]
     return Comparison(
         rows=[_row(result, results[0], metric) for result in bar],
@@ -353,7 +350,7 @@ def _check_order(encoder: SharedEncoder, base: SentenceTransformer, models: Mapp
     for name, model in models.items():
         own = model.get_embedding_dimension()
         if encoder.continues(name, ""):
-            raise ValueError(
+            raise UserError(
                 f"the first model is {name!r} with a head: give the base model first, then the reduced ones"
             )
         if encoder.same("", name):
@@ -368,9 +365,9 @@ def _check_order(encoder: SharedEncoder, base: SentenceTransformer, models: Mapp
 def _check_scored_pairs(pairs: Sequence[tuple[str, str, float]] | None) -> None:
     for row, pair in enumerate(pairs or ()):
         if len(pair) != 3 or not all(isinstance(text, str) for text in pair[:2]) or not np.isfinite(float(pair[2])):
-            raise ValueError(f"pair {row} is {pair!r:.80}: expected two texts and how similar they are, a number")
+            raise UserError(f"pair {row} is {pair!r:.80}: expected two texts and how similar they are, a number")
     if pairs is not None and len({score for _, _, score in pairs}) < 2:
-        raise ValueError(f"{len(pairs)} pairs without two different scores: give at least 2 that can be ranked")
+        raise UserError(f"{len(pairs)} pairs without two different scores: give at least 2 that can be ranked")
 
 
 def _check_texts(documents: Sequence[str], queries: Sequence[str] | None, relevant: Relevant | None) -> None:
@@ -378,17 +375,17 @@ def _check_texts(documents: Sequence[str], queries: Sequence[str] | None, releva
     if isinstance(queries, str):
         check_texts("queries", queries)
     if len(documents) < 2:
-        raise ValueError(f"{len(documents)} documents to search: give at least 2")
+        raise UserError(f"{len(documents)} documents to search: give at least 2")
     if queries is not None and not len(queries):
-        raise ValueError("queries is empty: give texts to search with, or None to search with the documents")
+        raise UserError("queries is empty: give texts to search with, or None to search with the documents")
     if relevant is None:
         return
     if queries is None or len(queries) != len(relevant):
         given = "no" if queries is None else len(queries)
-        raise ValueError(f"relevant has {len(relevant)} entries for {given} queries: give one entry per query")
+        raise UserError(f"relevant has {len(relevant)} entries for {given} queries: give one entry per query")
     rows = {row for graded in grades(relevant) for row in graded}
     wrong = [row for row in rows if not 0 <= row < len(documents)]
     if wrong or not rows:
-        raise ValueError(
+        raise UserError(
             f"relevant names {wrong[:3] or 'no rows'}: expected rows of documents, 0 to {len(documents) - 1}"
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.enums import Precision
-from st_dimreduce.evaluation.encoding import SharedEncoder
+from st_dimreduce.models.encoding import SharedEncoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -67,7 +67,6 @@ def embed(
     documents: Sequence[str],
     queries: Sequence[str] | None = None,
     batch_size: int = 32,
-    show_progress_bar: bool | None = None,
     scored_pairs: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Embedded:
     """Encode the texts of a comparison: documents and queries with the model's own prompts, scored pairs with none.
@@ -77,10 +76,9 @@ def embed(
         documents: Texts to search.
         queries: Texts to search with; None (the default) where the documents search one another.
         batch_size: Texts encoded at a time. Defaults to 32.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
         scored_pairs: The first and the second texts of the scored pairs. Defaults to None.
     """
-    encoder = SharedEncoder({"": model}, batch_size, show_progress_bar)
+    encoder = SharedEncoder({"": model}, batch_size)
     return embed_all(encoder, documents, queries, scored_pairs)[""]
 
 

@@ -13,16 +13,17 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from st_dimreduce.codes.metrics import METRIC_NAMES
 from st_dimreduce.enums import Precision
+from st_dimreduce.errors import MissingExtraError
 from st_dimreduce.evaluation.compare import Comparison
-from st_dimreduce.evaluation.metrics import METRIC_NAMES
 from st_dimreduce.files import new_file
 
 try:
     from matplotlib import rc_context, rcParams
     from matplotlib.figure import Figure
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("matplotlib is not installed: pip install 'st_dimreduce[report]'") from error
+    raise MissingExtraError("matplotlib is not installed: pip install 'st_dimreduce[report]'") from error
 
 Target = str | os.PathLike[str] | IO[bytes]
 ThemeName = Literal["light", "dark"]

@@ -16,9 +16,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from st_dimreduce.codes.metrics import METRIC_NAMES, TOP_K
 from st_dimreduce.enums import Precision
 from st_dimreduce.evaluation.compare import Change, Comparison, Row
-from st_dimreduce.evaluation.metrics import METRIC_NAMES, TOP_K
 from st_dimreduce.files import new_file
 from st_dimreduce.texts import Question
 

@@ -3,92 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from st_dimreduce.codes.stores import Column, columns_of
 from st_dimreduce.enums import Objective, Precision, Store
+from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.evidence import Evidence
 from st_dimreduce.fitting.pairs import Pairs
+from st_dimreduce.fitting.size import DEFAULT_DIM, FEWEST_VECTORS, Size
 from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.progress import progress_bar
 
-FEWEST_VECTORS = 60  # fewer leave too few neighbours to tell two options apart
-DEFAULT_OUT_FEATURES = 128
 _LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _SEARCHED = [Column(precision) for precision in (Precision.BINARY, Precision.INT2, Precision.INT4, Precision.INT8)]
-
-
-@dataclass(frozen=True)
-class Size:
-    """The size of a head that a user asks for: one of a dimension, a byte budget and a share to keep.
-
-    Args:
-        out_features: Dimension k of the reduced embeddings. Defaults to the last of ``nested``, or to 128 where nothing
-            else is given.
-        bytes_per_vector: Bytes per stored vector: the dimension and the precision that find most within them on
-            held-out data.
-        keep: Share in (0, 1] of what the full embeddings find on held-out data: the smallest dimension and precision
-            that keep it.
-        nested: Ascending sizes at which the outputs may be truncated, such as ``(64, 128, 256)``; the last is
-            ``out_features``. In multiples of 8, codes can be truncated there too.
-        store: The vector store, such as ``"pgvector"``: of a byte budget or of ``keep``, only those precisions are
-            considered that the store searches by itself. ``docs/stores.md`` lists them.
-        precision: Precision that the vectors will be stored in: of a byte budget or of ``keep`` the only one that is
-            considered, with a dimension what the head's record says.
-
-    Raises:
-        ValueError: If several are given, one is out of range, or the store or precision is not known.
-    """
-
-    out_features: int | None = None
-    bytes_per_vector: int | None = None
-    keep: float | None = None
-    nested: Sequence[int] | None = None
-    store: Store | str | None = None
-    precision: Precision | str | None = None
-
-    def __post_init__(self) -> None:
-        for name, kind in (("precision", Precision), ("store", Store)):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, kind(value))
-        if self.nested and self.out_features is None:
-            object.__setattr__(self, "out_features", self.nested[-1])
-        values: dict[str, Any] = {name: getattr(self, name) for name in ("out_features", "bytes_per_vector", "keep")}
-        given = [name for name, value in values.items() if value is not None]
-        if not given:
-            object.__setattr__(self, "out_features", DEFAULT_OUT_FEATURES)
-            values["out_features"] = DEFAULT_OUT_FEATURES
-        if len(given) > 1:
-            one_of = "out_features (--dim), bytes_per_vector (--bytes) and keep (--keep)"
-            said = " and ".join("nested" if self.nested and name == "out_features" else name for name in given)
-            raise ValueError(f"{said} were given: give exactly one of {one_of}")
-        self._check_ranges(values)
-        if self.store is not None and self.out_features is not None:
-            asked = "give bytes_per_vector (--bytes) or keep (--keep), not a dimension"
-            raise ValueError(f"store={str(self.store)!r} is for choosing a precision: {asked}")
-
-    def _check_ranges(self, values: dict[str, Any]) -> None:
-        if self.nested and (self.nested[-1] != self.out_features or any(a >= b for a, b in pairwise(self.nested))):
-            asked = f"of which the last is out_features={self.out_features}"
-            raise ValueError(f"nested={self.nested}: give ascending sizes, {asked}")
-        for name, what in (("out_features", "size"), ("bytes_per_vector", "budget")):
-            if (value := values[name]) is not None and value < 1:
-                raise ValueError(f"{name}={value}: choose a {what} of at least 1")
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise ValueError(f"keep={self.keep}: choose a share greater than 0 and at most 1, such as 0.99")
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The size as keyword arguments of :func:`st_dimreduce.reduce_model`."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
-
-    @property
-    def fewest_vectors(self) -> int:
-        """Number of vectors without which no head of this size can be fitted."""
-        return FEWEST_VECTORS if self.out_features is None else self.out_features
 
 
 @dataclass(frozen=True)
@@ -148,17 +77,13 @@ class Choice:
 
 def choose(
     summary: Summary,
+    size: Size,
     *,
-    bytes_per_vector: int | None = None,
-    keep: float | None = None,
     objective: Objective | str = Objective.QUALITY,
     pairs: Pairs | None = None,
     cloze_pairs: Pairs | None = None,
     strength: float | None = None,
-    store: Store | str | None = None,
-    precision: Precision | str | None = None,
     seed: int = 0,
-    show_progress_bar: bool | None = None,
 ) -> Choice:
     """Choose dimension and precision together, by what they find on data held out from the fit.
 
@@ -172,35 +97,28 @@ def choose(
 
     Args:
         summary: Summary of at least 60 vectors of size d.
-        bytes_per_vector: Bytes per stored vector, 1 to 4 d. Takes the best option within it.
-        keep: Share in (0, 1] of the full embedding's metric to keep. Takes the smallest option that does, by the lower
-            end of its 95 % interval. Where none does, fidelity's directions are tried, strength 0; where these do not
-            either, it warns and takes the best.
-        objective: As in :func:`st_dimreduce.fit_head`.
-        pairs: As in :func:`st_dimreduce.fit_head`.
-        cloze_pairs: As in :func:`st_dimreduce.fit_head`; used where there are no labelled pairs.
-        strength: As in :func:`st_dimreduce.fit_head`.
-        store: As in :class:`Size`. Any precision if None (the default), to be searched by
-            :func:`st_dimreduce.search`.
-        precision: The only precision to consider. Defaults to None: all of them.
+        size: A byte budget, 1 to 4 d, within which the best option is taken; or a share to keep, for which the smallest
+            option is taken that keeps it by the lower end of its 95 % interval. Where none does, fidelity's directions
+            are tried, strength 0; where these do not either, it warns and takes the best.
+        objective: As in :meth:`st_dimreduce.Head.fit`.
+        pairs: As in :func:`fit_head`.
+        cloze_pairs: As in :func:`fit_head`; used where there are no labelled pairs.
+        strength: As in :func:`fit_head`.
         seed: Seed of what is held out. Defaults to 0.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Raises:
-        ValueError: If not exactly one of ``bytes_per_vector`` and ``keep`` is given, it is out of range, there are
-            too few vectors, or the store or precision is not known or holds nothing in so few bytes.
+        UserError: If the budget is out of range, there are too few vectors, or the store holds nothing in so few bytes.
     """
-    objective, store = Objective(objective), None if store is None else Store(store)
-    columns = _columns(store, None if precision is None else Precision(precision))
-    _check_budget(summary, bytes_per_vector, keep, store, columns)
+    objective, keep, store = Objective(objective), size.keep, size.store
+    columns = _columns(store, size.precision)
+    _check_budget(summary, size.bytes, store, columns)
     evidence = Evidence(summary, objective, pairs, cloze_pairs, seed)
     if strength is None:
-        widest = min(DEFAULT_OUT_FEATURES, summary.width, summary.count)
-        strength = evidence.best_strength(widest, show_progress_bar)
+        strength = evidence.best_strength(min(DEFAULT_DIM, summary.width, summary.count))
     choices = []
-    with progress_bar("Choosing", "options", show_progress_bar) as bar:
+    with progress_bar("Choosing", "options") as bar:
         for tried in (strength,) if keep is None else dict.fromkeys((strength, 0.0)):
-            splits = _splits(bytes_per_vector, summary, store, columns)
+            splits = _splits(size.bytes, summary, store, columns)
             measured = _measure(evidence, splits, tried, store, keep, bar.update)
             choices.append((_best(measured, keep), measured, tried))
             if keep is not None and choices[-1][0].keeps(keep):
@@ -261,28 +179,21 @@ def _columns(store: Store | None, precision: Precision | None) -> list[Column]:
         return found or [Column(precision)]
     if not found:
         there = ", ".join(dict.fromkeys(column.precision.value for column in columns))
-        raise ValueError(f"{store.value} searches no {precision.value} by itself: choose from {there}")
+        raise UserError(f"{store.value} searches no {precision.value} by itself: choose from {there}")
     return found
 
 
-def _check_budget(
-    summary: Summary, bytes_per_vector: int | None, keep: float | None, store: Store | None, columns: list[Column]
-) -> None:
-    """Raise ``ValueError`` as :func:`choose` says."""
-    if (bytes_per_vector is None) == (keep is None):
-        raise ValueError("give either bytes_per_vector or keep")
-    if bytes_per_vector is not None and not 1 <= bytes_per_vector <= 4 * summary.width:
-        most = 4 * summary.width
-        raise ValueError(f"bytes_per_vector={bytes_per_vector}: choose 1 to {most}, what the full float32 vector takes")
-    if keep is not None and not 0 < keep <= 1:
-        raise ValueError(f"keep={keep}: choose a share greater than 0 and at most 1, such as 0.99")
+def _check_budget(summary: Summary, budget: int | None, store: Store | None, columns: list[Column]) -> None:
+    """Raise ``UserError`` as :func:`choose` says."""
+    if budget is not None and budget > 4 * summary.width:
+        raise UserError(f"bytes={budget}: choose 1 to {4 * summary.width}, what the full float32 vector takes")
     if summary.count < FEWEST_VECTORS:
         needed = f"give {FEWEST_VECTORS}, or a dimension"
-        raise ValueError(f"{summary.count} vectors are too few to hold any out for a choice: {needed}")
+        raise UserError(f"{summary.count} vectors are too few to hold any out for a choice: {needed}")
     least = min(column.bytes_per_vector(1) for column in columns)
-    if bytes_per_vector is not None and bytes_per_vector < least:
+    if budget is not None and budget < least:
         where = columns[0].precision.value if store is None else store.value
-        raise ValueError(f"bytes_per_vector={bytes_per_vector}: one dimension takes {least} in {where}")
+        raise UserError(f"bytes={budget}: one dimension takes {least} in {where}")
 
 
 def _options(budget: int, summary: Summary, store: Store | None, columns: list[Column]) -> Iterator[tuple[int, Column]]:

@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 from scipy.linalg import eigh
 
+from st_dimreduce.base_head import BaseHead, FitRecord
 from st_dimreduce.enums import Objective
+from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
-from st_dimreduce.head import FitRecord, Head
 from st_dimreduce.progress import progress_bar
 
 Rotation = Literal["itq", "random"]
@@ -43,8 +44,7 @@ def closed_form_head(
     rotation: Rotation | None = "itq",
     gain: float = DEFAULT_GAIN,
     seed: int = 0,
-    show_progress_bar: bool | None = None,
-) -> Head:
+) -> BaseHead:
     """Fit a head in closed form: the best subspace for cosines, partly whitened, rotated, through a Tanh.
 
     The subspace is that of the largest eigenvalues of the Gram matrix, *not* centred: centring subtracts the mean from
@@ -69,7 +69,6 @@ def closed_form_head(
         rotation: As in :func:`st_dimreduce.fit_head`.
         gain: As in :func:`st_dimreduce.fit_head`.
         seed: Seed of the rotation. Defaults to 0.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         A head of shape (k, d) without bias, for vectors of norm 1.
@@ -83,17 +82,17 @@ def closed_form_head(
     blocks = (0, *(nested or [out_features]))
     _check(summary, out_features, strength, whitening, rotation, gain)
     if blocks[-1] != out_features or any(size >= larger for size, larger in pairwise(blocks)):
-        raise ValueError(f"nested={nested}: give ascending sizes, of which the last is out_features={out_features}")
+        raise UserError(f"nested={nested}: give ascending sizes, of which the last is out_features={out_features}")
     if cloze_pairs is not None and cloze_pairs.width != summary.width:
         widths = f"pairs of {cloze_pairs.width} dimensions for a summary of {summary.width}"
-        raise ValueError(f"{widths}: expected equal widths")
+        raise UserError(f"{widths}: expected equal widths")
     used = usable_pairs(objective, cloze_pairs)
     projection = directions(summary, used, strength, whitening, out_features)[:, :out_features]
     sample = summary.sample
     if rotation is not None:
         rows = sample[:_ITQ_ROWS] @ projection.astype(np.float32)
         for block in (slice(*ends) for ends in pairwise(blocks)):
-            projection[:, block] = projection[:, block] @ rotate(rows[:, block], rotation, seed, show_progress_bar)
+            projection[:, block] = projection[:, block] @ rotate(rows[:, block], rotation, seed)
     outputs = sample @ projection.astype(np.float32)
     weight = projection.T * (gain / np.sqrt(np.mean(np.square(outputs, dtype=np.float64))))
     record = FitRecord(
@@ -110,24 +109,24 @@ def closed_form_head(
         seed=seed,
         versions={name: version(name) for name in _PACKAGES},
     )
-    return Head(weight, record=record)
+    return BaseHead(weight, record=record)
 
 
 def _check(
     summary: Summary, out_features: int, strength: float, whitening: float, rotation: str | None, gain: float
 ) -> None:
     if not 1 <= out_features <= summary.width:
-        raise ValueError(f"out_features={out_features}: choose a size from 1 to in_features={summary.width}")
+        raise UserError(f"out_features={out_features}: choose a size from 1 to in_features={summary.width}")
     if summary.count < out_features:
-        raise ValueError(f"{summary.count} vectors cannot fit out_features={out_features}: give more, or choose fewer")
+        raise UserError(f"{summary.count} vectors cannot fit out_features={out_features}: give more, or choose fewer")
     if not 0 <= strength <= MOST_STRENGTH:
-        raise ValueError(f"strength={strength}: choose 0 (as for fidelity) to {MOST_STRENGTH:g}, or None")
+        raise UserError(f"strength={strength}: choose 0 (as for fidelity) to {MOST_STRENGTH:g}, or None")
     if not 0 <= whitening <= 1:
-        raise ValueError(f"whitening={whitening}: choose a power from 0 (none) to 1")
+        raise UserError(f"whitening={whitening}: choose a power from 0 (none) to 1")
     if not gain > 0:
-        raise ValueError(f"gain={gain}: choose a root mean square greater than 0, such as 0.1")
+        raise UserError(f"gain={gain}: choose a root mean square greater than 0, such as 0.1")
     if rotation not in ("itq", "random", None):
-        raise ValueError(f"rotation={rotation!r}: choose 'itq', 'random' or None")
+        raise UserError(f"rotation={rotation!r}: choose 'itq', 'random' or None")
 
 
 def _without_mean(summary: Summary) -> np.ndarray | None:
@@ -183,7 +182,7 @@ def _eigen(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return values[::-1], vectors[:, ::-1]
 
 
-def rotate(rows: np.ndarray, kind: Rotation, seed: int, shown: bool | None = False) -> np.ndarray:
+def rotate(rows: np.ndarray, kind: Rotation, seed: int) -> np.ndarray:
     """Return an orthogonal (k, k) matrix: random, or by ITQ on rows of shape (n, k).
 
     ITQ looks for the rotation with the greatest sum of absolute values, by way of their signs. A sign jumps: where two
@@ -195,7 +194,7 @@ def rotate(rows: np.ndarray, kind: Rotation, seed: int, shown: bool | None = Fal
     if kind == "itq":
         centred = rows - rows.mean(axis=0)
         sharp = centred * np.float32(_ITQ_SHARPNESS / max(np.sqrt(np.mean(np.square(centred))), 1e-30))
-        for _ in progress_bar("Rotating", "steps", shown, range(_ITQ_STEPS)):
+        for _ in progress_bar("Rotating", "steps", range(_ITQ_STEPS)):
             left, _, right = np.linalg.svd(centred.T @ np.tanh(sharp @ rotation))
             rotation = left @ right
     return rotation

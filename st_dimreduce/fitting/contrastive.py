@@ -8,25 +8,25 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.enums import Precision
+from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.training import Loss, batches, read_back, train
-from st_dimreduce.head import Head
 
 FEWEST_PAIRS = 32
 _BATCH, _TEMPERATURE, _HELD_OUT = 1024, 0.05, 1 / 8
 
 
 def contrast_head(
-    head: Head,
+    head: BaseHead,
     pairs: Pairs,
     *,
     precision: Precision | str = Precision.FLOAT32,
     steps: int = 200,
     learning_rate: float = 5e-3,
     seed: int = 0,
-    show_progress_bar: bool | None = None,
-) -> Head:
+) -> BaseHead:
     """Train a head on labelled pairs of embeddings, with in-batch negatives.
 
     The symmetric contrastive loss (InfoNCE; van den Oord et al., "Representation Learning with Contrastive Predictive
@@ -41,7 +41,6 @@ def contrast_head(
         steps: Steps to take. Defaults to 200.
         learning_rate: For a weight of root mean square 1. Defaults to 0.005.
         seed: Seed of the batches and of what is held out. Defaults to 0.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         The head of the best step; the one given, with a warning, where there are too few pairs to hold any out.
@@ -52,7 +51,7 @@ def contrast_head(
     """
     precision = Precision(precision)
     if pairs.width != head.in_features:
-        raise ValueError(f"pairs of {pairs.width} dimensions for a head of {head.in_features}: expected the same")
+        raise UserError(f"pairs of {pairs.width} dimensions for a head of {head.in_features}: expected the same")
     if len(pairs) < FEWEST_PAIRS:
         warnings.warn(
             f"{len(pairs)} pairs are too few to train on, {FEWEST_PAIRS} are needed: the head stays as it was",
@@ -68,7 +67,6 @@ def contrast_head(
         _loss(unseen, precision, lambda: torch.arange(len(unseen))),
         steps=steps,
         learning_rate=learning_rate,
-        show_progress_bar=show_progress_bar,
     )
     return trained.with_record(labelled_pairs=len(pairs), trained_steps=step)
 

@@ -7,25 +7,25 @@ import warnings
 import torch
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.enums import Precision
+from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.fitting.training import batches, read_back, train
-from st_dimreduce.head import Head
 
 FEWEST_VECTORS = 64
 _BATCH, _HELD_OUT, _TEMPERATURE = 1024, 1000, 0.05
 
 
 def distill_head(
-    head: Head,
+    head: BaseHead,
     summary: Summary,
     *,
     precision: Precision | str = Precision.FLOAT32,
     steps: int = 150,
     learning_rate: float = 3e-3,
     seed: int = 0,
-    show_progress_bar: bool | None = None,
-) -> Head:
+) -> BaseHead:
     """Train a head so that, within a batch, its cosines rank as the base model's do.
 
     The softmax of each row of the base model's cosines, at temperature 0.05, is the target distribution of the reduced
@@ -40,7 +40,6 @@ def distill_head(
         steps: Steps to take. Defaults to 150.
         learning_rate: For a weight of root mean square 1. Defaults to 0.003.
         seed: Seed of the batches. Defaults to 0.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         The head of the best step; the one given, with a warning, where fewer than 64 vectors leave none to hold out.
@@ -50,7 +49,7 @@ def distill_head(
     """
     precision = Precision(precision)
     if summary.width != head.in_features:
-        raise ValueError(f"a summary of {summary.width} dimensions for a head of {head.in_features}: expected the same")
+        raise UserError(f"a summary of {summary.width} dimensions for a head of {head.in_features}: expected the same")
     sample = torch.from_numpy(summary.sample)
     if len(sample) < FEWEST_VECTORS:
         warnings.warn(
@@ -76,6 +75,5 @@ def distill_head(
         lambda weight: divergence(weight, held),
         steps=steps,
         learning_rate=learning_rate,
-        show_progress_bar=show_progress_bar,
     )
     return trained.with_record(distilled_steps=step)

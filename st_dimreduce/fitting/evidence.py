@@ -7,11 +7,11 @@ from functools import cached_property
 
 import numpy as np
 
+from st_dimreduce.codes.metrics import TOP_K, nearest, overlaps, retrieval
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.codes.search import search
 from st_dimreduce.codes.stores import Column
 from st_dimreduce.enums import Objective, Precision
-from st_dimreduce.evaluation.metrics import TOP_K, nearest, overlaps, retrieval
 from st_dimreduce.fitting.closed_form import DEFAULT_STRENGTH, directions, rotate, usable_pairs
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
@@ -61,7 +61,7 @@ class Evidence:
         error = float((found - share * full).std()) / math.sqrt(len(found)) / mean
         return share, share - 1.96 * error
 
-    def best_strength(self, out_features: int, show_progress_bar: bool | None = None) -> float:
+    def best_strength(self, out_features: int) -> float:
         """Return the least strength that finds as much as the best, but for noise.
 
         Noise is up to 1.5 standard errors of the difference, which is a little more than the rule of one (Breiman et
@@ -72,7 +72,7 @@ class Evidence:
             return self._default
         found = {
             strength: self._found(out_features, _FLOAT, strength)
-            for strength in progress_bar("Choosing", "strengths", show_progress_bar, (0.0, *_STRENGTHS))
+            for strength in progress_bar("Choosing", "strengths", (0.0, *_STRENGTHS))
         }
         best = found[max(_STRENGTHS, key=lambda strength: found[strength].mean())]
         noise = {strength: _NOISE * (best - some).std() / math.sqrt(len(best)) for strength, some in found.items()}

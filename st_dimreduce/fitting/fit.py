@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.enums import Objective, Precision
-from st_dimreduce.fitting.budget import DEFAULT_OUT_FEATURES, Size, choose
-from st_dimreduce.fitting.closed_form import DEFAULT_GAIN, Rotation, closed_form_head
+from st_dimreduce.errors import UserError
+from st_dimreduce.fitting.budget import choose
+from st_dimreduce.fitting.closed_form import closed_form_head
 from st_dimreduce.fitting.evidence import Evidence
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.reference import held_out_reference
+from st_dimreduce.fitting.size import DEFAULT_DIM, Size
 from st_dimreduce.fitting.summary import Summary
-from st_dimreduce.head import Head
 
 WHITENING_BEFORE_TRAINING = 0.2  # more than suits a head that stays as it is, but better to train from
 _SAME = 1e-6  # difference of two numbers of unit vectors that may be rounding
@@ -21,25 +23,20 @@ _SAME = 1e-6  # difference of two numbers of unit vectors that may be rounding
 
 def fit_head(
     summary: Summary,
-    size: int | Size = DEFAULT_OUT_FEATURES,
+    size: int | Size = DEFAULT_DIM,
     *,
     objective: Objective | str = Objective.QUALITY,
     pairs: Pairs | None = None,
     cloze_pairs: Pairs | None = None,
-    train: bool = True,
     strength: float | None = None,
-    whitening: float | None = None,
-    rotation: Rotation | None = "itq",
-    gain: float = DEFAULT_GAIN,
     seed: int = 0,
-    show_progress_bar: bool | None = None,
-) -> Head:
+) -> BaseHead:
     """Fit a head on a summary of embeddings.
 
     Without labels and for quality, the fit is in closed form (:mod:`st_dimreduce.fitting.closed_form`) and takes
     seconds. Labelled pairs then train it contrastively, and for fidelity it is distilled from the base model's
     cosines; both need torch. A second head is fitted in the same way on a part of the sample, and measured on the rest:
-    the ``reference`` in the record, for :func:`st_dimreduce.drift`; not where there are fewer than 400 vectors.
+    the ``reference`` in the record, for :meth:`st_dimreduce.Head.drift`; not where there are fewer than 400 vectors.
 
     Args:
         summary: Summary of embeddings of size d.
@@ -51,47 +48,35 @@ def fit_head(
         cloze_pairs: Cloze pairs of the corpus, embedded, 200 or more. For quality, the directions in which the two
             sides of a pair differ are damped, as strongly as pairs held out say. Not used where there are labelled
             pairs.
-        train: Whether to train, where ``pairs`` or ``objective="fidelity"`` ask for it. Defaults to True.
         strength: How far quality departs from fidelity, 0 (not at all) to 2: damping to the power 0.35 x strength,
             whitening of 0.1 x strength, and, but at 0, the direction of the mean left out. By default the least of 0.25
             to 1.25 that finds as much as the best with cloze pairs held out, 0 where none finds more than fidelity; 1
             where there are no cloze pairs.
-        whitening: Power p in [0, 1] by which direction i is divided, (eigenvalue i)^p; 1/2 whitens fully. Defaults to
-            0.1 x strength for quality, 0.2 before training on labelled pairs, and 0 for fidelity.
-        rotation: ``"itq"``, ``"random"`` (nearly as good, faster), or None for the bare eigenvectors. Defaults to
-            ``"itq"``.
-        gain: Root mean square of the Tanh's input over the sample, greater than 0. Defaults to 0.03.
         seed: Seed of the rotation, of what is held out and of training. Defaults to 0.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         A head of shape (k, d) without bias, for vectors of the summary's mean norm, ``head.record.mean_norm``.
 
     Raises:
-        ValueError: If an argument is out of range, there are fewer vectors than ``size``, or labelled pairs are given
+        UserError: If an argument is out of range, there are fewer vectors than ``size``, or labelled pairs are given
             for fidelity.
     """
-    size, objective = size if isinstance(size, Size) else Size(size), Objective(objective)
+    size, objective = Size.of(size), Objective(objective)
     check_objective(objective, pairs)
     if summary.count > 1 and np.ptp(summary.sample, axis=0).max() < _SAME:
-        raise ValueError(f"all {summary.count:,} vectors point the same way: give vectors of texts that differ")
-    common: dict[str, Any] = {"seed": seed, "show_progress_bar": show_progress_bar}
+        raise UserError(f"all {summary.count:,} vectors point the same way: give vectors of texts that differ")
     chosen: dict[str, Any] = {}
-    out_features, precision = size.out_features, Precision(size.precision or Precision.FLOAT32)
+    out_features, precision = size.dim, Precision(size.precision or Precision.FLOAT32)
     if out_features is None:
-        budget = {name: getattr(size, name) for name in ("bytes_per_vector", "keep", "store", "precision")}
-        given: dict[str, Any] = {"pairs": pairs, "cloze_pairs": cloze_pairs, "strength": strength}
-        choice = choose(summary, objective=objective, **given, **budget, **common)
+        given: dict[str, Any] = {"pairs": pairs, "cloze_pairs": cloze_pairs, "strength": strength, "seed": seed}
+        choice = choose(summary, size, objective=objective, **given)
         strength = choice.strength
         out_features, precision = choice.best.out_features, Precision(choice.best.precision)
         chosen = {"choice": choice.to_dict()}
     elif strength is None:
-        evidence = Evidence(summary, objective, pairs, cloze_pairs, seed)
-        strength = evidence.best_strength(out_features, show_progress_bar)
-    if pairs is not None and whitening is None:
-        whitening = WHITENING_BEFORE_TRAINING
+        strength = Evidence(summary, objective, pairs, cloze_pairs, seed).best_strength(out_features)
 
-    def fit(summary: Summary, pairs: Pairs | None) -> Head:
+    def fit(summary: Summary, pairs: Pairs | None) -> BaseHead:
         head = closed_form_head(
             summary,
             out_features,
@@ -99,19 +84,17 @@ def fit_head(
             objective=objective,
             cloze_pairs=cloze_pairs if pairs is None else None,
             strength=strength,
-            whitening=whitening,
-            rotation=rotation,
-            gain=gain,
-            **common,
+            whitening=None if pairs is None else WHITENING_BEFORE_TRAINING,
+            seed=seed,
         )
-        if train and pairs is not None:
+        if pairs is not None:
             from st_dimreduce.fitting.contrastive import contrast_head  # noqa: PLC0415, needs torch
 
-            return contrast_head(head, pairs, precision=precision, **common)
-        if train and objective is Objective.FIDELITY:
+            return contrast_head(head, pairs, precision=precision, seed=seed)
+        if objective is Objective.FIDELITY:
             from st_dimreduce.fitting.distillation import distill_head  # noqa: PLC0415, needs torch
 
-            return distill_head(head, summary, precision=precision, **common)
+            return distill_head(head, summary, precision=precision, seed=seed)
         return head
 
     head = fit(summary, pairs).with_record(**chosen, precision=precision)
@@ -125,4 +108,4 @@ def fit_head(
 def check_objective(objective: Objective, pairs: object) -> None:
     """Raise ``ValueError`` if labelled pairs are given for fidelity."""
     if pairs is not None and objective is Objective.FIDELITY:
-        raise ValueError("pairs train for quality, objective='fidelity' is for the base model's neighbours: drop one")
+        raise UserError("pairs train for quality, objective='fidelity' is for the base model's neighbours: drop one")

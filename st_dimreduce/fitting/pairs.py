@@ -9,6 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from st_dimreduce.codes.rows import refuse_masked
+from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.summary import check_rows
 
 _BLOCK = 4096  # pairs compared with other vectors at a time
@@ -41,13 +42,13 @@ class Pairs:
                 continue
             if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not shapes[0][0]:
                 asked = "expected two equal shapes (m, d), m >= 1"
-                raise ValueError(f"queries and {name} of pairs have shapes {shapes[0]} and {shapes[1]}: {asked}")
+                raise UserError(f"queries and {name} of pairs have shapes {shapes[0]} and {shapes[1]}: {asked}")
         for name in ("queries", "documents", "negatives"):
             if getattr(self, name) is not None:
                 rows = np.asarray(getattr(self, name), np.float32)
                 object.__setattr__(self, name, rows / check_rows(rows)[:, None].astype(np.float32))
         if len(self) > 1 and not (np.ptp(self.queries, axis=0).any() or np.ptp(self.documents, axis=0).any()):
-            raise ValueError(f"all {len(self)} pairs are the same: give pairs that differ")
+            raise UserError(f"all {len(self)} pairs are the same: give pairs that differ")
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -91,7 +92,7 @@ class Pairs:
         """
         groups, sizes = self._groups()
         if len(sizes) < count:
-            raise ValueError(f"the pairs fall into {len(sizes)} groups that share no text: expected {count} or more")
+            raise UserError(f"the pairs fall into {len(sizes)} groups that share no text: expected {count} or more")
         fold, filled = np.empty(len(sizes), int), np.zeros(count, int)
         for group in np.random.default_rng(seed).permutation(len(sizes)):
             fold[group] = filled.argmin()
@@ -106,7 +107,7 @@ class Pairs:
         groups = np.unique(connected_components(graph, directed=False)[1][queries], return_inverse=True)[1]
         sizes = np.bincount(groups)
         if len(sizes) == 1:
-            raise ValueError(f"all {size} pairs share texts with one another: none can be held out, give others too")
+            raise UserError(f"all {size} pairs share texts with one another: none can be held out, give others too")
         return groups, sizes
 
     def without(self, documents: np.ndarray) -> Pairs:

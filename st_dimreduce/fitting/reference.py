@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from st_dimreduce.base_head import BaseHead
+from st_dimreduce.codes.metrics import TOP_K, nearest, others, overlaps
 from st_dimreduce.codes.precision import quantize, thresholds
 from st_dimreduce.codes.search import search
 from st_dimreduce.enums import Precision
-from st_dimreduce.evaluation.metrics import TOP_K, nearest, others, overlaps
+from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.summary import Summary
-from st_dimreduce.head import Head
 from st_dimreduce.untrusted import short
 
 FEWEST = 200  # vectors that can be judged; overlap falls with the number of documents, so it is measured among as many
@@ -81,14 +82,14 @@ class Reference:
             else:
                 good = _number(value) and 0 <= value <= (4 if name == "bits_used" else 1)
             if not good:
-                raise ValueError(
+                raise UserError(
                     f"the head's reference says {name} {short(value)}, which does not fit the head: fit it again, "
                     "or pass reference, vectors that the head is good for (--reference)"
                 )
             values[name] = value
         return cls(**values)
 
-    def is_of(self, head: Head) -> bool:
+    def is_of(self, head: BaseHead) -> bool:
         """Whether the head has the weights that were measured, up to scale and rounding."""
         change = np.asarray(sketch(head)) - np.asarray(self.sketch)
         return float(np.sqrt(np.mean(np.square(change)))) < _TRAINED
@@ -114,7 +115,7 @@ def _bits_used(reduced: np.ndarray, precision: Precision) -> float:
     return float(np.minimum(entropy + missed, grid.bits).mean())
 
 
-def measure(head: Head, summary: Summary) -> Reference:
+def measure(head: BaseHead, summary: Summary) -> Reference:
     """Measure what a head does with summarised vectors, in the precision of its record.
 
     The share of variance lost counts every vector; mean and bits those of the sample, and neighbours 3,000 of it at
@@ -136,7 +137,7 @@ def measure(head: Head, summary: Summary) -> Reference:
     outside = np.maximum(whole - np.square(centred @ basis).sum(axis=1), 0)
     error = float(np.std(outside - lost * whole)) / max(float(whole.mean()), 1e-12) / math.sqrt(summary.count)
 
-    reduced = head.reduce_stored(sample, normalize_embeddings=True)
+    reduced = head.transform(sample)
     found = neighbours_found(sample[:_MOST], reduced[:_MOST], head.precision)
     return Reference(
         vectors=summary.count,
@@ -163,7 +164,7 @@ def neighbours_found(full: np.ndarray, reduced: np.ndarray, precision: Precision
     return np.concatenate(shares)
 
 
-def sketch(head: Head) -> tuple[float, ...]:
+def sketch(head: BaseHead) -> tuple[float, ...]:
     """Return eight random projections of a head's weight of norm 1, each about a standard Gaussian.
 
     The root mean square difference of two sketches is about the relative difference of the two weights (Johnson and
@@ -178,7 +179,7 @@ def sketch(head: Head) -> tuple[float, ...]:
     return tuple(projections)
 
 
-def held_out_reference(head: Head, summary: Summary, fit: Callable[[Summary, np.ndarray], Head]) -> Reference | None:
+def held_out_reference(head: BaseHead, summary: Summary, fit: Callable[[Summary, np.ndarray], BaseHead]) -> Reference | None:
     """Measure what a head like this one does with vectors that it was not fitted on.
 
     A head fits the vectors that it saw better than those that come later. So a second one is fitted in the same way on
@@ -202,6 +203,6 @@ def held_out_reference(head: Head, summary: Summary, fit: Callable[[Summary, np.
         second = fit(Summary.of(seen, seed=summary.seed), sample[:count])
     held_out = measure(second.with_record(precision=head.precision), Summary.of(sample[:count]))
     # Of the head itself: another rotation has another mean.
-    mean = head.reduce_stored(sample[:_MOST_FITTED], normalize_embeddings=True).mean(axis=0, dtype=np.float64)
+    mean = head.transform(sample[:_MOST_FITTED]).mean(axis=0, dtype=np.float64)
     own = {"mean": tuple(mean.tolist()), "mean_vectors": min(len(sample), _MOST_FITTED), "sketch": sketch(head)}
     return Reference(**{each.name: getattr(held_out, each.name) for each in fields(held_out)} | own)

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from st_dimreduce.codes.rows import refuse_masked
+from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_file
 from st_dimreduce.untrusted import read_arrays
 
@@ -51,7 +52,7 @@ def check_rows(vectors: np.ndarray, first_row: int = 0) -> np.ndarray:
     if len(bad):
         norm = norms[bad[0]]
         kind = "is all zeros" if norm == 0 else f"has norm {norm:g}" if norm > 0 else "holds NaN"
-        raise ValueError(f"the vector in row {first_row + bad[0]} {kind}: drop or repair it, it has no direction")
+        raise UserError(f"the vector in row {first_row + bad[0]} {kind}: drop or repair it, it has no direction")
     return norms
 
 
@@ -90,7 +91,7 @@ class Summary:
 
     def __init__(self, width: int, sample_size: int = 50_000, seed: int = 0) -> None:
         if width < 1 or sample_size < 1:
-            raise ValueError(f"width={width}, sample_size={sample_size}: both must be at least 1")
+            raise UserError(f"width={width}, sample_size={sample_size}: both must be at least 1")
         self.width, self.sample_size, self.seed = width, sample_size, seed
         self.count = 0
         self._norm_sum = 0.0
@@ -105,7 +106,7 @@ class Summary:
     def of(cls, vectors: np.ndarray, sample_size: int = 50_000, seed: int = 0) -> Summary:
         """Summarise an array of shape (n, d) at once."""
         if vectors.ndim != 2:
-            raise ValueError(f"vectors have shape {vectors.shape}, expected (n, d)")
+            raise UserError(f"vectors have shape {vectors.shape}, expected (n, d)")
         return cls(vectors.shape[1], sample_size, seed).update(vectors)
 
     @property
@@ -138,7 +139,7 @@ class Summary:
         refuse_masked(vectors, "the vectors")
         vectors = np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
-            raise ValueError(f"vectors have shape {vectors.shape}, expected (n, {self.width})")
+            raise UserError(f"vectors have shape {vectors.shape}, expected (n, {self.width})")
         if not len(vectors):
             return self
         held, room = len(self._keys), min(self.sample_size - len(self._keys), len(vectors))
@@ -183,7 +184,7 @@ class Summary:
             ValueError: If the two differ in width.
         """
         if other.width != self.width:
-            raise ValueError(f"summaries of {self.width} and {other.width} dimensions: only equal widths merge")
+            raise UserError(f"summaries of {self.width} and {other.width} dimensions: only equal widths merge")
         self.count += other.count
         self._norm_sum += other._norm_sum
         self._sum += other._sum
@@ -249,22 +250,22 @@ class Summary:
         width, rows = arrays["sum"].size, arrays["keys"].size
         shapes = dict(zip(_ARRAYS, ((width,), (width, width), (rows, width), (rows,)), strict=True))
         if {name: array.shape for name, array in arrays.items()} != shapes:
-            raise ValueError(f"{path} is damaged: the shapes of its arrays do not fit one another")
+            raise UserError(f"{path} is damaged: the shapes of its arrays do not fit one another")
         if any(array.dtype != (np.float32 if name == "rows" else np.float64) for name, array in arrays.items()):
-            raise ValueError(f"{path} is damaged: its arrays are of types that no summary has")
+            raise UserError(f"{path} is damaged: its arrays are of types that no summary has")
         try:
             summary = cls(width, int(numbers["sample_size"]), int(numbers["seed"]))
             summary.count, summary._drawn = int(numbers["count"]), int(numbers["drawn"])
             summary._norm_sum = float.fromhex(numbers["norm_sum"])
             summary._stream = int(numbers["stream"]) if numbers["stream"] else None
         except (KeyError, ValueError, OverflowError) as error:
-            raise ValueError(f"{path} is damaged: its numbers are missing or none ({error})") from error
+            raise UserError(f"{path} is damaged: its numbers are missing or none ({error})") from error
         finite = np.isfinite(summary._norm_sum) and all(np.isfinite(array).all() for array in arrays.values())
         # A sum of norms at the very edge may be rounded beyond it.
         least, most = (0.0, 0.0) if not summary.count else (0.9 * _SMALLEST, 1.1 * _LARGEST)
         fits = summary.count < 2**63 and least <= summary.mean_norm <= most
         if not finite or not fits or not rows <= min(summary.count, summary.sample_size):
-            raise ValueError(f"{path} is damaged: its numbers are not finite, or do not fit one another")
+            raise UserError(f"{path} is damaged: its numbers are not finite, or do not fit one another")
         summary._sum, summary._gram_sum = arrays["sum"], arrays["gram_sum"]
         summary._rows, summary._keys = arrays["rows"].copy(), arrays["keys"]
         return summary

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.enums import Precision
-from st_dimreduce.head import Head
 from st_dimreduce.progress import progress_bar
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
@@ -20,14 +20,13 @@ _EVERY, _WARM_UP = 25, 20
 
 
 def train(
-    head: Head,
+    head: BaseHead,
     loss: Loss,
     held_out: Loss,
     *,
     steps: int,
     learning_rate: float,
-    show_progress_bar: bool | None = None,
-) -> tuple[Head, int]:
+) -> tuple[BaseHead, int]:
     """Train a head's weight with Adam and a cosine schedule.
 
     A head with nested sizes is trained at all of them (Kusupati et al., "Matryoshka Representation Learning", 2022).
@@ -38,7 +37,6 @@ def train(
         held_out: Likewise to the loss on data that ``loss`` never sees.
         steps: Steps to take.
         learning_rate: Greatest learning rate, for a weight of root mean square 1.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         The head of the step with the lowest held-out loss, at the same gain, and that step: 0 if none beat the start.
@@ -54,7 +52,7 @@ def train(
     optimizer = torch.optim.Adam([weight], lr=learning_rate, betas=(0.9, 0.98))
     with torch.no_grad():
         least, best, best_step = float(over_sizes(held_out, weight)), weight.detach().clone(), 0
-    for step in progress_bar("Training", "steps", show_progress_bar, range(1, steps + 1)):
+    for step in progress_bar("Training", "steps", range(1, steps + 1)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1, step / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.zero_grad()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from st_dimreduce.codes.index import CodeIndex
+from st_dimreduce.errors import UserError
 
 
 def found_documents(index: CodeIndex, vector: Sequence[float], top_k: int, documents: Any) -> list[tuple[Any, float]]:
@@ -31,5 +32,5 @@ def found_documents(index: CodeIndex, vector: Sequence[float], top_k: int, docum
                 found.append((documents[one], score))
             except LookupError as error:
                 remedy = "give a document for each, or remove it from the index"
-                raise ValueError(f"the index found id {one!r}, which no document has: {remedy}") from error
+                raise UserError(f"the index found id {one!r}, which no document has: {remedy}") from error
     return found

@@ -9,9 +9,10 @@ from typing import Any
 import faiss
 import numpy as np
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.precision import bytes_to_levels, dequantize
 from st_dimreduce.enums import Precision
-from st_dimreduce.head import HeadLike
+from st_dimreduce.errors import UserError
 from st_dimreduce.vectors.reduce import reduce_vectors
 from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, FaissSource
 
@@ -21,11 +22,10 @@ _GRID = 4.0  # end of the int8 grid in standard deviations of an output, as in c
 
 def reduce_index(
     index: Any,
-    head: HeadLike,
+    head: BaseHead,
     precision: Precision | str = Precision.FLOAT32,
     *,
     batch_bytes: int = DEFAULT_BATCH_BYTES,
-    show_progress_bar: bool | None = None,
 ) -> Any:
     """Reduce the vectors of a FAISS index into a new, smaller flat index, in the same order and with the same ids.
 
@@ -46,18 +46,17 @@ def reduce_index(
         head: The head, for vectors of size d.
         precision: Precision of the reduced vectors. Defaults to ``"float32"``.
         batch_bytes: As in :func:`st_dimreduce.reduce_vectors`. Defaults to 32 MiB.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Raises:
         ValueError: If the index does not hold whole vectors or is empty, its vectors are not of the head's size, one
             has no direction, or codes of int4 or int2 would not fill their last byte.
     """
-    head, precision = head.to_head(), Precision(precision)
+    precision = Precision(precision)
     reduced, stored = _empty_index(head.out_features, precision)
     source = FaissSource(index)
     if source.ids is not None:
         reduced = (faiss.IndexBinaryIDMap if precision is Precision.BINARY else faiss.IndexIDMap)(reduced)
-    options: dict[str, Any] = {"batch_bytes": batch_bytes, "show_progress_bar": show_progress_bar}
+    options: dict[str, Any] = {"batch_bytes": batch_bytes}
     with closing(reduce_vectors(index, head, None, stored, **options)) as batches:
         for codes in batches:
             # A codebook of FAISS codes decoded vectors, each of which is one of its entries.
@@ -80,7 +79,7 @@ def _empty_index(size: int, precision: Precision) -> tuple[Any, Precision]:
         return faiss.IndexBinaryFlat(8 * width), precision
     if 8 * width != size * precision.bits:
         per_byte = 8 // precision.bits
-        raise ValueError(
+        raise UserError(
             f"{size} dimensions in {precision.value}: FAISS takes a multiple of {per_byte}, or use build_index"
         )
     index: Any = faiss.IndexPQ(size, width, 8, faiss.METRIC_INNER_PRODUCT)

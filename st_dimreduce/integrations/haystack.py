@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from st_dimreduce.codes.index import CodeIndex
+from st_dimreduce.errors import MissingExtraError
 from st_dimreduce.integrations.documents import found_documents
 
 try:
     from haystack import Document, component
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("Haystack is missing: pip install 'st_dimreduce[frameworks]'") from error
+    raise MissingExtraError("Haystack is missing: pip install 'st_dimreduce[frameworks]'") from error
 
 
 @component

@@ -9,6 +9,7 @@ import numpy as np
 from st_dimreduce.codes.index import CodeIndex
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.enums import Precision
+from st_dimreduce.errors import MissingExtraError, UserError
 from st_dimreduce.integrations.documents import found_documents
 from st_dimreduce.untrusted import short
 
@@ -18,7 +19,7 @@ try:
     from langchain_core.retrievers import BaseRetriever
     from pydantic import ConfigDict
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("LangChain is missing: pip install 'st_dimreduce[frameworks]'") from error
+    raise MissingExtraError("LangChain is missing: pip install 'st_dimreduce[frameworks]'") from error
 
 
 class CodeEmbeddings(Embeddings):
@@ -55,7 +56,7 @@ class CodeEmbeddings(Embeddings):
     ) -> None:
         if not hasattr(embeddings, "embed_documents"):
             asked = "expected LangChain's embeddings of it, such as HuggingFaceEmbeddings(model_name=...)"
-            raise ValueError(f"embeddings is {short(embeddings)}: {asked}")
+            raise UserError(f"embeddings is {short(embeddings)}: {asked}")
         self.embeddings = embeddings
         self.precision = Precision(precision)
         if query_precision is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from st_dimreduce.codes.index import CodeIndex
+from st_dimreduce.errors import MissingExtraError
 from st_dimreduce.integrations.documents import found_documents
 
 try:
@@ -12,7 +13,7 @@ try:
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import NodeWithScore, QueryBundle
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("LlamaIndex is missing: pip install 'st_dimreduce[frameworks]'") from error
+    raise MissingExtraError("LlamaIndex is missing: pip install 'st_dimreduce[frameworks]'") from error
 
 
 class IndexRetriever(BaseRetriever):

@@ -20,16 +20,17 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.fingerprint import shown
+from st_dimreduce.codes.metrics import cosines, nearest, overlaps
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.codes.rows import as_count
 from st_dimreduce.codes.stores import Column, columns_of
 from st_dimreduce.enums import Objective, OnBadRow, Precision, Store
-from st_dimreduce.evaluation.metrics import cosines, nearest, overlaps
+from st_dimreduce.errors import UserError
 from st_dimreduce.files import check_place
 from st_dimreduce.fitting.budget import Size
 from st_dimreduce.fitting.summary import row_norms
-from st_dimreduce.head import Head
 from st_dimreduce.models.load import load_head
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.vectors.fit import fit_on_vectors
@@ -206,7 +207,7 @@ class Database(ABC):
         self.column, self.out_features = column, out_features
         found = self.found_type()
         if found not in (None, self.reduced_type):
-            raise ValueError(
+            raise UserError(
                 f"{self.reduced} is {found}, expected {self.reduced_type}: name another place with --to, or drop it"
             )
 
@@ -274,7 +275,6 @@ def migrate(
     on_bad_row: OnBadRow | str = OnBadRow.RAISE,
     dry_run: bool = False,
     announce: Callable[[str], None] = lambda line: None,
-    show_progress_bar: bool | None = None,
 ) -> Migration:
     """Write reduced vectors beside the full ones in a database, in batches, each a transaction.
 
@@ -299,7 +299,6 @@ def migrate(
             code of a zero vector.
         dry_run: Only say what would be done. Defaults to False.
         announce: Called with a line of what is about to be done. Defaults to nothing.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Raises:
         ModuleNotFoundError: If the store's client is missing; names the extra.
@@ -314,7 +313,7 @@ def migrate(
     with _open(source, Names(table, column, id_column, to), dry_run) as database:
         rows, done = database.count()
         if not rows:
-            raise ValueError(f"{database.full} holds no vectors: nothing can be reduced")
+            raise UserError(f"{database.full} holds no vectors: nothing can be reduced")
         if bytes_per_vector is None or Path(folder).exists():
             loaded = _load(folder)
             if bytes_per_vector is not None:
@@ -322,7 +321,7 @@ def migrate(
         else:
             size = Size(bytes_per_vector=bytes_per_vector, precision=asked, store=_store(database, asked))
             if done:
-                raise ValueError(
+                raise UserError(
                     f"{database.reduced} holds codes, and there is no {folder}: give the head that made them, or name "
                     "another place with --to"
                 )
@@ -339,7 +338,6 @@ def migrate(
             on_bad_row,
             dry_run,
             announce,
-            show_progress_bar,
             rows,
             done,
         )
@@ -347,14 +345,13 @@ def migrate(
 
 def _run(
     database: Database,
-    head: Head,
+    head: BaseHead,
     folder: str,
     source: str,
     batch_size: int,
     on_bad_row: OnBadRow,
     dry_run: bool,
     announce: Callable[[str], None],
-    show_progress_bar: bool | None,
     rows: int,
     done: int,
 ) -> Migration:
@@ -364,13 +361,13 @@ def _run(
         nonlocal bad_rows
         bad = row_norms(vectors)[1]
         if len(bad) and on_bad_row is OnBadRow.RAISE:
-            raise ValueError(
+            raise UserError(
                 f"the vector of {ids[bad[0]]} in {database.full} is NaN, infinite or zero, it has no direction: repair "
                 "it, or store it as zeros with --on-bad-row zero"
             )
         bad_rows += len(bad)
         with np.errstate(over="ignore", invalid="ignore"):  # in bad rows, which are replaced
-            outputs = head.reduce_stored(vectors)
+            outputs = head.transform(vectors)
         outputs[bad] = 0
         return quantize(outputs, precision)
 
@@ -385,7 +382,7 @@ def _run(
         database.create()
         with (
             _kept(lambda: reduced),
-            progress_bar("Reducing", "rows", show_progress_bar, total=rows, done=done) as bar,
+            progress_bar("Reducing", "rows", total=rows, done=done) as bar,
         ):
             for count in database.fill(encode, batch_size):
                 reduced += count
@@ -427,14 +424,14 @@ def _kept(reduced: Callable[[], int]) -> Iterator[None]:
         ) from interrupt
 
 
-def _load(folder: str) -> Head:
+def _load(folder: str) -> BaseHead:
     try:
         return load_head(folder)
     except ValueError as error:
         if Path(folder).exists():
             raise
         fit = "give the folder that `st-dimreduce fit` wrote, or --bytes to fit one on the vectors and save it there"
-        raise ValueError(f"there is no head in {folder}: {fit}") from error
+        raise UserError(f"there is no head in {folder}: {fit}") from error
 
 
 def _store(database: Database, precision: Precision | None) -> Store | None:
@@ -452,7 +449,7 @@ def _fit(
     on_bad_row: OnBadRow,
     dry_run: bool,
     announce: Callable[[str], None],
-) -> Head:
+) -> BaseHead:
     check_place(folder)
     announce(f"Fitting a head on up to {FITTED_ROWS:,} vectors of {database.full}.")
     head = fit_on_vectors(
@@ -472,17 +469,17 @@ def _fit(
     return head
 
 
-def _choose(database: Database, head: Head, precision: Precision | None, folder: str) -> None:
+def _choose(database: Database, head: BaseHead, precision: Precision | None, folder: str) -> None:
     """Choose the type of the codes, after checking that head, vectors and store go together."""
     if head.in_features != database.dimensions:
-        raise ValueError(
+        raise UserError(
             f"{database.full} has {database.dimensions} dimensions, the head in {folder} takes {head.in_features}: "
             "give the head that was fitted on these vectors"
         )
     wanted, columns = precision or head.precision, database.columns()
     if wanted not in columns:
         held = ", ".join(f"{each.value} ({column.type.partition('[')[0]})" for each, column in columns.items())
-        raise ValueError(
+        raise UserError(
             f"{database.store.value} does not hold {wanted.value}, which was {'asked for' if precision else 'fitted'}: "
             f"choose --precision from {held}"
         )
@@ -495,9 +492,9 @@ def packed(texts: Iterable[str], size: int) -> np.ndarray:
     return np.packbits(bits == ord("1"), axis=1)
 
 
-def _decoded(database: Database, head: Head, vectors: np.ndarray) -> np.ndarray:
+def _decoded(database: Database, head: BaseHead, vectors: np.ndarray) -> np.ndarray:
     """Return what the store would hold of full vectors, decoded."""
-    codes = quantize(head.reduce_stored(vectors), database.column.precision)
+    codes = quantize(head.transform(vectors), database.column.precision)
     return dequantize(codes, database.column.precision, head.out_features)
 
 
@@ -509,25 +506,25 @@ def _good_pairs(database: Database, rows: int) -> tuple[np.ndarray, np.ndarray]:
     return vectors[good], decoded
 
 
-def _check_codes(database: Database, head: Head, folder: str) -> None:
+def _check_codes(database: Database, head: BaseHead, folder: str) -> None:
     """Raise ``ValueError`` if the codes that are there are not those of the head."""
     vectors, codes = _good_pairs(database, _CHECKED_ROWS)
     if not len(vectors):
         return
     agreement = float(np.median(cosines(_decoded(database, head, vectors), codes)))
     if not agreement >= _SAME:
-        raise ValueError(
+        raise UserError(
             f"{database.reduced} holds codes of another head than {folder} (median cosine {agreement:.2f} to what that "
             "gives): give the head that made them, or name another place with --to"
         )
 
 
-def _overlap(database: Database, head: Head) -> tuple[float | None, int]:
+def _overlap(database: Database, head: BaseHead) -> tuple[float | None, int]:
     """Return the overlap@10 of codes and full vectors among some rows, and the number of these."""
     vectors, codes = _good_pairs(database, _SAMPLED_ROWS)
     if len(vectors) < _FEWEST_ROWS:
         return None, len(vectors)
-    queries = codes if database.column.query is not Precision.FLOAT32 else head.reduce_stored(vectors)
+    queries = codes if database.column.query is not Precision.FLOAT32 else head.transform(vectors)
     own = np.arange(len(vectors))
     shares = overlaps(nearest(vectors, vectors, own), nearest(queries, codes, own))
     return float(shares.mean()), len(vectors)
@@ -545,7 +542,7 @@ def _open(source: str, names: Names, read_only: bool) -> Iterator[Database]:
             database.close()
     except kind.errors as error:
         message = _without_secrets(" ".join(str(error).split()) or type(error).__name__, source)
-        raise ValueError(f"{_shown(source)}: {message}") from error
+        raise UserError(f"{_shown(source)}: {message}") from error
 
 
 def _database(source: str) -> type[Database]:
@@ -556,7 +553,7 @@ def _database(source: str) -> type[Database]:
     if place is None and Path(source, "meta.json").is_file():  # of its local mode
         place = "qdrant", "Qdrant"
     if place is None:
-        raise ValueError(
+        raise UserError(
             f"{_shown(source)} is no database: expected postgresql://..., http://... (a Qdrant server), a folder of "
             "Qdrant's local mode or a DuckDB file"
         )
@@ -585,7 +582,7 @@ def _password(source: str) -> str:
     login = _LOGIN.search(_address(source))
     password = login[2] if login else ""
     if _UNESCAPED.search(password):
-        raise ValueError(
+        raise UserError(
             f"{_shown(source)}: the password holds one of @ / : ? # [ ] % as it is: write it as %40, %2F and so on, or "
             "leave it out and set PGPASSWORD"
         )

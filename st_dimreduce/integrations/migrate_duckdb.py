@@ -11,13 +11,14 @@ import numpy as np
 
 from st_dimreduce.codes.stores import Column
 from st_dimreduce.enums import Precision, Store
+from st_dimreduce.errors import MissingExtraError, UserError
 from st_dimreduce.integrations.migrate import Database, Encode, Names, packed
 
 try:
     import duckdb
     import pyarrow as pa
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("DuckDB needs duckdb and pyarrow: pip install 'st_dimreduce[databases]'") from error
+    raise MissingExtraError("DuckDB needs duckdb and pyarrow: pip install 'st_dimreduce[databases]'") from error
 
 _FULL = re.compile(r"(?:FLOAT|DOUBLE)\[(\d*)\]")
 _SEARCHED = "search of st_dimreduce"
@@ -47,24 +48,24 @@ class DuckDB(Database):
         schema, _, table = names.table.rpartition(".")
         columns = dict(self._fetch(_COLUMNS, [table, schema or None]))
         if not columns:
-            raise ValueError(f"there is no table {names.table}: expected its name, or schema.name")
+            raise UserError(f"there is no table {names.table}: expected its name, or schema.name")
         full = {name: match for name, kind in columns.items() if (match := _FULL.fullmatch(kind))}
         if names.column is None and len(full) != 1:
-            raise ValueError(f"{names.table} has the columns of floats {', '.join(full) or 'none'}: give --column")
+            raise UserError(f"{names.table} has the columns of floats {', '.join(full) or 'none'}: give --column")
         name = names.column or next(iter(full))
         if name not in full:
-            raise ValueError(f"{names.table} has no column {name} of floats: it has {', '.join(full) or 'none'}")
+            raise UserError(f"{names.table} has no column {name} of floats: it has {', '.join(full) or 'none'}")
         key = names.id_column
         if key is None:
             keys = [columns_of_key for (columns_of_key,) in self._fetch(_KEYS, [table, schema or None])]
             if len(keys) != 1 or len(keys[0]) != 1:
-                raise ValueError(f"{names.table} has no primary key of one column: give a unique one with --id-column")
+                raise UserError(f"{names.table} has no primary key of one column: give a unique one with --id-column")
             [[key]] = keys
         elif key not in columns:
-            raise ValueError(f"{names.table} has no column {key}: it has {', '.join(columns)}")
+            raise UserError(f"{names.table} has no column {key}: it has {', '.join(columns)}")
         self.reduced = names.to or f"{names.table}_reduced"
         if self.reduced == names.table:
-            raise ValueError(f"--to {self.reduced} is the table of the full vectors: name a new one")
+            raise UserError(f"--to {self.reduced} is the table of the full vectors: name a new one")
         self.full, self.full_type = f"{names.table}.{name}", columns[name]
         self._table, self._to = _quoted(*names.table.split(".", 1)), _quoted(*self.reduced.split(".", 1))
         self._key, self._name, self._key_type, self._column_name = _quoted(key), _quoted(name), columns[key], name
@@ -191,7 +192,7 @@ table["id"].take(rows).to_pylist()"""
         numpy = "import numpy as np\n" if self.column.distance == _SEARCHED else ""
         return f"""\
 {numpy}from st_dimreduce import {imports}
-[reduced] = load_head({head!r}).reduce_stored(vector[None])
+[reduced] = load_head({head!r}).transform(vector[None])
 {found}"""
 
 

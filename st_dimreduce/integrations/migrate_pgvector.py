@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from st_dimreduce.enums import Precision, Store
+from st_dimreduce.errors import MissingExtraError, UserError
 from st_dimreduce.integrations.migrate import Database, Encode, Names, packed
 
 try:
@@ -18,7 +19,7 @@ try:
     from pgvector.psycopg import register_vector
     from psycopg import sql
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("pgvector needs its clients: pip install 'st_dimreduce[databases]'") from error
+    raise MissingExtraError("pgvector needs its clients: pip install 'st_dimreduce[databases]'") from error
 
 _FULL = re.compile(r"(?:\w+\.)?(vector|halfvec)(?:\((\d+)\))?")
 _FETCHED = 1000  # rows of a sample at a time
@@ -59,18 +60,18 @@ class PgVector(Database):
         written = self._table.as_string(self._connection)
         [self._oid] = self._one("SELECT to_regclass(%s)::oid::bigint", [written])
         if self._oid is None:
-            raise ValueError(f"there is no table {names.table}: expected its name, or schema.name")
+            raise UserError(f"there is no table {names.table}: expected its name, or schema.name")
         columns = self._columns_of(self._table)
         full = {name: match for name, (kind, _) in columns.items() if (match := _FULL.fullmatch(kind))}
         name = names.column or _likely(list(full), names)
         if name not in full:
-            raise ValueError(
+            raise UserError(
                 f"{names.table} has no column {name} of type vector or halfvec: it has {', '.join(full) or 'none'}"
             )
         own_table, _, self._to = (names.to or f"{name}_reduced").rpartition(".")
         holder = own_table or names.table
         if (holder, self._to) == (names.table, name):
-            raise ValueError(f"--to {names.to} is the column of the full vectors: name a new one")
+            raise UserError(f"--to {names.to} is the column of the full vectors: name a new one")
         self.full, self.full_type, self.reduced = f"{names.table}.{name}", columns[name][0], f"{holder}.{self._to}"
         key = self._key(names)
         self._key_type, self._key_oid = columns[key]
@@ -102,10 +103,10 @@ class PgVector(Database):
         if names.id_column is None:
             found = self._connection.execute(_KEY, [self._oid]).fetchone()
             if found is None:
-                raise ValueError(f"{names.table} has no primary key of one column: give a unique one with --id-column")
+                raise UserError(f"{names.table} has no primary key of one column: give a unique one with --id-column")
             return found[0]
         if self._connection.execute(_IS_KEY, [self._oid, names.id_column]).fetchone() is None:
-            raise ValueError(
+            raise UserError(
                 f"{names.table} has no column {names.id_column} that is unique and not null, by an index of its own: "
                 "give another one with --id-column"
             )
@@ -188,7 +189,7 @@ class PgVector(Database):
                 self._connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
                 self._connection.execute(self._sql(statement))
         except psycopg.errors.LockNotAvailable as error:
-            raise ValueError(
+            raise UserError(
                 f"{self.reduced} could not be added within {_LOCK_SECONDS} s, another transaction uses the table: call "
                 "again when that has ended"
             ) from error
@@ -246,7 +247,7 @@ class PgVector(Database):
         return f"""\
 from pgvector import {given[0]}
 from st_dimreduce import load_head
-[reduced] = load_head({head!r}).reduce_stored(vector[None])
+[reduced] = load_head({head!r}).transform(vector[None])
 nearest = {found.as_string(self._connection) + "%s LIMIT 10"!r}
 connection.execute(nearest, [{given[0]}({given[1]})]).fetchall()"""
 
@@ -256,7 +257,7 @@ def _likely(full: list[str], names: Names) -> str:
     left = [name for name in full if name != names.to and name.removesuffix("_reduced") not in set(full) - {name}]
     left = left or full
     if len(left) != 1:
-        raise ValueError(f"{names.table} has the vector columns {', '.join(full) or 'none'}: give --column")
+        raise UserError(f"{names.table} has the vector columns {', '.join(full) or 'none'}: give --column")
     return left[0]
 
 

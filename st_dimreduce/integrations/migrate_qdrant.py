@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from st_dimreduce.enums import Precision, Store
+from st_dimreduce.errors import MissingExtraError, UserError
 from st_dimreduce.integrations.migrate import Database, Encode, Names
 
 try:
     from qdrant_client import QdrantClient, models
     from qdrant_client.http.exceptions import ApiException
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("Qdrant needs its client: pip install 'st_dimreduce[databases]'") from error
+    raise MissingExtraError("Qdrant needs its client: pip install 'st_dimreduce[databases]'") from error
 
 _FETCHED = 1000  # points of a sample at a time
 _BITS = {"float32": 32, "float16": 16, "turbo16": 16, "uint8": 8, "turbo8": 8, "turbo4": 4}
@@ -42,13 +43,13 @@ class Qdrant(Database):
 
     def _describe(self, names: Names) -> None:
         if names.id_column is not None:
-            raise ValueError(f"--id-column {names.id_column}: points of Qdrant have their ids, leave it out")
+            raise UserError(f"--id-column {names.id_column}: points of Qdrant have their ids, leave it out")
         self._from, self._to = names.table, names.to or f"{names.table}_reduced"
         if not self._client.collection_exists(self._from):
             there = ", ".join(each.name for each in self._client.get_collections().collections) or "none"
-            raise ValueError(f"there is no collection {self._from}: there are {there}")
+            raise UserError(f"there is no collection {self._from}: there are {there}")
         if self._to == self._from:
-            raise ValueError(f"--to {self._to} is the collection of the full vectors: name a new one")
+            raise UserError(f"--to {self._to} is the collection of the full vectors: name a new one")
         self._params = self._client.get_collection(self._from).config.params
         found = self._params.vectors
         unnamed = found if isinstance(found, models.VectorParams) else None
@@ -57,12 +58,12 @@ class Qdrant(Database):
         vector = named.get(self._name) if self._name else unnamed
         if vector is None:
             given = f"no vector {self._name}" if self._name else "no vector without a name"
-            raise ValueError(
+            raise UserError(
                 f"{self._from} has {given}: give --column, its named vectors are {', '.join(named) or 'none'}"
             )
         self._vector = vector
         if self._vector.multivector_config is not None:
-            raise ValueError(f"{self._from} holds several vectors per point: reduce_multi_vector is for these")
+            raise UserError(f"{self._from} holds several vectors per point: reduce_multi_vector is for these")
         self.full = f"{self._from}.{self._name}" if self._name else self._from
         self.full_type, self.dimensions, self.reduced = _type(self._vector), self._vector.size, self._to
 
@@ -189,7 +190,7 @@ class Qdrant(Database):
             given = "reduced[0]"
         return f"""\
 from st_dimreduce import {imports}
-reduced = load_head({head!r}).reduce_stored(vector[None])
+reduced = load_head({head!r}).transform(vector[None])
 client.query_points({self._to!r}, ({given}).tolist(), limit=10).points"""
 
 

@@ -14,13 +14,14 @@ from sentence_transformers.util import cos_sim, pairwise_cos_sim
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.dim_reduce import head_of
 from st_dimreduce.enums import Precision
+from st_dimreduce.errors import MissingExtraError, UserError
 
 try:
     import mteb
     from mteb.models import EncoderProtocol, SentenceTransformerEncoderWrapper
     from mteb.types import PromptType
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("mteb is missing: pip install 'st_dimreduce[frameworks]'") from error
+    raise MissingExtraError("mteb is missing: pip install 'st_dimreduce[frameworks]'") from error
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -65,9 +66,9 @@ class CodesModel:
             known["revision"] = _digest(head, precision)
             model = SentenceTransformerEncoderWrapper(model)
         if not isinstance(model, EncoderProtocol):
-            raise ValueError(f"the model is a {type(model).__name__}: expected a SentenceTransformer or mteb's encoder")
+            raise UserError(f"the model is a {type(model).__name__}: expected a SentenceTransformer or mteb's encoder")
         if precision is None:
-            raise ValueError(f"a {type(model).__name__} has no record of a precision: give one, such as 'int4'")
+            raise UserError(f"a {type(model).__name__} has no record of a precision: give one, such as 'int4'")
         self.model, self.precision = model, Precision(precision)
         meta = model.mteb_model_meta
         known["experiment_kwargs"] = {**(meta.experiment_kwargs or {}), KEY: self.precision.value}
@@ -85,7 +86,7 @@ class CodesModel:
             ValueError: If ``kwargs`` ask for a precision of another kind.
         """
         if kwargs.get("precision") not in {None, "float32"}:
-            raise ValueError(f"encode_kwargs ask for {kwargs['precision']!r} codes: give CodesModel the precision")
+            raise UserError(f"encode_kwargs ask for {kwargs['precision']!r} codes: give CodesModel the precision")
         vectors = _array(self.model.encode(inputs, prompt_type=prompt_type, **kwargs))
         if prompt_type == PromptType.query:
             return vectors
@@ -116,10 +117,10 @@ class CodesModel:
         given = (results.model_name, results.model_revision)
         if given != own:
             model = f"{own[0]} in {self.precision}, revision {own[1]}"
-            raise ValueError(f"these are results of {given[0]}, revision {given[1]}: expected those of {model}")
+            raise UserError(f"these are results of {given[0]}, revision {given[1]}: expected those of {model}")
         size = self.mteb_model_meta.embed_dim
         if not isinstance(size, int):
-            raise ValueError(f"mteb gives the model embed_dim={size}: expected the size of its embeddings, a number")
+            raise UserError(f"mteb gives the model embed_dim={size}: expected the size of its embeddings, a number")
         about = {task.metadata.name: task.metadata for task in tasks}
         rows = []
         for result in results.task_results:
@@ -162,4 +163,4 @@ def _listed(name: str) -> AbsTask:
     try:
         return mteb.get_task(name)
     except KeyError as error:
-        raise ValueError(f"mteb lists no task {name!r}: give it in tasks") from error
+        raise UserError(f"mteb lists no task {name!r}: give it in tasks") from error

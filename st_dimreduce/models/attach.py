@@ -16,17 +16,18 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.dim_reduce import head_of, keep_record, plain_head
-from st_dimreduce.evaluation.encoding import assemble
-from st_dimreduce.head import Head, HeadLike
+from st_dimreduce.errors import UserError
 from st_dimreduce.models.encoder import Encoder
+from st_dimreduce.models.encoding import assemble
 from st_dimreduce.models.load import load_model
 
 ORIGIN = ("license", "license_name", "license_link", "language")  # what a record repeats of the base model's card
 
 
 def attach_head(
-    model: SentenceTransformer | str | os.PathLike[str], head: HeadLike, *, trainable: bool = False
+    model: SentenceTransformer | str | os.PathLike[str], head: BaseHead, *, trainable: bool = False
 ) -> SentenceTransformer:
     """Put a head that reduced stored vectors behind the model they came from, to encode queries that agree with them.
 
@@ -48,16 +49,15 @@ def attach_head(
     """
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
     body = Encoder(assemble(base, split_model(base)[0]), batch_size=32, show_progress_bar=False)
-    head = head.to_head()
     if body.width != head.in_features:
-        raise ValueError(
+        raise UserError(
             f"the head takes {head.in_features} dimensions, the model gives {body.width}: attach it to the model that "
             "the vectors came from"
         )
     return stack_head(base, head.for_norm(body.probe_norm), trainable=trainable, shared=base is model)
 
 
-def stack_head(base: SentenceTransformer, head: Head, *, trainable: bool, shared: bool) -> SentenceTransformer:
+def stack_head(base: SentenceTransformer, head: BaseHead, *, trainable: bool, shared: bool) -> SentenceTransformer:
     """Return the base model with a head behind it, or multiplied into the linear layer that it ends in.
 
     The latter leaves the modules as they were, for readers that know them, and is exact but for rounding.
@@ -101,7 +101,7 @@ def split_model(base: SentenceTransformer) -> tuple[OrderedDict[str, nn.Module],
         ValueError: If the model cuts its embeddings.
     """
     if base.truncate_dim is not None:
-        raise ValueError(f"the base model has truncate_dim={base.truncate_dim}: load it without, to reduce all of it")
+        raise UserError(f"the base model has truncate_dim={base.truncate_dim}: load it without, to reduce all of it")
     modules = list(base.named_children())
     end = len(modules)
     while end and isinstance(modules[end - 1][1], Normalize):
@@ -109,7 +109,7 @@ def split_model(base: SentenceTransformer) -> tuple[OrderedDict[str, nn.Module],
     return OrderedDict(modules[:end]), [module for _, module in modules[end:]][:1]
 
 
-def detach_head(model: SentenceTransformer) -> tuple[SentenceTransformer, Head]:
+def detach_head(model: SentenceTransformer) -> tuple[SentenceTransformer, BaseHead]:
     """Take a reduced model apart into its body, which is still the base model, and its head.
 
     So one encoding serves both: ``body.encode(texts)`` gives the base model's embeddings, not normalised, and
@@ -127,7 +127,7 @@ def detach_head(model: SentenceTransformer) -> tuple[SentenceTransformer, Head]:
     """
     head, record = head_of(model)
     if head.module_input_name != "sentence_embedding":
-        raise ValueError(f"the head reads {head.module_input_name!r}, expected 'sentence_embedding': a head on Pooling")
+        raise UserError(f"the head reads {head.module_input_name!r}, expected 'sentence_embedding': a head on Pooling")
     modules = list(model.named_children())
     place = max(index for index, (_, module) in enumerate(modules) if isinstance(module, Dense))
     return assemble(model, OrderedDict(modules[:place])), plain_head(head, record)

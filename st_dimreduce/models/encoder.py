@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce.evaluation.cache import Cache
-from st_dimreduce.evaluation.encoding import CHUNK, Role, SharedEncoder
-from st_dimreduce.evaluation.metrics import cosines
+from st_dimreduce.codes.metrics import cosines
+from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.cloze import cloze_pairs
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
+from st_dimreduce.models.cache import Cache
+from st_dimreduce.models.encoding import CHUNK, Role, SharedEncoder
 from st_dimreduce.models.folder import TEXT
 from st_dimreduce.progress import progress_bar
 
@@ -38,7 +39,6 @@ class Encoder:
     Args:
         body: The modules below the head.
         batch_size: Texts encoded at a time.
-        show_progress_bar: Whether to show progress; only on a terminal if None.
         cache: Where embeddings are kept. Defaults to None.
 
     Attributes:
@@ -53,18 +53,16 @@ class Encoder:
         self,
         body: SentenceTransformer,
         batch_size: int,
-        show_progress_bar: bool | None,
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
         self._body = body
         kept = None if cache is None else Cache(cache)
-        self._encoder = SharedEncoder({"": body}, batch_size, show_progress_bar, kept)
-        self._shown = show_progress_bar
+        self._encoder = SharedEncoder({"": body}, batch_size, kept)
         try:
             probes = body.encode_document(_PROBES, batch_size=batch_size, show_progress_bar=False)
         except KeyError as error:
             names = [type(module).__name__ for module in body]
-            raise ValueError(
+            raise UserError(
                 f"the base model {names} gives no sentence embedding: expected one, as by Pooling"
             ) from error
         self.width = probes.shape[1]
@@ -76,7 +74,7 @@ class Encoder:
         rng = random.Random(seed)  # noqa: S311, no secret
         texts = iter(sentences)
         total = len(sentences) if isinstance(sentences, Sized) else None
-        with progress_bar("Encoding", "texts", self._shown, total=total) as bar:
+        with progress_bar("Encoding", "texts", total=total) as bar:
             while chunk := list(islice(texts, CHUNK)):
                 self._check(chunk, summary.count)
                 vectors = self._vectors(chunk)
@@ -99,7 +97,7 @@ class Encoder:
         for row, text in enumerate(chunk, start):
             if not isinstance(text, str):
                 kind = type(text).__name__
-                raise ValueError(f"sentence {row} is of type {kind}: expected a string, the model reads text alone")
+                raise UserError(f"sentence {row} is of type {kind}: expected a string, the model reads text alone")
 
     def _vectors(self, chunk: list[Any]) -> np.ndarray:
         """Encode texts, and apart from them the images and the like, which are no part of the same batch."""
@@ -111,7 +109,7 @@ class Encoder:
             vectors[some] = self._rows([chunk[row] for row in np.flatnonzero(some)], "document")
         return vectors
 
-    def _rows(self, texts: Sequence[Any], role: Role, what: str | None = None) -> np.ndarray:
+    def _rows(self, texts: Sequence[Any], role: Role, what: str = "Encoding") -> np.ndarray:
         return self._encoder.encode(texts, role, what)[""]
 
     def known(self, texts: Sequence[str], embeddings: np.ndarray) -> Mapping[str, np.ndarray] | None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from st_dimreduce.head import CONFIG, PICKLE, WEIGHTS, read_dense
+from st_dimreduce.base_head import CONFIG, PICKLE, WEIGHTS, read_dense
+from st_dimreduce.errors import UserError
 from st_dimreduce.models.settings import check_settings, inside
 from st_dimreduce.untrusted import (
     Shapes,
@@ -131,9 +132,9 @@ def read_parts(path: str | os.PathLike[str], trust_remote_code: bool = False) ->
     """
     root = Path(path)
     if not root.is_dir():
-        raise ValueError(f"{root} is no folder: expected the folder of a model")
+        raise UserError(f"{root} is no folder: expected the folder of a model")
     if not any((root / name).exists() for name in ("modules.json", CONFIG)):
-        raise ValueError(f"{root} is no model: expected a folder with modules.json, or config.json of a transformer")
+        raise UserError(f"{root} is no model: expected a folder with modules.json, or config.json of a transformer")
     check_tree(root)
     entries = [("", "sentence_transformers.models.Transformer")]
     if (root / "modules.json").exists():
@@ -161,7 +162,7 @@ def inner_parts(part: Part, trust_remote_code: bool = False, depth: int = 1) -> 
         ValueError: As :func:`read_layout`.
     """
     if depth > _MOST_DEPTH:
-        raise ValueError(f"{part.folder} holds modules in modules, more than {_MOST_DEPTH} deep")
+        raise UserError(f"{part.folder} holds modules in modules, more than {_MOST_DEPTH} deep")
     parts = []
     for inner in direct_parts(part, trust_remote_code):
         parts += [inner, *inner_parts(inner, trust_remote_code, depth + 1)]
@@ -179,7 +180,7 @@ def direct_parts(part: Part, trust_remote_code: bool = False) -> list[Part]:
     router = part.folder / ROUTER_CONFIG
     types = (read_object(router) if router.exists() else part.config).get("types")
     if not isinstance(types, dict) or len(types) > _MOST_MODULES:
-        raise ValueError(f"{part.folder} says types {short(types)}: expected the class of each of its modules")
+        raise UserError(f"{part.folder} says types {short(types)}: expected the class of each of its modules")
     for name, type_ in types.items():
         check_relative(name, f"{part.folder}")
         _check_type(type_, part.folder.name or "the Router", trust_remote_code)
@@ -191,7 +192,7 @@ def _check_part(part: Part, width: int | None, trust_remote_code: bool) -> int |
     if part.kind in _TRANSFORMERS:
         _check_transformer(part, trust_remote_code)
     elif part.kind == "StaticEmbedding" and not (part.folder / "tokenizer.json").exists():
-        raise ValueError(f"{part.folder} holds no tokenizer: expected tokenizer.json")
+        raise UserError(f"{part.folder} holds no tokenizer: expected tokenizer.json")
     elif part.kind == "Pooling":
         return _pooled_width(part)
     elif part.kind in {"Dense", "DimReduce"}:
@@ -199,7 +200,7 @@ def _check_part(part: Part, width: int | None, trust_remote_code: bool) -> int |
         columns, rows = config["in_features"], config["out_features"]
         if part.config.get("module_input_name", "sentence_embedding") == "sentence_embedding":
             if width not in {None, columns}:
-                raise ValueError(f"{part.folder} takes {columns} dimensions, the module before it gives {width}")
+                raise UserError(f"{part.folder} takes {columns} dimensions, the module before it gives {width}")
             return rows
     elif part.kind not in {"Router", "Asym", "Normalize", "StaticEmbedding", "BoW"}:
         _check_other(part, trust_remote_code)
@@ -214,7 +215,7 @@ def _check_other(part: Part, trust_remote_code: bool) -> None:
         kind = str(config["tokenizer_class"])
         if not kind.startswith("sentence_transformers.") or kind.rpartition(".")[2] not in TOKENIZER_CLASSES:
             expected = f"expected one of Sentence Transformers' {', '.join(TOKENIZER_CLASSES)}"
-            raise ValueError(f"{path} names the tokenizer {short(config['tokenizer_class'])}: {expected}")
+            raise UserError(f"{path} names the tokenizer {short(config['tokenizer_class'])}: {expected}")
     _check_numbers(path, config, read_held(part.folder))
 
 
@@ -225,13 +226,13 @@ def check_entries(content: Any, trust_remote_code: bool = False) -> list[tuple[s
         ValueError: As :func:`read_layout`.
     """
     if not isinstance(content, list) or not 0 < len(content) <= _MOST_MODULES:
-        raise ValueError(f"modules.json holds {short(content)}: expected a list of 1 to {_MOST_MODULES} modules")
+        raise UserError(f"modules.json holds {short(content)}: expected a list of 1 to {_MOST_MODULES} modules")
     entries = []
     for entry in content:
         fields = [entry.get(key) for key in ("path", "type", "name")] if isinstance(entry, dict) else []
         relative, type_ = [str(field) for field in fields[:2]] or ["", ""]
         if not fields or not all(isinstance(field, str) for field in fields):
-            raise ValueError(f"modules.json names a module as {short(entry)}: expected a path, a type and a name")
+            raise UserError(f"modules.json names a module as {short(entry)}: expected a path, a type and a name")
         check_relative(relative, "modules.json")
         _check_type(type_, "modules.json", trust_remote_code)
         entries.append((relative, type_))
@@ -240,15 +241,15 @@ def check_entries(content: Any, trust_remote_code: bool = False) -> list[tuple[s
 
 def _check_type(type_: Any, where: str, trust_remote_code: bool) -> None:
     if not isinstance(type_, str) or not type_.isprintable():
-        raise ValueError(f"{where} names {short(type_)}: expected the class of a module")
+        raise UserError(f"{where} names {short(type_)}: expected the class of a module")
     if trust_remote_code:
         return
     if not type_.startswith("sentence_transformers."):
-        raise ValueError(f"{where} names {short(type_)}, no module of Sentence Transformers: {REMOTE}")
+        raise UserError(f"{where} names {short(type_)}, no module of Sentence Transformers: {REMOTE}")
     if type_.startswith("sentence_transformers.multi_vector_encoder."):
-        raise ValueError(f"{where} names {short(type_)}, of a model that gives a vector for each token: {MULTI_VECTOR}")
+        raise UserError(f"{where} names {short(type_)}, of a model that gives a vector for each token: {MULTI_VECTOR}")
     if type_.rpartition(".")[2] not in KNOWN_MODULES:
-        raise ValueError(
+        raise UserError(
             f"{where} names {short(type_)}, which Sentence Transformers has not for sentence embeddings: "
             f"expected one of {', '.join(KNOWN_MODULES)}"
         )
@@ -256,12 +257,12 @@ def _check_type(type_: Any, where: str, trust_remote_code: bool) -> None:
 
 def _check_transformer(part: Part, trust_remote_code: bool) -> None:
     if not part.config:
-        raise ValueError(f"{part.folder} holds no transformer: expected config.json")
+        raise UserError(f"{part.folder} holds no transformer: expected config.json")
     if not trust_remote_code and needs_own_code(part.config):
         model_type = short(part.config.get("model_type"))
-        raise ValueError(f"{part.folder} holds {model_type}, no model that transformers knows: {REMOTE}")
+        raise UserError(f"{part.folder} holds {model_type}, no model that transformers knows: {REMOTE}")
     if not any(_TOKENIZERS.fullmatch(path.name) for path in part.folder.iterdir()):
-        raise ValueError(f"{part.folder} holds no tokenizer: expected tokenizer.json, or the files of another kind")
+        raise UserError(f"{part.folder} holds no tokenizer: expected tokenizer.json, or the files of another kind")
     _check_numbers(part.folder / CONFIG, part.config, read_held(part.folder))
 
 
@@ -274,11 +275,11 @@ def _check_numbers(path: Path, config: dict[str, Any], held: Shapes | None) -> N
     numbers = _numbers(config)
     for name, times in Counter(name for name, _ in numbers if _LAYERS.search(name)).items():
         if times > deepest:
-            raise ValueError(f"{path} says {name} {times:,} times: expected at most {deepest:,}")
+            raise UserError(f"{path} says {name} {times:,} times: expected at most {deepest:,}")
     for name, value in numbers:
         most = deepest if _LAYERS.search(name) else widest if _WIDTH.search(name) else _MOST_IN_CONFIG
         if abs(value) > most and not re.search("theta|seed|window", name):
-            raise ValueError(f"{path} says {name} {short(value)}: expected at most {most:,}")
+            raise UserError(f"{path} says {name} {short(value)}: expected at most {most:,}")
 
 
 def needs_own_code(config: dict[str, Any]) -> bool:
@@ -313,7 +314,7 @@ def _shards(index: Path) -> list[str]:
         return []
     places = read_object(index).get("weight_map")
     if not isinstance(places, dict):
-        raise ValueError(f"{index} says weight_map {short(places)}: expected the file of each tensor")
+        raise UserError(f"{index} says weight_map {short(places)}: expected the file of each tensor")
     for place in places.values():
         check_relative(place, index.name)
     return list(dict.fromkeys(places.values()))
@@ -349,7 +350,7 @@ def _pooled_width(part: Part) -> int | None:
     width = part.config.get("word_embedding_dimension", part.config.get("embedding_dimension"))
     if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= _MOST_IN_CONFIG:
         where = part.folder / "config.json"
-        raise ValueError(f"{where} says word_embedding_dimension {short(width)}: expected 1 to {_MOST_IN_CONFIG:,}")
+        raise UserError(f"{where} says word_embedding_dimension {short(width)}: expected 1 to {_MOST_IN_CONFIG:,}")
     return width * max(len(pooling_modes(part.config)), 1)
 
 

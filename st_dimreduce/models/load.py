@@ -10,18 +10,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st_dimreduce.head import (
+from st_dimreduce.base_head import (
     ALONE,
     CONFIG,
     MODEL_KEY,
     PICKLE,
     RECORD,
     WEIGHTS,
+    BaseHead,
     FitRecord,
-    Head,
     read_dense,
     record_in_card,
 )
+from st_dimreduce.errors import UserError
 from st_dimreduce.models.folder import (
     CARD,
     MULTI_VECTOR,
@@ -58,7 +59,7 @@ _OLD_ENDS = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm
 def check_names(names: Sequence[str], paths: Sequence[str | os.PathLike[str]]) -> None:
     """Raise ``ValueError`` if two reduced models, from these paths, are called the same."""
     if len(set(names)) < len(names):
-        raise ValueError(f"reduced models {[os.fspath(path) for path in paths]} have folders of one name: rename them")
+        raise UserError(f"reduced models {[os.fspath(path) for path in paths]} have folders of one name: rename them")
 
 
 def load_model(
@@ -100,7 +101,7 @@ def load_model(
         reason = printable(" ".join(str(error).split())) or type(error).__name__
         if "trust_remote_code" in reason and REMOTE not in reason:
             reason = REMOTE
-        raise ValueError(f"no model could be loaded from {name!r}: {reason:.1000}") from error
+        raise UserError(f"no model could be loaded from {name!r}: {reason:.1000}") from error
     if repo is not None:
         _name(model, repo, folder.name)
     return model
@@ -110,7 +111,7 @@ def no_model(given: object) -> ValueError:
     """Return the error that says what was given in place of a ``SentenceTransformer``."""
     kind = type(given).__name__
     other = f": {MULTI_VECTOR}" if kind == "MultiVectorEncoder" else ", its name or its folder"
-    return ValueError(f"the model is a {kind}: expected a SentenceTransformer{other}")
+    return UserError(f"the model is a {kind}: expected a SentenceTransformer{other}")
 
 
 def _keep_record(model: SentenceTransformer, path: Path) -> None:
@@ -126,10 +127,10 @@ def _keep_record(model: SentenceTransformer, path: Path) -> None:
     if type(dense).__name__ == "Dense":  # a DimReduce has its own
         content = read_object(path)
         try:
-            alone = Head.load(path.parent / ALONE) if (path.parent / ALONE).exists() else None
+            alone = BaseHead.load(path.parent / ALONE) if (path.parent / ALONE).exists() else None
             keep_record(model, FitRecord.from_dict(content), alone)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not as st_dimreduce writes it: {error}") from error
+            raise UserError(f"{path} is not as st_dimreduce writes it: {error}") from error
 
 
 def _name(model: SentenceTransformer, repo: str, commit: str) -> None:
@@ -145,7 +146,7 @@ def _check_kind(path: Path) -> None:
     """Refuse a model of another kind, of which Sentence Transformers would load other modules than it names."""
     kind = read_object(path).get("model_type", "SentenceTransformer") if path.exists() else "SentenceTransformer"
     if kind != "SentenceTransformer":
-        raise ValueError(f"{path} says model_type {short(kind)}: expected SentenceTransformer")
+        raise UserError(f"{path} says model_type {short(kind)}: expected SentenceTransformer")
 
 
 def _check_weights(part: Part) -> None:
@@ -154,7 +155,7 @@ def _check_weights(part: Part) -> None:
     The model is built without memory for its weights, to count and name them.
     """
     if not count_held(part) and any(part.folder.glob("onnx/*.onnx")):
-        raise ValueError("it holds a graph and no weights: load it with SentenceTransformer(path, backend='onnx')")
+        raise UserError("it holds a graph and no weights: load it with SentenceTransformer(path, backend='onnx')")
     import torch  # noqa: PLC0415, takes seconds to import
     from transformers import AutoConfig, AutoModel  # noqa: PLC0415
 
@@ -167,12 +168,12 @@ def _check_weights(part: Part) -> None:
     most = _MOST_TIMES * count_held(part) + _MOST_MORE
     if count > most:
         where = part.folder / CONFIG
-        raise ValueError(f"{where} asks for {count:,} weights: expected at most {most:,}, from what its files hold")
+        raise UserError(f"{where} asks for {count:,} weights: expected at most {most:,}, from what its files hold")
     held = read_held(part.folder)
     lacking = [] if held is None else _lacking(model, held, renamed="auto_map" not in part.config)
     if lacking:
         code = f", unless {REMOTE}" if "auto_map" in part.config else ""
-        raise ValueError(
+        raise UserError(
             f"{part.folder} lacks {len(lacking)} tensors that its config.json asks for, such as {lacking[0]!r}, which "
             f"would be random numbers: expected the weights of a whole model{code}"
         )
@@ -204,7 +205,7 @@ def _lacking(model: Any, held: Shapes, renamed: bool) -> list[str]:
     return [] if renamed and needed <= spare else lacking
 
 
-def load_head(path: str | os.PathLike[str]) -> Head:
+def load_head(path: str | os.PathLike[str]) -> BaseHead:
     """Read a head with its record, without loading the model it stands in.
 
     Args:
@@ -216,28 +217,28 @@ def load_head(path: str | os.PathLike[str]) -> Head:
     """
     folder = Path(path)
     if folder.is_dir() and not (folder / "modules.json").exists():
-        return Head.load(folder)
+        return BaseHead.load(folder)
     try:
         root, relative = _local_head(folder) if folder.is_dir() else _remote_head(os.fspath(path))
         config, tensors = read_dense(root / relative)
-        head = Head.of_dense(config, tensors, _record(root, config))
+        head = BaseHead.of_dense(config, tensors, _record(root, config))
         return head if head.record.folded is None else _alone(root, None if folder.is_dir() else os.fspath(path))
     except (OSError, ValueError, TypeError) as error:
         expected = "expected the folder of a head or of a reduced model, or its name on the Hub"
-        raise ValueError(f"{os.fspath(path)} holds no head: {expected} ({' '.join(str(error).split())})") from error
+        raise UserError(f"{os.fspath(path)} holds no head: {expected} ({' '.join(str(error).split())})") from error
 
 
-def _alone(root: Path, repo: str | None) -> Head:
+def _alone(root: Path, repo: str | None) -> BaseHead:
     """Return the head that lies alone in a model's folder, which has it folded into another layer as well."""
     if repo is not None:
         _, root = _snapshot(repo, [f"{ALONE}/*"], root.name)
     if not (root / ALONE).is_dir():
-        raise ValueError(
+        raise UserError(
             f"it is folded into the last Dense of the base model, and {ALONE}, where it lies alone, is missing: take "
             "the folder that save_portable wrote"
         )
     stay_inside(root, root / ALONE)
-    return Head.load(root / ALONE)
+    return BaseHead.load(root / ALONE)
 
 
 def _local_head(root: Path) -> tuple[Path, str]:
@@ -266,7 +267,7 @@ def _head_entry(modules: Path) -> str:
     ]
     relative, type_ = kept[-1] if kept else ("", "no module")
     if type_.rpartition(".")[2] not in ("Dense", "DimReduce"):
-        raise ValueError(f"the model ends in {type_}: expected a DimReduce or Dense as its head")
+        raise UserError(f"the model ends in {type_}: expected a DimReduce or Dense as its head")
     return relative
 
 
@@ -291,13 +292,13 @@ def check_hub_name(name: str) -> None:
     from huggingface_hub.utils import HFValidationError, validate_repo_id  # noqa: PLC0415, needed for names alone
 
     if Path(name).exists():
-        raise ValueError("it is a file, expected the folder of a model")
+        raise UserError("it is a file, expected the folder of a model")
     try:
         validate_repo_id(name)
         if name.startswith((".", "~", "/")):
             raise HFValidationError
     except HFValidationError as error:
-        raise ValueError("it is no folder, and no name of a model on the Hub such as 'user/model'") from error
+        raise UserError("it is no folder, and no name of a model on the Hub such as 'user/model'") from error
 
 
 def _download(name: str, trust_remote_code: bool) -> tuple[str, Path]:
@@ -337,7 +338,7 @@ def _snapshot(name: str, patterns: list[str], commit: str | None = None) -> tupl
         return repos[-1], _find(repos[-1], patterns, commit)
     except (LocalEntryNotFoundError, RepositoryNotFoundError) as error:
         reason = f"{' or '.join(repos)} couldn't be downloaded, and is not in the cache"
-        raise ValueError(f"{reason}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{reason}: {' '.join(str(error).split())}") from error
 
 
 def _find(repo: str, patterns: list[str], commit: str | None) -> Path:

@@ -13,13 +13,14 @@ import numpy as np
 from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
 from torch import nn
 
+from st_dimreduce.base_head import MODEL_KEY, BaseHead, FitRecord
 from st_dimreduce.codes.rows import as_count
 from st_dimreduce.dim_reduce import keep_in_config
 from st_dimreduce.enums import Objective
+from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.budget import DEFAULT_OUT_FEATURES, Size
 from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.summary import Summary
-from st_dimreduce.head import MODEL_KEY, FitRecord, Head, HeadLike
 from st_dimreduce.models.attach import origin, takes_head
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.texts import check_texts
@@ -40,10 +41,9 @@ def reduce_multi_vector(
     *,
     bytes_per_token: int | None = None,
     objective: Objective | str = Objective.FIDELITY,
-    head: HeadLike | None = None,
+    head: BaseHead | None = None,
     seed: int = 0,
     batch_size: int = 32,
-    show_progress_bar: bool | None = None,
 ) -> MultiVectorEncoder:
     """Reduce every token vector of a late-interaction model, such as ColBERT.
 
@@ -65,7 +65,6 @@ def reduce_multi_vector(
             agree: ``fit_head(Summary.of(tokens), 64)``. Its Tanh is left out.
         seed: Seed of the sample and of the fit. Defaults to 0.
         batch_size: Texts the base model encodes at a time. Defaults to 32.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         A new ``MultiVectorEncoder`` with the base model's prompts, lengths, masks and similarity function. Saved with
@@ -78,17 +77,17 @@ def reduce_multi_vector(
     _check_model(model)
     if (sentences is None) == (head is None):
         said = "both" if head is not None else "neither"
-        raise ValueError(f"{said} of sentences and head were given: give texts to fit on, or a head that was fitted")
-    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        raise UserError(f"{said} of sentences and head were given: give texts to fit on, or a head that was fitted")
+    options: dict[str, Any] = {"batch_size": batch_size}
     if head is not None:
         if out_features is not None or bytes_per_token is not None:
-            raise ValueError("a size was given with a head, which has one: drop the size")
-        return _attached(model, _linear(head.to_head(), _width(model)))
+            raise UserError("a size was given with a head, which has one: drop the size")
+        return _attached(model, _linear(head, _width(model)))
     if out_features is not None and bytes_per_token is not None:
-        raise ValueError("out_features and bytes_per_token were given: give exactly one of them")
+        raise UserError("out_features and bytes_per_token were given: give exactly one of them")
     size = _size(out_features, bytes_per_token, _width(model))
     summary = _summarize(model, sentences or (), seed, **options)
-    fitted = fit_head(summary, size, objective=objective, seed=seed, show_progress_bar=show_progress_bar)
+    fitted = fit_head(summary, size, objective=objective, seed=seed)
     return _attached(model, _linear(fitted, summary.width))
 
 
@@ -101,7 +100,7 @@ def token_record(model: MultiVectorEncoder) -> FitRecord:
     config = model[0].auto_model.config if isinstance(model[0], Transformer) else None
     content = getattr(config, MODEL_KEY, None)
     if not isinstance(content, Mapping):
-        raise ValueError("the model has no fit record: expected one that reduce_multi_vector gave")
+        raise UserError("the model has no fit record: expected one that reduce_multi_vector gave")
     return FitRecord.from_dict(content)
 
 
@@ -110,10 +109,10 @@ def _check_model(model: Any) -> None:
         from sentence_transformers import MultiVectorEncoder  # noqa: PLC0415, which older versions lack
     except ImportError as error:
         installed = version("sentence-transformers")
-        raise ValueError(f"Sentence Transformers {installed} has no MultiVectorEncoder: install a newer one") from error
+        raise UserError(f"Sentence Transformers {installed} has no MultiVectorEncoder: install a newer one") from error
     if not isinstance(model, MultiVectorEncoder):
         kind = type(model).__name__
-        raise ValueError(
+        raise UserError(
             f"the model is of type {kind}: expected a MultiVectorEncoder that was loaded; reduce_model reduces others"
         )
 
@@ -123,7 +122,7 @@ def _size(out_features: int | None, bytes_per_token: int | None, width: int) -> 
         return Size(bytes_per_vector=as_count(bytes_per_token, "bytes_per_token", "choose a budget of at least 1"))
     size = DEFAULT_OUT_FEATURES if out_features is None else out_features
     if not 1 <= size <= width:
-        raise ValueError(f"out_features={size}: choose a size from 1 to {width}, what the base model gives per token")
+        raise UserError(f"out_features={size}: choose a size from 1 to {width}, what the base model gives per token")
     return Size(size)
 
 
@@ -137,27 +136,25 @@ def _tokens(model: MultiVectorEncoder, texts: list[str], batch_size: int) -> np.
     tokens = np.concatenate(vectors)
     norms = np.linalg.norm(tokens, axis=1)
     if len(norms) and not np.abs(norms - 1).max() < _UNIT:
-        raise ValueError(
+        raise UserError(
             f"the model's token vectors have norms of {norms.min():.3g} to {norms.max():.3g}: expected norm 1, add "
             f"Normalize(module_input_name={_TOKENS!r}) at its end if they are to be scored by their cosines"
         )
     return tokens
 
 
-def _summarize(
-    model: MultiVectorEncoder, sentences: Iterable[str], seed: int, batch_size: int, show_progress_bar: bool | None
-) -> Summary:
+def _summarize(model: MultiVectorEncoder, sentences: Iterable[str], seed: int, batch_size: int) -> Summary:
     """Return a summary of the token vectors of documents, of which a few are held at a time."""
     check_texts("sentences", sentences)
     summary: Summary | None = None
     total = len(sentences) if isinstance(sentences, Sized) else None
-    with progress_bar("Encoding", "texts", show_progress_bar, total=total) as bar:
+    with progress_bar("Encoding", "texts", total=total) as bar:
         for chunk in _chunks(sentences):
             tokens = _tokens(model, chunk, batch_size)
             summary = (summary or Summary(tokens.shape[1], seed=seed)).update(tokens)
             bar.update(len(chunk))
     if summary is None:
-        raise ValueError("there is no sentence to fit on: give texts like the documents that it will encode")
+        raise UserError("there is no sentence to fit on: give texts like the documents that it will encode")
     return summary
 
 
@@ -167,22 +164,22 @@ def _chunks(sentences: Iterable[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _linear(head: Head, width: int) -> Head:
+def _linear(head: BaseHead, width: int) -> BaseHead:
     """Return the head without its Tanh and for token vectors of any norm, as they are before ``Normalize``."""
     if head.in_features != width:
-        raise ValueError(
+        raise UserError(
             f"the head takes {head.in_features} dimensions, the model gives {width} per token: take the model that the "
             "vectors came from"
         )
     if head.bias is not None or (head.activation == "Tanh" and not (head.record.gain or np.inf) <= _LINEAR):
-        raise ValueError(
+        raise UserError(
             f"the head has a bias, or no gain of at most {_LINEAR} in its record: expected one that fit_head gave, "
             "which is linear but for rounding"
         )
     return replace(head, activation="Identity")
 
 
-def _attached(base: MultiVectorEncoder, head: Head) -> MultiVectorEncoder:
+def _attached(base: MultiVectorEncoder, head: BaseHead) -> MultiVectorEncoder:
     """Return the base model with a linear head on its token vectors."""
     from sentence_transformers import MultiVectorEncoder  # noqa: PLC0415, as in _check_model
 

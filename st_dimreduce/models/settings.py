@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from st_dimreduce.head import CONFIG
+from st_dimreduce.base_head import CONFIG
+from st_dimreduce.errors import UserError
 from st_dimreduce.untrusted import check_relative, read_json, read_object, short
 
 SENTENCE_CONFIGS = re.compile(r"sentence_[\w-]+_config\.json")  # of a Transformer, in every version
@@ -171,7 +172,7 @@ def check_settings(root: Path, folder: Path, *, own_code: bool = False) -> None:
     for name in names:
         path = folder / name
         if name == "adapter_config.json":
-            raise ValueError(
+            raise UserError(
                 f"{path} makes it an adapter for another model: merge the two (merge_and_unload) and save the result"
             )
         if SENTENCE_CONFIGS.fullmatch(name):
@@ -199,23 +200,23 @@ def _check_sentence_config(root: Path, path: Path, content: dict[str, Any], own_
         if key in _ARGUMENTS:
             _check_arguments(path, key, value, own_code)
         elif key not in _SENTENCE_KEYS and not own_code:
-            raise ValueError(f"{path} sets {short(key)}, which no Transformer needs: take it out, or {_LOAD}")
+            raise UserError(f"{path} sets {short(key)}, which no Transformer needs: take it out, or {_LOAD}")
     _check_files(root, path, content)
     modalities = content.get("modality_config") or {}
     for mode in modalities.values() if isinstance(modalities, dict) else [modalities]:
         method = mode.get("method", "forward") if isinstance(mode, dict) else mode
         if not own_code and not (isinstance(method, str) and _METHODS.fullmatch(method)):
-            raise ValueError(f"{path} calls the method {short(method)}: expected forward, or {_LOAD}")
+            raise UserError(f"{path} calls the method {short(method)}: expected forward, or {_LOAD}")
 
 
 def _check_arguments(path: Path, name: str, content: Any, own_code: bool) -> None:
     if not isinstance(content, dict):
-        raise ValueError(f"{path} says {name} {short(content)}: expected an object of settings")
+        raise UserError(f"{path} says {name} {short(content)}: expected an object of settings")
     kind = _ARGUMENTS[name]
     if kind == "processing":
         for key, inner in content.items():
             if not isinstance(inner, dict):
-                raise ValueError(f"{path} says {name}.{short(key)} {short(inner)}: expected an object of settings")
+                raise UserError(f"{path} says {name}.{short(key)} {short(inner)}: expected an object of settings")
             # What images, audio and video are made of is numbers, and words such as the name of an interpolation.
             _check_keys(path, f"{name}.{key}", inner, _RULES.get(key) or dict.fromkeys(inner, _sizes))
     elif own_code:
@@ -229,9 +230,9 @@ def _check_keys(path: Path, name: str, content: Mapping[str, Any], rules: Mappin
         if value is None:  # what every reader assumes
             continue
         if key not in rules:
-            raise ValueError(f"{path} sets {name}.{key}, not known to be harmless: take it out, or {_LOAD}")
+            raise UserError(f"{path} sets {name}.{key}, not known to be harmless: take it out, or {_LOAD}")
         if not rules[key](value):
-            raise ValueError(
+            raise UserError(
                 f"{path} sets {name}.{key} to {short(value)}, not known to be harmless: take it out, or {_LOAD}"
             )
 
@@ -240,24 +241,24 @@ def _check_special_tokens(path: Path, content: dict[str, Any]) -> None:
     """Check that it names tokens alone: whatever else it says takes the place of the tokenizer's own arguments."""
     for key in content:
         if not re.fullmatch(r"\w+_tokens?", key):
-            raise ValueError(f"{path} sets {short(key)}, which is no token: take it out")
+            raise UserError(f"{path} sets {short(key)}, which is no token: take it out")
 
 
 def _check_tokenizer_config(path: Path, content: dict[str, Any]) -> None:
     for key in ("vocab", "merges"):
         if isinstance(content.get(key), str):
-            raise ValueError(f"{path} names the file {key} {short(content[key])}: expected it in tokenizer.json")
+            raise UserError(f"{path} names the file {key} {short(content[key])}: expected it in tokenizer.json")
     if content.get("init_inputs"):
-        raise ValueError(f"{path} sets init_inputs to {short(content['init_inputs'])}: take it out")
+        raise UserError(f"{path} sets init_inputs to {short(content['init_inputs'])}: take it out")
     names = content.get("fast_tokenizer_files") or []
     for name in names if isinstance(names, list) else [names]:
         if not (isinstance(name, str) and re.fullmatch(r"tokenizer[\w.-]*\.json", name)):
-            raise ValueError(f"{path} names the tokenizer {short(name)}: expected tokenizer.json")
+            raise UserError(f"{path} names the tokenizer {short(name)}: expected tokenizer.json")
     for library in _LIBRARIES:
         options = content.get(library) or {}
         for option, value in options.items() if isinstance(options, dict) else [("", options)]:
             if not (_plain(value) or _word(value)):
-                raise ValueError(f"{path} sets {library}.{option} to {short(value)}: take it out, or {_LOAD}")
+                raise UserError(f"{path} sets {library}.{option} to {short(value)}: take it out, or {_LOAD}")
 
 
 def _check_tokenizer(path: Path) -> None:
@@ -266,7 +267,7 @@ def _check_tokenizer(path: Path) -> None:
     for key, kinds in (("vocab", (dict, list)), ("merges", (list,))):
         value = model.get(key) if isinstance(model, dict) else None
         if not isinstance(value, (*kinds, type(None))):
-            raise ValueError(f"{path} names the file {key} {short(value)}: expected what is in it")
+            raise UserError(f"{path} names the file {key} {short(value)}: expected what is in it")
 
 
 def _check_config(path: Path, content: dict[str, Any]) -> None:
@@ -286,14 +287,14 @@ def _check_config(path: Path, content: dict[str, Any]) -> None:
         elif isinstance(value, str):
             harmless = not _FETCHED.match(value)
         if not harmless:
-            raise ValueError(f"{path} sets {key} to {short(value)}, not known to be harmless: take it out, or {_LOAD}")
+            raise UserError(f"{path} sets {key} to {short(value)}, not known to be harmless: take it out, or {_LOAD}")
 
 
 def _check_letters(path: Path, content: Any) -> None:
     """Refuse what a terminal would act on: readers print settings in their warnings."""
     for key, text in _strings(content):
         if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", key + text):
-            raise ValueError(f"{path} holds control characters, in {short(key)} or {short(text)}: take them out")
+            raise UserError(f"{path} holds control characters, in {short(key)} or {short(text)}: take them out")
 
 
 def _check_files(root: Path, path: Path, content: Any) -> None:
@@ -306,7 +307,7 @@ def _check_files(root: Path, path: Path, content: Any) -> None:
         if opened:
             check_relative(text, f"{path}, in {key},")
         if _is_outside(text, home, opened):
-            raise ValueError(f"{path} names the file {key} {short(text)}: expected one inside the model's folder")
+            raise UserError(f"{path} names the file {key} {short(text)}: expected one inside the model's folder")
 
 
 def _is_outside(text: str, home: Path, opened: bool) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from st_dimreduce.base_head import FitRecord, record_comment
 from st_dimreduce.enums import Precision
-from st_dimreduce.head import FitRecord, record_comment
 from st_dimreduce.portable.serving import Serving
 from st_dimreduce.untrusted import harmless
 

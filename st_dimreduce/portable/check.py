@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from st_dimreduce.base_head import ACTIVATIONS, CONFIG, PICKLE, RECORD, WEIGHTS
 from st_dimreduce.enums import Outcome
-from st_dimreduce.head import ACTIVATIONS, CONFIG, PICKLE, RECORD, WEIGHTS
+from st_dimreduce.errors import UserError
 from st_dimreduce.models.folder import TEXT, Part, needs_own_code, pooling_modes, read_layout
 from st_dimreduce.portable.graphs import EXPORT, Graph, graphs_of
 from st_dimreduce.portable.layout import (
@@ -97,7 +98,7 @@ def check(path: str | os.PathLike[str]) -> list[Problem]:
     """
     root = Path(path)
     if (root / RECORD).is_file() and not (root / MODULES).exists():
-        raise ValueError(f"{root} holds a head, no model: st-dimreduce attach puts it behind one, info describes it")
+        raise UserError(f"{root} holds a head, no model: st-dimreduce attach puts it behind one, info describes it")
     return problems_of(root, read_layout(root, trust_remote_code=True))
 
 

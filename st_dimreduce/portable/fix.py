@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_folder, write_json
 from st_dimreduce.models.folder import read_layout
 from st_dimreduce.models.load import load_model
@@ -38,12 +39,12 @@ def fix(path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Non
     root = Path(path).resolve()
     parts = read_layout(root, trust_remote_code=True)
     if not (root / MODULES).exists():
-        raise ValueError(f"{root} has no {MODULES}: save the model with save_portable")
+        raise UserError(f"{root} has no {MODULES}: save the model with save_portable")
     for place, folders, _ in os.walk(root):  # hidden ones too: copying follows links
         stay_inside(root, Path(place))
         for name in folders:
             if Path(place, name).is_symlink():
-                raise ValueError(f"{Path(place, name)} is a link to a folder: replace it with what it leads to")
+                raise UserError(f"{Path(place, name)} is a link to a folder: replace it with what it leads to")
     with new_folder(root, overwrite=True) as folder:
         shutil.copytree(root, folder, dirs_exist_ok=True)
         original = root

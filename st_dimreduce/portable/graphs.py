@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from st_dimreduce.errors import UserError
 from st_dimreduce.untrusted import read_object, short
 
 EXPORT = "export.json"  # what an export says of itself
@@ -70,7 +71,7 @@ def _looked_into(where: str, path: Path) -> Graph:
     try:
         outputs = onnx.load(path, load_external_data=False).graph.output
     except (DecodeError, OSError) as error:
-        raise ValueError(f"{path} is no ONNX graph: {short(str(error))}: take it out") from error
+        raise UserError(f"{path} is no ONNX graph: {short(str(error))}: take it out") from error
     shapes = {output.name: [size.dim_value for size in output.type.tensor_type.shape.dim] for output in outputs}
     tokens = [shape[2] for shape in shapes.values() if len(shape) == 3 and shape[2]]
     sentence = shapes.get("sentence_embedding") or [0]

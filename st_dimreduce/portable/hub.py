@@ -26,7 +26,8 @@ from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce.head import RECORD, FitRecord
+from st_dimreduce.base_head import RECORD, FitRecord
+from st_dimreduce.errors import UserError
 from st_dimreduce.models.load import load_model
 from st_dimreduce.portable.card import MARK, PICTURE, model_card
 from st_dimreduce.portable.check import check
@@ -115,7 +116,7 @@ def check_address(repo_id: str, token: str | None) -> None:
     """
     _check_repo_id(repo_id)
     if token is not None and not re.fullmatch(r"[!-~]+", token):  # which an error further on would print
-        raise ValueError("the token is not one: expected a word, such as hf_...")
+        raise UserError("the token is not one: expected a word, such as hf_...")
 
 
 def _check_repo_id(repo_id: str) -> None:
@@ -125,7 +126,7 @@ def _check_repo_id(repo_id: str) -> None:
     except HFValidationError as error:
         reason = f" {error}"
     if reason:
-        raise ValueError(f"{repo_id!r} is no name on the Hub: give one such as 'user/my-model'.{reason}")
+        raise UserError(f"{repo_id!r} is no name on the Hub: give one such as 'user/my-model'.{reason}")
 
 
 @contextmanager
@@ -143,7 +144,7 @@ def portable_folder(
             yield Path(work) / "model"
         return
     if figures is not None:
-        raise ValueError(f"figures are for a model in no folder: {os.fspath(model)} says in {RECORD} what was measured")
+        raise UserError(f"figures are for a model in no folder: {os.fspath(model)} says in {RECORD} what was measured")
     _check_folder(Path(model))
     yield Path(model)
 
@@ -151,11 +152,11 @@ def portable_folder(
 def _check_folder(folder: Path) -> None:
     missing = [name for name in (MODULES, RECORD) if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder} holds no {' and no '.join(missing)}: give a reduced model's folder (save_portable)")
+        raise UserError(f"{folder} holds no {' and no '.join(missing)}: give a reduced model's folder (save_portable)")
     problems = unportable(list(load_model(folder)))
     problems += [str(problem) for problem in check(folder) if problem.fixable]
     if problems:
-        raise ValueError(f"{folder} is not in the portable form, write it with save_portable: {'; '.join(problems)}")
+        raise UserError(f"{folder} is not in the portable form, write it with save_portable: {'; '.join(problems)}")
     _files(folder)
 
 
@@ -171,7 +172,7 @@ def _contents(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], str]
         sizes = content["in_features"], content["out_features"]
         card = model_card(record, *sizes, repo_id, picture=bool(picture), serving=serving)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / RECORD} is not as st_dimreduce writes it: {error!r}") from error
+        raise UserError(f"{folder / RECORD} is not as st_dimreduce writes it: {error!r}") from error
     own = read_text(folder / CARD) if CARD in files else MARK
     if MARK not in own:
         return files, own
@@ -188,13 +189,13 @@ def _files(folder: Path) -> dict[str, Path]:
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{path} leads out of its folder: replace it with what it points to")
+            raise UserError(f"{path} leads out of its folder: replace it with what it points to")
         if path.is_dir():
             continue
         if not path.is_file() or not name.isprintable():
-            raise ValueError(f"{printable(str(path))} is no file that can be published: take it out")
+            raise UserError(f"{printable(str(path))} is no file that can be published: take it out")
         if path.suffix not in _SENT and path.name not in _NAMES and not _is_openvino(path):
-            raise ValueError(f"{path} may run code when it is loaded: take it out, weights belong in safetensors")
+            raise UserError(f"{path} may run code when it is loaded: take it out, weights belong in safetensors")
         files[name] = path
     return files
 
@@ -261,7 +262,7 @@ def _replaced(there: ModelInfo, repo_id: str, private: bool | None) -> set[str]:
 def _explained(error: Exception, repo_id: str) -> Exception:
     what = f"publishing {repo_id} at {constants.ENDPOINT} failed"
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
-        return ValueError(f"{what}, nothing was changed: {' '.join(str(error).split())}")  # the Hub refused the card
+        return UserError(f"{what}, nothing was changed: {' '.join(str(error).split())}")  # the Hub refused the card
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in _STATUS:
         kind = ConnectionError if status == 412 else PermissionError

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from st_dimreduce.base_head import ACTIVATIONS, CONFIG, MODEL_KEY, PICKLE, RECORD, WEIGHTS, FitRecord, record_comment
 from st_dimreduce.files import write_json
-from st_dimreduce.head import ACTIVATIONS, CONFIG, MODEL_KEY, PICKLE, RECORD, WEIGHTS, FitRecord, record_comment
 from st_dimreduce.models.folder import (
     OTHER_CONFIGS,
     ROUTER_CONFIG,

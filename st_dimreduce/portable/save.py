@@ -16,9 +16,10 @@ from sentence_transformers.sentence_transformer import modules as stock_modules
 from sentence_transformers.sentence_transformer.modules import BoW, Dense, Normalize, Pooling, Router, Transformer
 from torch import nn
 
+from st_dimreduce.base_head import ACTIVATIONS, ALONE, CONFIG, BaseHead, is_activation
 from st_dimreduce.dim_reduce import DimReduce, head_of
+from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_folder, write_json
-from st_dimreduce.head import ACTIVATIONS, ALONE, CONFIG, Head, is_activation
 from st_dimreduce.models.folder import ROUTER_CONFIG, TEXT, Part
 from st_dimreduce.models.load import no_model
 from st_dimreduce.portable.card import model_card
@@ -82,7 +83,7 @@ def save_portable(
     modules = list(model)
     problems = [*unportable(modules), *_misread(modules)]
     if problems:
-        raise ValueError(f"the portable form cannot express this model: {'; '.join(problems)}")
+        raise UserError(f"the portable form cannot express this model: {'; '.join(problems)}")
     head, record = head_of(model)
     if figures:
         record = replace(record, figures=figures)
@@ -102,7 +103,7 @@ def save_portable(
         rewrite(folder, parts)
         in_features = record.folded or head.in_features
         write_record(folder, record, in_features, head.out_features)
-        if isinstance(alone := getattr(head, "alone", None), Head):
+        if isinstance(alone := getattr(head, "alone", None), BaseHead):
             replace(alone, record=record).save(folder / ALONE)
         card = model_card(record, in_features, head.out_features, serving=Serving.of(folder))
         (folder / CARD).write_text(card, encoding="utf-8")

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from st_dimreduce.base_head import CONFIG
 from st_dimreduce.enums import Outcome
-from st_dimreduce.head import CONFIG
 from st_dimreduce.portable.graphs import EXPORT
 from st_dimreduce.portable.readers import Reading, check_readers
 from st_dimreduce.untrusted import harmless, read_object

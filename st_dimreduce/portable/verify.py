@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from st_dimreduce.errors import UserError
 from st_dimreduce.models.load import load_model
 
 KEPT = "nothing was changed; please report it with the model's name"
@@ -45,7 +46,7 @@ def check_vectors(model: SentenceTransformer, folder: Path, *, trust_remote_code
         compare_vectors(expected, encode(written), said)
         compared += 1
     if not compared:
-        raise ValueError("the model encodes none of a few short texts: expected vectors to compare with")
+        raise UserError("the model encodes none of a few short texts: expected vectors to compare with")
 
 
 def compare_vectors(expected: np.ndarray, found: np.ndarray, said: str) -> None:
@@ -55,7 +56,7 @@ def compare_vectors(expected: np.ndarray, found: np.ndarray, said: str) -> None:
         ValueError: If their shapes differ, or a vector by more than rounding.
     """
     if expected.shape != found.shape:
-        raise ValueError(f"what was written gives {found.shape[1]} dimensions, the model {expected.shape[1]}: {KEPT}")
+        raise UserError(f"what was written gives {found.shape[1]} dimensions, the model {expected.shape[1]}: {KEPT}")
     one, other = (vectors.astype(np.float64) for vectors in (expected, found))
     norms = np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1)
     cosines = (one * other).sum(axis=1) / np.maximum(norms[0] * norms[1], 1e-30)
@@ -63,7 +64,7 @@ def compare_vectors(expected: np.ndarray, found: np.ndarray, said: str) -> None:
     same |= (one == other).all(axis=1)  # zeros too
     if not same.all():
         worst = float(np.where(same, 2, cosines).min())
-        raise ValueError(f"what was written gives other vectors than the model {said}, cosine {worst:.4f}: {KEPT}")
+        raise UserError(f"what was written gives other vectors than the model {said}, cosine {worst:.4f}: {KEPT}")
 
 
 def _ways(model: SentenceTransformer) -> Iterator[tuple[str, Callable[[SentenceTransformer], np.ndarray]]]:

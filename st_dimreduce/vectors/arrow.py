@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from st_dimreduce.codes.ids import Names
-from st_dimreduce.enums import Precision
+from st_dimreduce.codes.origin import Origin
+from st_dimreduce.codes.tables import code_array, code_field, codes_of, field_origin, is_codes
+from st_dimreduce.errors import MissingExtraError, UserError
 from st_dimreduce.untrusted import printable
-from st_dimreduce.vectors.origin import PREFIX, Origin
 from st_dimreduce.vectors.sinks import CodesFile
 from st_dimreduce.vectors.sources import Files, Source, library
 
@@ -26,7 +27,7 @@ try:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("Arrow and Parquet need pyarrow: pip install 'st_dimreduce[parquet]'") from error
+    raise MissingExtraError("Arrow and Parquet need pyarrow: pip install 'st_dimreduce[parquet]'") from error
 
 _READ_ROWS = 2048  # of a Parquet file at a time: what is decoded beside the vectors stays small
 _READ_BYTES = 1 << 25  # likewise; about as many as the rows hold on average
@@ -53,10 +54,10 @@ class TableSource(Source):
         self.column = vector_column(schema, column, codes)
         self._others = [field.name for field in schema if field.name != self.column]
         if len(set(self._others)) < len(self._others):
-            raise ValueError(f"several columns have one name: rename all but one of {_listed(schema)}")
+            raise UserError(f"several columns have one name: rename all but one of {_listed(schema)}")
         for field in schema:
             if field.type not in _VIEWS and _holds_views(field.type):
-                raise ValueError(f"{_listed([field])} holds views: cast the column to plain strings or lists")
+                raise UserError(f"{_listed([field])} holds views: cast the column to plain strings or lists")
 
     def leave_out_others(self) -> None:
         self._others = []
@@ -64,7 +65,7 @@ class TableSource(Source):
     @property
     def origin(self) -> Origin | None:
         """What the codes were made by; None if it was not written."""
-        return _origin(self.schema.field(self.column))
+        return field_origin(self.schema.field(self.column))
 
     @abstractmethod
     def record_batches(self, start: int) -> Iterator[pa.RecordBatch]:
@@ -92,20 +93,20 @@ class TableSource(Source):
             ValueError: If there is no such column, it holds null, or anything else.
         """
         if self.schema.names.count(name) != 1:
-            raise ValueError(f"there is no column {name!r}: name one of {_listed(self.schema)}")
+            raise UserError(f"there is no column {name!r}: name one of {_listed(self.schema)}")
         kind = self.schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
         if not texts and not pa.types.is_integer(kind):
-            raise ValueError(f"column {name!r} holds {printable(str(kind))}: expected integers or strings as ids")
+            raise UserError(f"column {name!r} holds {printable(str(kind))}: expected integers or strings as ids")
         parts: list[Any] = []
         for array in self.column_batches(name):
             if array.null_count:
-                raise ValueError(f"column {name!r} holds null: expected an id for every vector")
+                raise UserError(f"column {name!r} holds null: expected an id for every vector")
             try:
                 array = array.cast(pa.large_string() if texts else pa.int64())  # noqa: PLW2901
             except pa.ArrowInvalid as error:
-                raise ValueError(f"column {name!r} holds an id that is too large: expected 0 to 2^63 - 1") from error
+                raise UserError(f"column {name!r} holds an id that is too large: expected 0 to 2^63 - 1") from error
             parts.append(_names(array) if texts else array.to_numpy())
         return Names.joined(parts) if texts else np.concatenate(parts)
 
@@ -289,7 +290,7 @@ class ParquetFile(IpcFile):
 
     def _open(self, schema: pa.Schema) -> Any:
         return pq.ParquetWriter(
-            self._path, schema, use_dictionary=[field.name for field in schema if not _is_codes(field)]
+            self._path, schema, use_dictionary=[field.name for field in schema if not is_codes(field)]
         )
 
 
@@ -297,40 +298,19 @@ def code_schema(schema: pa.Schema | None, column: str, origin: Origin) -> pa.Sch
     """Return the schema of reduced vectors: that of the source (None: one column), with codes in the vectors' column.
 
     Dictionaries become what they encode, since those of two files may differ; so do views, since a batch of them is
-    written with all the text that they are views of. The metadata of the schema as a whole is
-    left out: other libraries describe the columns there, and one of these has changed.
+    written with all the text that they are views of. The metadata of the schema as a whole is left out: other
+    libraries describe the columns there, and one of these has changed.
     """
-    precision, size = origin.precision, origin.out_features
-    kind = {Precision.FLOAT32: pa.float32(), Precision.INT8: pa.int8()}.get(precision)
-    codes = pa.binary(precision.bytes_per_vector(size)) if kind is None else pa.list_(kind, size)
-    metadata = {PREFIX + name: value for name, value in origin.known.items()}
-    fields = [pa.field(column, codes)] if schema is None else list(schema)
-    return pa.schema(
-        field.with_type(codes).with_metadata(metadata) if field.name == column else _decoded(field) for field in fields
-    )
+    codes = code_field(column, origin)
+    fields = [codes] if schema is None else list(schema)
+    return pa.schema(codes if field.name == column else _decoded(field) for field in fields)
 
 
 def code_batch(schema: pa.Schema, column: str, codes: np.ndarray, others: pa.Table | None) -> pa.RecordBatch:
     """Return codes, shape (n, width), and the rows of the other columns as one record batch of the schema."""
-    kind, flat = schema.field(column).type, np.ascontiguousarray(codes).reshape(-1)
-    if pa.types.is_fixed_size_binary(kind):
-        array = pa.Array.from_buffers(kind, len(codes), [None, pa.py_buffer(flat)])
-    else:
-        array = pa.FixedSizeListArray.from_arrays(pa.array(flat), kind.list_size)
+    array = code_array(codes, schema.field(column).type)
     arrays = [array if name == column else _column(others, schema.field(name)) for name in schema.names]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def codes_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Return the codes in a reduced column as :func:`st_dimreduce.quantize` gave them, shape (n, width)."""
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    if not pa.types.is_fixed_size_binary(column.type):
-        return np.concatenate([chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in chunks])
-    width = column.type.byte_width
-    rows = [np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * width :] for chunk in chunks]
-    return np.concatenate(
-        [values[: len(chunk) * width].reshape(-1, width) for values, chunk in zip(rows, chunks, strict=True)]
-    )
 
 
 def _names(strings: pa.LargeStringArray) -> Names:
@@ -347,7 +327,7 @@ def _rows_from(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
         start = max(start - batch.num_rows, 0)
 
 
-class NoSuchColumnError(ValueError):
+class NoSuchColumnError(UserError):
     """A table has no column of vectors, or of codes, where one was looked for."""
 
 
@@ -358,19 +338,19 @@ def vector_column(schema: pa.Schema, column: str | None, codes: bool = False) ->
         ValueError: As :class:`TableSource`.
     """
     columns = _listed(schema) or "none"
-    fitting = [field.name for field in schema if (_is_codes(field) if codes else _is_vectors(field.type))]
+    fitting = [field.name for field in schema if (is_codes(field) if codes else _is_vectors(field.type))]
     held = "codes that reduce_vectors wrote" if codes else "lists of floats"
     if column is None:
         if not fitting:
             raise NoSuchColumnError(f"no column holds {held}: the columns are {columns}")
         if len(fitting) > 1:
             named = ", ".join(map(repr, fitting))
-            raise ValueError(f"several columns hold {held}: name one with column= (--column) of {printable(named)}")
+            raise UserError(f"several columns hold {held}: name one with column= (--column) of {printable(named)}")
         column = fitting[0]
     if column not in schema.names:
-        raise ValueError(f"there is no column {column!r}: name one of {columns}")
+        raise UserError(f"there is no column {column!r}: name one of {columns}")
     if schema.names.count(column) != 1:
-        raise ValueError(f"{schema.names.count(column)} columns are named {column!r}: rename all but one")
+        raise UserError(f"{schema.names.count(column)} columns are named {column!r}: rename all but one")
     if column not in fitting:
         kind = printable(str(schema.field(column).type))
         raise NoSuchColumnError(f"column {column!r} holds {kind}, expected {held}, of {columns}")
@@ -384,19 +364,6 @@ def _listed(schema: Iterable[pa.Field]) -> str:
 def _is_vectors(kind: pa.DataType) -> bool:
     lists = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
     return lists and pa.types.is_floating(kind.value_type)
-
-
-def _is_codes(field: pa.Field) -> bool:
-    return f"{PREFIX}precision".encode() in (field.metadata or {})
-
-
-def _origin(field: pa.Field) -> Origin | None:
-    known = {
-        key.decode(errors="replace").removeprefix(PREFIX): value.decode(errors="replace")
-        for key, value in (field.metadata or {}).items()
-        if key.startswith(PREFIX.encode())
-    }
-    return Origin.read(known, f"column {printable(repr(field.name))}")
 
 
 def _decoded(field: pa.Field) -> pa.Field:
@@ -415,7 +382,7 @@ def _column(others: pa.Table, field: pa.Field) -> pa.Array:
         return pa.concat_arrays([*column.chunks, pa.nulls(0, field.type)])
     except pa.ArrowException as error:
         said = printable(" ".join(str(error).split()))
-        raise ValueError(f"{_listed([field])} cannot be copied: {said}") from error
+        raise UserError(f"{_listed([field])} cannot be copied: {said}") from error
 
 
 def _row_bytes(array: pa.Array) -> np.ndarray:
@@ -508,7 +475,7 @@ def _vectors_of(column: pa.Array, first_row: int) -> np.ndarray:
     """Return a read-only view of a list column, shape (n, d), after checking that every row is complete."""
     if column.null_count:
         row = first_row + column.is_null().to_numpy(zero_copy_only=False).argmax()
-        raise ValueError(f"row {row} holds null instead of a vector: drop or fill it")
+        raise UserError(f"row {row} holds null instead of a vector: drop or fill it")
     if pa.types.is_fixed_size_list(column.type):
         width = column.type.list_size
     else:
@@ -516,13 +483,13 @@ def _vectors_of(column: pa.Array, first_row: int) -> np.ndarray:
         width, ragged = int(sizes[0]), sizes != sizes[0]
         if ragged.any():
             row = int(ragged.argmax())
-            raise ValueError(
+            raise UserError(
                 f"row {first_row + row} holds {sizes[row]} numbers, row {first_row} {width}: expected equally many"
             )
     values = column.flatten()
     if values.null_count:
         row = first_row + values.is_null().to_numpy(zero_copy_only=False).argmax() // width
-        raise ValueError(f"the vector in row {row} holds null: drop or repair it")
+        raise UserError(f"the vector in row {row} holds null: drop or repair it")
     return values.to_numpy().reshape(len(column), width)
 
 
@@ -535,9 +502,9 @@ def _check_schemas(paths: Sequence[Path], schemas: Sequence[pa.Schema], column: 
         )
         if not same:
             expected = f"expected those of {paths[0].name}, {_listed(first)}"
-            raise ValueError(f"{path} has the columns {_listed(schema)}: {expected}")
-        if column is not None and _origin(schema.field(column)) != _origin(first.field(column)):
-            raise ValueError(f"{path} holds codes of another head or precision than {paths[0].name}: keep them apart")
+            raise UserError(f"{path} has the columns {_listed(schema)}: {expected}")
+        if column is not None and field_origin(schema.field(column)) != field_origin(first.field(column)):
+            raise UserError(f"{path} holds codes of another head or precision than {paths[0].name}: keep them apart")
 
 
 def _valid(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -581,7 +548,7 @@ def _refusing(source: Path | str, kind: str) -> Iterator[None]:
         if getattr(error, "errno", None) is not None:  # the system's, not pyarrow's
             raise
         what = f"{kind} file" if isinstance(source, Path) else kind
-        raise ValueError(f"{source} is not a complete {what}: {printable(' '.join(str(error).split()))}") from error
+        raise UserError(f"{source} is not a complete {what}: {printable(' '.join(str(error).split()))}") from error
 
 
 def columns_about(path: Path) -> tuple[int | None, list[dict[str, str]]]:
@@ -598,7 +565,7 @@ def columns_about(path: Path) -> tuple[int | None, list[dict[str, str]]]:
         with _open_ipc(path) as reader:
             rows = reader.count_rows() if isinstance(reader, pa.RecordBatchFileReader) else None
             schema = reader.schema
-    origins = [(field, _origin(field)) for field in schema]
+    origins = [(field, field_origin(field)) for field in schema]
     return rows, [
         {"name": field.name, "type": str(field.type), **(origin.said if origin else {})} for field, origin in origins
     ]

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.enums import OnBadRow, Verdict
+from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.reference import FEWEST, Reference, measure
 from st_dimreduce.fitting.summary import Summary
-from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.vectors.fit import read_summary
 from st_dimreduce.vectors.rows import good_rows
 from st_dimreduce.vectors.sources import Batch
@@ -78,14 +79,13 @@ class Drift:
 
 
 def drift(
-    head: HeadLike,
+    head: BaseHead,
     source: Any,
     *,
     reference: Any = None,
     column: str | None = None,
     seed: int = 0,
     on_bad_row: OnBadRow | str = OnBadRow.RAISE,
-    show_progress_bar: bool | None = None,
 ) -> Drift:
     """Judge whether a head still fits the vectors that arrive, in one pass over them and in bounded memory.
 
@@ -111,7 +111,6 @@ def drift(
         column: As in :func:`st_dimreduce.reduce_vectors`, in both sources.
         seed: Seed of the sample. Defaults to 0.
         on_bad_row: As in :func:`st_dimreduce.summarize`.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
@@ -119,9 +118,8 @@ def drift(
         ValueError: If there are fewer than 200 vectors, or of another width than the head takes, or a source cannot be
             read; if the head's record has no reference, or one of other weights, and none is given.
     """
-    head = head.to_head()
     options: dict[str, Any] = {"column": column, "sample_size": _SAMPLE, "seed": seed, "head": head}
-    options |= {"on_bad_row": OnBadRow(on_bad_row), "show_progress_bar": show_progress_bar}
+    options |= {"on_bad_row": OnBadRow(on_bad_row)}
     norm = head.record.mean_norm
     if reference is None:
         at_fit = _kept(head)
@@ -142,7 +140,7 @@ class DriftSample:
         head: The head that reduces them.
     """
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: BaseHead) -> None:
         self._head, self._step, self._seen = head, 1, 0
         self._rows: list[np.ndarray] = []
 
@@ -168,35 +166,35 @@ class DriftSample:
         return None if len(rows) < FEWEST else _judge(self._head, at_fit, self._head.record.mean_norm, Summary.of(rows))
 
 
-def _judge(head: Head, at_fit: Reference, norm: float | None, summary: Summary) -> Drift:
+def _judge(head: BaseHead, at_fit: Reference, norm: float | None, summary: Summary) -> Drift:
     head = head.with_record(precision=at_fit.precision)  # which the record may have got later
     figures = _figures(head, at_fit, measure(_for(head, summary), summary), norm, summary.mean_norm)
     worst = max(figures, key=lambda figure: (list(Verdict).index(figure.verdict), _excess(figure)))
     return Drift(worst.verdict, _explanation(worst), summary.count, figures)
 
 
-def _kept(head: Head) -> Reference:
+def _kept(head: BaseHead) -> Reference:
     how = "fit it again, or pass reference, vectors that the head is good for (--reference)"
     if head.record.reference is None:
         few = "it is of an older version, of another fit, or of fewer than 400 vectors"
-        raise ValueError(f"the head's record has no reference to compare with ({few}): {how}")
+        raise UserError(f"the head's record has no reference to compare with ({few}): {how}")
     kept = Reference.from_dict(head.record.reference, head.out_features)
     if not kept.is_of(head):
-        raise ValueError(f"the head was trained after its reference was measured: {how}")
+        raise UserError(f"the head was trained after its reference was measured: {how}")
     return kept
 
 
-def _for(head: Head, summary: Summary) -> Head:
+def _for(head: BaseHead, summary: Summary) -> BaseHead:
     return head if head.record.mean_norm is not None else head.with_record(mean_norm=summary.mean_norm)
 
 
 def _check_count(summary: Summary, what: str) -> None:
     if summary.count < FEWEST:
-        raise ValueError(f"{what} {summary.count} vectors, too few to judge: give at least {FEWEST}")
+        raise UserError(f"{what} {summary.count} vectors, too few to judge: give at least {FEWEST}")
 
 
 def _figures(
-    head: Head, then: Reference, now: Reference, norm_then: float | None, norm_now: float
+    head: BaseHead, then: Reference, now: Reference, norm_then: float | None, norm_now: float
 ) -> tuple[Figure, ...]:
     def lost(name: str, kind: str) -> Figure:
         before, after = getattr(then, f"{kind}_lost"), getattr(now, f"{kind}_lost")

@@ -12,17 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from st_dimreduce.codes.origin import Origin
 from st_dimreduce.codes.precision import check_codes, quantize
 from st_dimreduce.codes.search import search
 from st_dimreduce.dim_reduce import DimReduce, head_of
 from st_dimreduce.enums import Precision
+from st_dimreduce.errors import UserError
 from st_dimreduce.files import followed, only_run
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.texts import digest_of
 from st_dimreduce.vectors.drift import DriftSample
 from st_dimreduce.vectors.kinds import sink_files
-from st_dimreduce.vectors.origin import Origin
-from st_dimreduce.vectors.reduce import NEW_COLUMN, Reduced
+from st_dimreduce.vectors.reduce import NEW_COLUMN, Transformed
 from st_dimreduce.vectors.sinks import Parts
 from st_dimreduce.vectors.sources import slices
 from st_dimreduce.vectors.stored import open_codes
@@ -39,8 +40,7 @@ def encode_and_reduce(
     *,
     batch_size: int = 32,
     overwrite: bool = False,
-    show_progress_bar: bool | None = None,
-) -> Reduced:
+) -> Transformed:
     """Encode texts as documents with a reduced model, and store them as codes, in their order.
 
     A run that is killed continues, called again with the same arguments, where it was.
@@ -53,7 +53,6 @@ def encode_and_reduce(
         precision: How the codes are stored. Defaults to None: as the head was fitted for.
         batch_size: Texts encoded at a time. Defaults to 32.
         overwrite: Replace a sink that exists, and the parts of another run. Defaults to False.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         What was written.
@@ -67,12 +66,12 @@ def encode_and_reduce(
     """
     begin = time.perf_counter()
     if isinstance(texts, str) or not len(texts):
-        raise ValueError("there is no text: give a list of at least one")
+        raise UserError("there is no text: give a list of at least one")
     head = DimReduce.from_model(model).to_head()
     precision = head.precision if precision is None else Precision(precision)
-    origin, path = Origin.of(head, precision), followed(sink)
+    origin, path = Origin(precision, head.out_features, head.fingerprint), followed(sink)
     if not path.suffix:
-        raise ValueError(f"{sink} has no suffix: expected .npy, .parquet or .arrow")
+        raise UserError(f"{sink} has no suffix: expected .npy, .parquet or .arrow")
     part, whole = sink_files(path, tabular=path.suffix != ".npy")
     identity = {"source": [[digest_of(texts)]], "head": head.digest, "precision": precision.value}
     sample = DriftSample(head)
@@ -81,14 +80,14 @@ def encode_and_reduce(
         Parts(path, part, whole, _PART_ROWS, identity, None, overwrite, origin) as parts,
         _sampled(model, sample),
     ):
-        with progress_bar("Encoding", "texts", show_progress_bar, total=len(texts), done=parts.rows) as bar:
+        with progress_bar("Encoding", "texts", total=len(texts), done=parts.rows) as bar:
             for rows in slices(parts.rows, len(texts), _PART_ROWS):
                 vectors = model.encode_document(list(texts[rows]), batch_size=batch_size, show_progress_bar=False)
                 codes = quantize(np.asarray(vectors), precision)
                 parts.write(_with_texts(codes, texts[rows], origin) if part.tabular else codes, 0)
                 bar.update(len(codes))
-        size = parts.finish(show_progress_bar)
-    return Reduced(Path(sink), len(texts), 0, size, time.perf_counter() - begin, sample)
+        size = parts.finish()
+    return Transformed(Path(sink), len(texts), 0, size, time.perf_counter() - begin, sample)
 
 
 @contextmanager
@@ -145,7 +144,7 @@ def search_codes(
     head = DimReduce.from_model(model).to_head()
     stored = open_codes(codes)
     if stored is None:
-        raise ValueError(f"{codes} holds no codes: give what st-dimreduce encode or apply wrote")
+        raise UserError(f"{codes} holds no codes: give what st-dimreduce encode or apply wrote")
     stored.check(head, None if precision is None else Precision(precision))
     found = head.precision if stored.origin is None else stored.origin.precision
     precision = found if precision is None else Precision(precision)
@@ -154,7 +153,7 @@ def search_codes(
     if texts is None and stored.table is not None and _TEXTS in stored.table.schema.names:
         texts = [text for batch in stored.table.column_batches(_TEXTS) for text in batch.to_pylist()]
     if texts is not None and len(texts) != len(rows):
-        raise ValueError(f"{codes} holds {len(rows):,} codes, but there are {len(texts):,} texts: give theirs")
+        raise UserError(f"{codes} holds {len(rows):,} codes, but there are {len(texts):,} texts: give theirs")
     vectors = np.asarray(model.encode_query(list(queries), show_progress_bar=False))
     cosines, places = search(vectors, rows, precision, top_k)
     return [

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.fingerprint import same_head
 from st_dimreduce.codes.ids import holds_names, listed, new_ids
 from st_dimreduce.codes.index import HEAD, CodeIndex, create, open_index, typical_queries
@@ -27,8 +28,8 @@ from st_dimreduce.codes.search import decode
 from st_dimreduce.codes.segments import DAMAGED, save_array
 from st_dimreduce.codes.writing import cells_of
 from st_dimreduce.enums import Kind, OnBadRow, Precision
+from st_dimreduce.errors import UserError
 from st_dimreduce.files import check_target, is_own, new_file, new_folder, only_run, write_json
-from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.texts import digest_of
 from st_dimreduce.untrusted import read_json
@@ -50,7 +51,7 @@ _SEEDS = 2**31 - 1  # that FAISS knows
 
 def build_index(
     source: Any,
-    head: HeadLike | SentenceTransformer,
+    head: BaseHead | SentenceTransformer,
     path: str | os.PathLike[str] | None = None,
     *,
     kind: Kind | str = Kind.IVF,
@@ -65,7 +66,6 @@ def build_index(
     batch_size: int = 32,
     overwrite: bool = False,
     batch_bytes: int = DEFAULT_BATCH_BYTES,
-    show_progress_bar: bool | None = None,
 ) -> CodeIndex:
     """Build an index of codes, in bounded memory.
 
@@ -91,7 +91,6 @@ def build_index(
         batch_size: Texts that the model encodes at a time. Defaults to 32.
         overwrite: Replace an index that exists, and what a run with other arguments began. Defaults to False.
         batch_bytes: As in :func:`st_dimreduce.reduce_vectors`.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         The index, opened.
@@ -114,9 +113,9 @@ def build_index(
     if cells is not None:
         cells = as_count(cells, "cells", "choose at least 1")
         if kind is not Kind.IVF:
-            raise ValueError(f"cells={cells}: for kind='ivf' only, leave it out")
+            raise UserError(f"cells={cells}: for kind='ivf' only, leave it out")
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < _SEEDS:
-        raise ValueError(f"seed={seed}: choose a whole number, 0 to {_SEEDS - 1}")
+        raise UserError(f"seed={seed}: choose a whole number, 0 to {_SEEDS - 1}")
     seed = int(seed)
     if queries is not None:
         typical_queries(queries, known.out_features)  # before hours of work
@@ -130,7 +129,6 @@ def build_index(
     options: dict[str, Any] = {
         "batch_size": batch_size,
         "batch_bytes": batch_bytes,
-        "show_progress_bar": show_progress_bar,
     }
     with only_run(target), _Work(target, asked, overwrite) as work:
         ids = _read_ids(source, column, id_column) if ids is None else ids  # before hours of work
@@ -141,9 +139,9 @@ def build_index(
             count = count or usual_cells(len(codes))
             if count > len(codes):
                 work.leave_nothing()
-                raise ValueError(f"cells={count}: choose at most {len(codes):,}, the number of vectors")
+                raise UserError(f"cells={count}: choose at most {len(codes):,}, the number of vectors")
             middles = work.kept("cells.npy", partial(_centres_of, codes, manifest, count, seed))
-            of_rows = _assigned(codes, middles, manifest, work, show_progress_bar)
+            of_rows = _assigned(codes, middles, manifest, work)
         with new_folder(target, overwrite, marker=MANIFEST) as folder:
             fill(folder, codes, ids, known, manifest, middles, of_rows, queries, seed)
     index = open_index(target, check_hashes=False)
@@ -155,7 +153,7 @@ def fill(
     folder: Path,
     codes: np.ndarray,
     ids: Any,
-    head: Head,
+    head: BaseHead,
     manifest: Manifest,
     middles: np.ndarray | None,
     of_rows: np.ndarray | None = None,
@@ -193,7 +191,6 @@ def add_to_index(
     batch_size: int = 32,
     overwrite: bool = False,
     batch_bytes: int = DEFAULT_BATCH_BYTES,
-    show_progress_bar: bool | None = None,
 ) -> int:
     """Add vectors, codes or texts to an index; all of them appear at once.
 
@@ -208,7 +205,6 @@ def add_to_index(
         batch_size: Texts that the model encodes at a time. Defaults to 32.
         overwrite: As in :meth:`st_dimreduce.CodeIndex.add`.
         batch_bytes: As in :func:`st_dimreduce.reduce_vectors`.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         How many were added.
@@ -223,13 +219,12 @@ def add_to_index(
     if model is not None:
         given = _head_and_model(model)[0]
         if not same_head(given.fingerprint, head.fingerprint):
-            raise ValueError("the model has another head than the index: give the model that it was built with")
+            raise UserError("the model has another head than the index: give the model that it was built with")
         source = _texts(source)
     ids = _checked_ids(ids, id_column)
     options: dict[str, Any] = {
         "batch_size": batch_size,
         "batch_bytes": batch_bytes,
-        "show_progress_bar": show_progress_bar,
     }
     with tempfile.TemporaryDirectory(prefix="st_dimreduce-") as folder, _Work(Path(folder) / "added") as work:
         codes = _codes(source, head, model, index.precision, column, OnBadRow(on_bad_row), work, **options)
@@ -238,15 +233,15 @@ def add_to_index(
         return len(codes)
 
 
-def index_head(index: CodeIndex) -> Head:
+def index_head(index: CodeIndex) -> BaseHead:
     """Return the head that gave the codes of an index, which is kept in its folder.
 
     Raises:
         ValueError: If it is missing, damaged, or not the one that the index names.
     """
-    head = Head.load(index.path / HEAD)
+    head = BaseHead.load(index.path / HEAD)
     if head.digest != index.manifest.head:
-        raise ValueError(f"{index.path / HEAD} is another head than {MANIFEST} names: {DAMAGED}")
+        raise UserError(f"{index.path / HEAD} is another head than {MANIFEST} names: {DAMAGED}")
     return head
 
 
@@ -270,7 +265,7 @@ class _Work:
                 raise PermissionError(f"{self.folder} is in the way, and others may have written to it: remove it")
             same = self._resumable and job.is_file() and _holds(job, asked)
             if not same and self._resumable and job.is_file() and not overwrite:
-                raise ValueError(
+                raise UserError(
                     f"{self.folder} holds an index that was begun with other arguments: call again with the same, or "
                     "start anew with overwrite=True (--force)"
                 )
@@ -314,27 +309,27 @@ def _holds(job: Path, asked: Any) -> bool:
 def _checked_ids(ids: Any, id_column: str | None) -> Any:
     """Return ids in an order, after checking what can be before anything is read."""
     if ids is not None and id_column is not None:
-        raise ValueError(f"ids and id_column={id_column!r} were given: give one of them")
+        raise UserError(f"ids and id_column={id_column!r} were given: give one of them")
     if ids is not None:
         ids = listed(ids)
         new_ids(ids, len(ids), holds_names(ids), 0)
     return ids
 
 
-def _head_and_model(given: Any) -> tuple[Head, Any]:
+def _head_and_model(given: Any) -> tuple[BaseHead, Any]:
     if hasattr(given, "to_head"):
         return given.to_head(), None
     if hasattr(given, "encode_document"):
-        from st_dimreduce import DimReduce  # noqa: PLC0415, through the door: vectors alone need no model
+        from st_dimreduce.dim_reduce import DimReduce
 
         return DimReduce.from_model(given).to_head(), given
-    raise ValueError(f"{type(given).__name__} is no head: give a head, or for texts the reduced model")
+    raise UserError(f"{type(given).__name__} is no head: give a head, or for texts the reduced model")
 
 
 def _texts(source: Any) -> list[str]:
     texts = [] if isinstance(source, str) else list(source)
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError("with a model, the source is texts: expected a list of strings, at least one")
+        raise UserError("with a model, the source is texts: expected a list of strings, at least one")
     return texts
 
 
@@ -354,7 +349,7 @@ def usual_cells(rows: int) -> int:
 
 def _codes(
     source: Any,
-    head: Head,
+    head: BaseHead,
     model: SentenceTransformer | None,
     precision: Precision,
     column: str | None,
@@ -362,7 +357,6 @@ def _codes(
     work: _Work,
     batch_size: int,
     batch_bytes: int,
-    show_progress_bar: bool | None,
 ) -> np.ndarray:
     """Return all codes, mapped from a file where they are not in memory already."""
     if work.codes.exists():
@@ -374,12 +368,12 @@ def _codes(
     if model is not None:
         from st_dimreduce.vectors.encode import encode_and_reduce  # noqa: PLC0415, vectors alone need no torch
 
-        options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        options = {"batch_size": batch_size}
         encode_and_reduce(source, model, work.codes, precision, **options)
     elif stored is not None:
         first, rest = next(stored, None), next(stored, None)
         if first is None or first.shape[:1] == (0,):
-            raise ValueError("there is no code in the source: give at least one")
+            raise UserError("there is no code in the source: give at least one")
         check_codes(first, precision, head.out_features)
         if rest is None:
             return first
@@ -389,11 +383,11 @@ def _codes(
                 file.write(codes)
     else:
         options = {"column": column, "on_bad_row": on_bad_row, "batch_bytes": batch_bytes}
-        reduce_vectors(source, head, work.codes, precision, **options, show_progress_bar=show_progress_bar)
+        reduce_vectors(source, head, work.codes, precision, **options)
     return np.load(work.codes, mmap_mode="r", allow_pickle=False)
 
 
-def _stored_codes(source: Any, head: Head, column: str | None) -> Iterator[np.ndarray] | None:
+def _stored_codes(source: Any, head: BaseHead, column: str | None) -> Iterator[np.ndarray] | None:
     """Return the codes that a source holds; None if it holds vectors that the head could reduce.
 
     Raises:
@@ -422,7 +416,7 @@ def _read_ids(source: Any, column: str | None, id_column: str | None) -> Any:
     stored = open_codes(source, column)
     opened: Any = stored.table if stored is not None and stored.table else open_source(source, column)
     if opened.schema is None or opened.rows is None:
-        raise ValueError(f"id_column={id_column!r}: the source is no table that can be read twice, give ids instead")
+        raise UserError(f"id_column={id_column!r}: the source is no table that can be read twice, give ids instead")
     return opened.ids(id_column)
 
 
@@ -451,12 +445,10 @@ def centres(sample: np.ndarray, manifest: Manifest, count: int, seed: int) -> np
     return scan.train_cells(rows, count, seed)
 
 
-def _assigned(
-    codes: np.ndarray, centres: np.ndarray, manifest: Manifest, work: _Work, show_progress_bar: bool | None
-) -> np.ndarray:
+def _assigned(codes: np.ndarray, centres: np.ndarray, manifest: Manifest, work: _Work) -> np.ndarray:
     """Return the cell of every code, int32; a run that is killed goes on behind the last complete block."""
     out = np.empty(len(codes), np.int32)
-    with progress_bar("Assigning", "rows", show_progress_bar, total=len(codes)) as bar:
+    with progress_bar("Assigning", "rows", total=len(codes)) as bar:
         for number, rows in enumerate(slices(0, len(codes), _ASSIGNED_ROWS)):
             make = partial(cells_of, codes[rows], centres, manifest)
             out[rows] = work.kept(f"cells-{number:05d}.npy", make)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from st_dimreduce.errors import UserError
 from st_dimreduce.vectors.sinks import CodesFile, NpyFile
 from st_dimreduce.vectors.sources import (
     EXPECTED,
@@ -42,7 +43,7 @@ def open_source(source: Any, column: str | None = None, codes: bool = False) -> 
         name, source = str(source), Files.at(Path(source), tuple(_FORMATS))
         formats = sorted({_FORMATS[path.suffix.lower()] for path in source.paths})
         if len(formats) != 1:
-            raise ValueError(f"{name} holds {' and '.join(formats) or 'no vectors'}: {EXPECTED}")
+            raise UserError(f"{name} holds {' and '.join(formats) or 'no vectors'}: {EXPECTED}")
         tabular = formats != [".npy"]
     if tabular:
         from st_dimreduce.vectors.arrow import TABLES  # noqa: PLC0415, optional
@@ -51,12 +52,12 @@ def open_source(source: Any, column: str | None = None, codes: bool = False) -> 
             if table.accepts(source):
                 return table(source, column, codes)
     elif column is not None:
-        raise ValueError(f"column {column!r} was named, but {name} is not a table: leave the column out")
+        raise UserError(f"column {column!r} was named, but {name} is not a table: leave the column out")
     else:
         for kind in _NUMPY_SOURCES:
             if kind.accepts(source):
                 return kind(source)
-    raise ValueError(f"{name} holds no vectors: {EXPECTED}")
+    raise UserError(f"{name} holds no vectors: {EXPECTED}")
 
 
 def sink_files(sink: Path, tabular: bool) -> tuple[type[CodesFile], type[CodesFile] | None]:
@@ -71,7 +72,7 @@ def sink_files(sink: Path, tabular: bool) -> tuple[type[CodesFile], type[CodesFi
         ValueError: If the sink's suffix is unknown.
     """
     if sink.suffix not in _SINKS:
-        raise ValueError(f"{sink} ends in {sink.suffix}: expected .npy, .parquet, .arrow, or no suffix for a folder")
+        raise UserError(f"{sink} ends in {sink.suffix}: expected .npy, .parquet, .arrow, or no suffix for a folder")
     if sink.suffix == ".npy":
         return NpyFile, NpyFile
     if not sink.suffix and not tabular:

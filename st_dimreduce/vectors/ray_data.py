@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.ids import holds_names
 from st_dimreduce.codes.manifest import MANIFEST, Manifest
+from st_dimreduce.codes.origin import Origin
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.enums import Kind, OnBadRow, Precision
+from st_dimreduce.errors import MissingExtraError, UserError
 from st_dimreduce.files import new_folder
 from st_dimreduce.fitting.summary import Summary
-from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.vectors import reduce as local
 from st_dimreduce.vectors.fit import NO_GOOD_ROWS, read_summary
 from st_dimreduce.vectors.index import TRAINED_PER_CELL, centres, fill, usual_cells
-from st_dimreduce.vectors.origin import Origin
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -33,7 +34,7 @@ try:
     import ray
     from ray.data import ActorPoolStrategy, Dataset
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("Ray Data is missing: pip install 'st_dimreduce[ray]'") from error
+    raise MissingExtraError("Ray Data is missing: pip install 'st_dimreduce[ray]'") from error
 
 from st_dimreduce.vectors.arrow import MemorySource, code_batch, code_schema, codes_of, vector_column
 
@@ -71,7 +72,7 @@ def summarize(
     """
     rows = dataset.count()
     if not rows:
-        raise ValueError("the dataset has no rows: give one that holds at least one vector")
+        raise UserError("the dataset has no rows: give one that holds at least one vector")
     settings: dict[str, Any] = {"column": column, "seed": seed, "on_bad_row": OnBadRow(on_bad_row)}
     share = min(1.5 * sample_size / rows, 1.0)
     summarise = partial(_summarize, share=share, **settings)
@@ -84,13 +85,13 @@ def summarize(
     found = _raised(parts.take_all)
     merged = merge({"summary": np.array([row["summary"] for row in found], object)})["summary"][0]
     if not merged.count:
-        raise ValueError(NO_GOOD_ROWS)
+        raise UserError(NO_GOOD_ROWS)
     return merged
 
 
 def reduce_vectors(
     dataset: Dataset,
-    head: HeadLike,
+    head: BaseHead,
     precision: Precision | str = Precision.FLOAT32,
     *,
     column: str | None = None,
@@ -114,7 +115,7 @@ def reduce_vectors(
         ValueError: If the precision is unknown. Vectors are checked when they are read.
     """
     settings: dict[str, Any] = {"precision": Precision(precision), "column": column, "on_bad_row": OnBadRow(on_bad_row)}
-    reduce = partial(_reduce, head=head.to_head(), **settings)
+    reduce = partial(_reduce, head=head, **settings)
     # Blocks as they are, which Ray bounds by their bytes: a number of rows may be of any size.
     return dataset.map_batches(reduce, batch_size=None, batch_format="pyarrow")
 
@@ -150,7 +151,7 @@ def encode_and_reduce(
     schema = dataset.schema()
     names = [] if schema is None else schema.names
     if text_column not in names or column in names:
-        raise ValueError(
+        raise UserError(
             f"the columns are {', '.join(names)}: expected {text_column!r} among them and no {column!r} yet"
         )
     gpus = int(resources.get("GPU", 0))
@@ -167,7 +168,7 @@ def encode_and_reduce(
 
 def build_shards(
     dataset: Dataset,
-    head: HeadLike,
+    head: BaseHead,
     folder: str | os.PathLike[str],
     *,
     id_column: str,
@@ -205,11 +206,11 @@ def build_shards(
     """
     from st_dimreduce.codes import scan  # noqa: PLC0415, F401, what is missing is said before anything is read
 
-    known, kind, place = head.to_head(), Kind(kind), Path(folder).absolute()
+    known, kind, place = head, Kind(kind), Path(folder).absolute()
     precision = known.precision if precision is None else Precision(precision)
     rows = dataset.count()
     if not rows:
-        raise ValueError("the dataset has no rows: give one that holds at least one vector")
+        raise UserError("the dataset has no rows: give one that holds at least one vector")
     settings: dict[str, Any] = {"column": column, "on_bad_row": on_bad_row}
     manifest = Manifest(kind, precision, known.out_features, known.digest, False, known.fingerprint)
     middles = None
@@ -244,7 +245,7 @@ class Shards:
         shard: Any = ray.remote(_Shard)
         self._shards = [shard.remote(str(path)) for path in paths]
         if not self._shards:
-            raise ValueError("no index was given: give the folders of one or more")
+            raise UserError("no index was given: give the folders of one or more")
         self._sizes = _raised(lambda: ray.get([shard.size.remote() for shard in self._shards]))
 
     def __len__(self) -> int:
@@ -287,7 +288,7 @@ class _Shard:
 def _build_shard(
     table: pa.Table,
     place: Path,
-    head: Head,
+    head: BaseHead,
     manifest: Manifest,
     middles: np.ndarray | None,
     id_column: str,
@@ -309,7 +310,7 @@ def _codes(table: pa.Table) -> np.ndarray:
 def _selected(table: pa.Table, column: str | None, id_column: str) -> pa.Table:
     plain = _plain(table)
     if id_column not in plain.column_names:
-        raise ValueError(f"there is no column {id_column!r}: expected one of {', '.join(plain.column_names)}")
+        raise UserError(f"there is no column {id_column!r}: expected one of {', '.join(plain.column_names)}")
     return plain.select([id_column, vector_column(plain.schema, column)])
 
 
@@ -326,7 +327,7 @@ def _raised(call: Callable[[], Result]) -> Result:
         causes = [line for line in str(error).splitlines() if line.startswith(_VALUE_ERROR)]
         if not causes:
             raise
-        raise ValueError(causes[-1].removeprefix(_VALUE_ERROR)) from error
+        raise UserError(causes[-1].removeprefix(_VALUE_ERROR)) from error
 
 
 def _summarize(
@@ -348,7 +349,7 @@ def _vectors(table: pa.Table, column: str | None) -> pa.Table:
     return plain.select([vector_column(plain.schema, column)])
 
 
-def _reduce(table: pa.Table, head: Head, precision: Precision, **settings: Any) -> Iterator[pa.Table]:
+def _reduce(table: pa.Table, head: BaseHead, precision: Precision, **settings: Any) -> Iterator[pa.Table]:
     for batch in local.reduce_vectors(_plain(table), head, None, precision, **settings):
         yield pa.Table.from_batches([batch])
 
@@ -374,7 +375,7 @@ class _Encoder:
 
 def _fingerprint(model: Any) -> str | None:
     """Return what the codes of a model are known by; None for one without a head."""
-    from st_dimreduce import DimReduce  # noqa: PLC0415, only workers that encode need torch
+    from st_dimreduce.dim_reduce import DimReduce
 
     try:
         return DimReduce.from_model(model).to_head().fingerprint

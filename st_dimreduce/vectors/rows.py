@@ -7,17 +7,18 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.enums import OnBadRow
+from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.summary import check_rows, row_norms
-from st_dimreduce.head import Head
 from st_dimreduce.vectors.sources import Batch
 
 
-def check_width(head: Head, batch: Batch) -> None:
+def check_width(head: BaseHead, batch: Batch) -> None:
     """Raise ``ValueError`` if the vectors are not of the head's size."""
     width = batch.vectors.shape[1]
     if width != head.in_features:
-        raise ValueError(f"the vectors have {width} dimensions, the head takes {head.in_features}: use its own")
+        raise UserError(f"the vectors have {width} dimensions, the head takes {head.in_features}: use its own")
 
 
 def good_rows(batch: Batch) -> np.ndarray:
@@ -45,4 +46,4 @@ def naming_zero() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{error}; or pass on_bad_row='zero' (--on-bad-row zero)") from error
+        raise UserError(f"{error}; or pass on_bad_row='zero' (--on-bad-row zero)") from error

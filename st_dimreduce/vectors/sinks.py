@@ -21,6 +21,8 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from st_dimreduce.codes.origin import Origin, beside
+from st_dimreduce.errors import UserError
 from st_dimreduce.files import (
     check_target,
     disk_errors,
@@ -31,7 +33,6 @@ from st_dimreduce.files import (
     write_json,
 )
 from st_dimreduce.progress import progress_bar
-from st_dimreduce.vectors.origin import Origin, beside
 
 _FORMAT = "st_dimreduce.job.2"
 _PART_BYTES = 1 << 28  # where a part is complete with fewer rows than are asked for
@@ -262,13 +263,13 @@ class Parts:
             self._save()
         self._rows = self._bad_rows = self._bytes = 0
 
-    def finish(self, show_progress_bar: bool | None = None) -> int:
+    def finish(self) -> int:
         """Complete the last part and make the sink of all parts; returns its size in bytes."""
         self.end_part()
         self._check_sink(None)
         with self._disk_errors():
             if self._whole_file is not None:
-                self._join(self._whole_file, show_progress_bar)
+                self._join(self._whole_file)
             made = self._whole if self._whole_file else self._grown() if self._append else self._new
             self._placed = made.stat().st_ino
             if self._origin is not None and self._whole_file is None:
@@ -284,10 +285,10 @@ class Parts:
         self._discard()
         return size
 
-    def _join(self, whole_file: type[CodesFile], show_progress_bar: bool | None) -> None:
+    def _join(self, whole_file: type[CodesFile]) -> None:
         parts = range(self._joined, len(self._done))
         with closing(self._open_whole(whole_file)) as whole:
-            for number in progress_bar("Joining", "parts", show_progress_bar, parts, done=self._joined):
+            for number in progress_bar("Joining", "parts", parts, done=self._joined):
                 whole.append(self._part(number))
                 if whole_file.grows:  # the disk need not hold the part twice
                     self._joined = number + 1
@@ -351,7 +352,7 @@ class Parts:
     def _check_sink(self, source: Path | None) -> None:
         sink, origin = self._sink.resolve(), None if source is None else source.resolve()
         if origin is not None and (sink == origin or origin in sink.parents or sink in origin.parents):
-            raise ValueError(f"the sink {self._sink} and the source {source} contain one another: choose another sink")
+            raise UserError(f"the sink {self._sink} and the source {source} contain one another: choose another sink")
         if not self._sink.suffix or not os.path.lexists(self._sink):
             check_target(self._sink, self._overwrite or self._append, marker=self._part(0).name)
         elif not self._overwrite and not self._append:
@@ -376,14 +377,14 @@ class Parts:
             isinstance(job, dict) and job.get("format") == _FORMAT and {*self._identity, "parts", "joined"} <= set(job)
         )
         if not whole and self._new.exists():
-            raise ValueError(f"{self.folder} is in the way and holds no job.json of this version: remove it")
+            raise UserError(f"{self.folder} is in the way and holds no job.json of this version: remove it")
         if not self._new.exists():
             shutil.rmtree(self.folder)
             return
         parts, differing = job["parts"], {name: (value, job[name]) for name, value in self._identity.items()}
         changed = [_named(name, *values) for name, values in differing.items() if values[0] != values[1]]
         if changed and not self._overwrite and differing["source"] != (None, None):
-            raise ValueError(
+            raise UserError(
                 f"{self.folder} holds {len(parts)} parts of a run with another {' and '.join(changed)}: "
                 "call again with the same arguments, or start anew with overwrite=True (--force)"
             )

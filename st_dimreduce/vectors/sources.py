@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from st_dimreduce.codes.rows import refuse_masked
+from st_dimreduce.errors import UserError
 
 T = TypeVar("T")
 FileState = tuple[str, int, int, int, int]
@@ -74,7 +75,7 @@ class Files:
         """Raise ``ValueError`` if a file was changed, added or removed since the source was opened."""
         now = Files.at(self.path, self.suffixes).states
         for name, *_ in sorted(set(self.states) ^ set(now)):
-            raise ValueError(f"{name} has changed while it was read: start again when nothing writes to it any more")
+            raise UserError(f"{name} has changed while it was read: start again when nothing writes to it any more")
 
 
 def _state(path: Path) -> FileState:
@@ -171,13 +172,13 @@ class Source(ABC):
             width = width or vectors.shape[1]
             if vectors.shape[1] != width or not width:
                 expected = width or "1 or more"
-                raise ValueError(
+                raise UserError(
                     f"the vectors from row {row} on have {vectors.shape[1]} dimensions, expected {expected}"
                 )
             yield vectors, others
             row += len(vectors)
         if row == 0:
-            raise ValueError(f"there is no vector in the source: {EXPECTED} with at least one vector")
+            raise UserError(f"there is no vector in the source: {EXPECTED} with at least one vector")
 
 
 class _Coming:
@@ -245,7 +246,7 @@ class FaissSource(Source):
         flat: Any = faiss.downcast_index(holds.storage) if graph else holds
         if not isinstance(flat, (faiss.IndexFlat, faiss.IndexIVFFlat)):
             kind = type(index).__name__
-            raise ValueError(
+            raise UserError(
                 f"{kind} does not hold whole vectors: give a flat FAISS index, IndexFlatIP or IndexFlatL2, an "
                 "IndexIVFFlat or an IndexHNSWFlat"
             )
@@ -299,7 +300,7 @@ class IterableSource(Source):
         for number, item in enumerate(self._items):
             name = f"item {number} of the {type(self._items).__name__}"
             if not hasattr(item, "__array__"):
-                raise ValueError(f"{name} is a {type(item).__name__}: expected arrays of shape (n, d)")
+                raise UserError(f"{name} is a {type(item).__name__}: expected arrays of shape (n, d)")
             refuse_masked(item, f"the vectors in {name}")
             array = as_array(item)
             check_array(array, name)
@@ -321,7 +322,7 @@ class NpySource(Source):
             width = columns if width is None else width
             if columns != width:
                 expected = f"expected {width} as in {files.paths[0].name}"
-                raise ValueError(f"{path} holds vectors of {columns} dimensions, {expected}")
+                raise UserError(f"{path} holds vectors of {columns} dimensions, {expected}")
             self.rows += rows
 
     @classmethod
@@ -364,9 +365,9 @@ def as_array(given: Any) -> np.ndarray:
 def check_array(array: Any, name: str) -> None:
     """Raise ``ValueError`` if an array or tensor is not of floats and of shape (n, d)."""
     if array.ndim != 2:
-        raise ValueError(f"{name} has shape {tuple(array.shape)}: expected vectors as rows, (n, d)")
+        raise UserError(f"{name} has shape {tuple(array.shape)}: expected vectors as rows, (n, d)")
     if "float" not in getattr(array.dtype, "name", str(array.dtype)):
-        raise ValueError(f"{name} holds {str(array.dtype).removeprefix('torch.')}: expected floats, convert it first")
+        raise UserError(f"{name} holds {str(array.dtype).removeprefix('torch.')}: expected floats, convert it first")
 
 
 def _is_tensor(given: Any) -> bool:
@@ -403,9 +404,9 @@ def mapped(path: Path) -> np.memmap:
         said = " ".join(str(error).split())
         # NumPy advises to allow pickles for whatever it does not know.
         why = "expected what numpy.save writes" if "pickle" in said else said
-        raise ValueError(f"{path} is not a complete .npy file of numbers: {why}") from error
+        raise UserError(f"{path} is not a complete .npy file of numbers: {why}") from error
     if not isinstance(array, np.memmap):
-        raise ValueError(f"{path} is an archive: save each array in a .npy file")
+        raise UserError(f"{path} is an archive: save each array in a .npy file")
     return array
 
 
@@ -418,7 +419,7 @@ def _read_rows(path: Path, header: np.memmap, rows: slice) -> np.ndarray:
             first = number * length + rows.start if by_columns else rows.start * width
             file.seek(header.offset + first * header.itemsize)
             if file.readinto(run.view(np.uint8)) < run.nbytes:
-                raise ValueError(f"{path.name} ends before row {rows.stop}: it was cut while it was read")
+                raise UserError(f"{path.name} ends before row {rows.stop}: it was cut while it was read")
     if header.dtype == _BFLOAT16_ON_DISK:  # the upper half of a float32
         values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return values.T if by_columns else values

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.manifest import MANIFEST
+from st_dimreduce.codes.origin import Origin, origin_beside
 from st_dimreduce.enums import Precision
-from st_dimreduce.head import Head
+from st_dimreduce.errors import UserError
 from st_dimreduce.untrusted import printable
 from st_dimreduce.vectors.kinds import open_source
-from st_dimreduce.vectors.origin import Origin, origin_beside
 from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, Files, library, mapped, slices
 
 _SLICE = 1 << 16  # rows read at a time
@@ -49,15 +50,15 @@ class StoredCodes:
                 yield array[rows]
             start = max(start - len(array), 0)
 
-    def check(self, head: Head, precision: Precision | None = None) -> None:
+    def check(self, head: BaseHead, precision: Precision | None = None) -> None:
         """Raise ``ValueError`` if the codes are known to be of another head, or of another precision."""
         if self.origin is None:
             return
-        self.origin.check(head, self.name)
+        self.origin.check(head.fingerprint, self.name)
         if precision not in (None, self.origin.precision):
             made = self.origin.precision.value
             asked = f"pass precision={made!r} (--precision {made})"
-            raise ValueError(f"{self.name} holds {made} codes, not {precision}: {asked}, or start anew")
+            raise UserError(f"{self.name} holds {made} codes, not {precision}: {asked}, or start anew")
 
 
 def open_codes(source: Any, column: str | None = None) -> StoredCodes | None:
@@ -78,7 +79,7 @@ def open_codes(source: Any, column: str | None = None) -> StoredCodes | None:
     if isinstance(source, np.ndarray):
         return StoredCodes("the array", None, len(source), (source,))
     if isinstance(source, (str, os.PathLike)) and (Path(source) / MANIFEST).is_file():
-        raise ValueError(f"{source} is an index: search it with st-dimreduce index search, or open_index")
+        raise UserError(f"{source} is an index: search it with st-dimreduce index search, or open_index")
     name = printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "the table"
     if isinstance(source, (str, os.PathLike)):
         paths = Files.at(Path(source), (".npy",)).paths

@@ -21,7 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # 
 
 with atheris.instrument_imports(include=["st_dimreduce"]):
     from st_dimreduce import untrusted
-    from st_dimreduce.head import PICKLE, WEIGHTS, read_dense
+    from st_dimreduce.base_head import PICKLE, WEIGHTS, read_dense
     from st_dimreduce.models.folder import read_layout
     from st_dimreduce.models.load import load_head
     from st_dimreduce.portable.check import check

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from st_dimreduce import Head, reduce_model, reduce_vectors, save_portable
 from st_dimreduce.models.load import load_model
-from st_dimreduce.vectors.origin import beside, origin_beside
+from st_dimreduce.codes.origin import beside, origin_beside
 from tests.helpers.resuming import content
 
 MOMENTS = 50

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from st_dimreduce import dequantize, quantize, reduce_model, save_portable, search
 from st_dimreduce.apps.docstrings import package_pairs
-from st_dimreduce.evaluation.metrics import retrieval
+from st_dimreduce.codes.metrics import retrieval
 from tests.helpers.hub_card_rules import card_errors
 
 pytestmark = pytest.mark.component("mteb")

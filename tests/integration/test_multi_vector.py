@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 from st_dimreduce import TokenCodes, reduce_multi_vector, search_multi_vector
 from st_dimreduce.apps.docstrings import docstring_pairs
-from st_dimreduce.evaluation.metrics import overlaps, retrieval
+from st_dimreduce.codes.metrics import overlaps, retrieval
 from st_dimreduce.models.multi_vector import token_record
 
 PAIRS = docstring_pairs()[:250]

@@ -17,8 +17,8 @@ from transformers import AutoTokenizer
 
 from st_dimreduce import DimReduce, FitRecord, attach_head, export, quantize, reduce_model, save_head, save_portable
 from st_dimreduce.dim_reduce import keep_record
-from st_dimreduce.runtimes.export import unexportable
-from st_dimreduce.runtimes.graph import EmbedTokens, ReduceToUnit
+from st_dimreduce.portable.export import unexportable
+from st_dimreduce.portable.graph import EmbedTokens, ReduceToUnit
 from tests.helpers.environments import packages, run_python
 from tests.helpers.tiny import SENTENCES, WORDS
 from tests.helpers.without_torch import ENGLISH, KOREAN, without_torch
@@ -337,7 +337,7 @@ def test_a_graph_that_gives_something_else_is_not_written(format_, source, spoil
         kind = EmbedTokens if source == "model" else ReduceToUnit
         monkeypatch.setattr(kind, "forward", lambda self, *inputs: tuple(each.flip(-1) for each in call(self, *inputs)))
     else:
-        monkeypatch.setattr("st_dimreduce.runtimes.graph.INT8_STEPS", 20.0)
+        monkeypatch.setattr("st_dimreduce.portable.graph.INT8_STEPS", 20.0)
     said = (
         "what was written gives other vectors than"
         if spoilt == "vectors"
@@ -355,7 +355,7 @@ def test_more_weights_than_a_file_holds(reduced):
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("st_dimreduce.runtimes.export.find_spec", lambda name: None if name == "openvino" else name)
+    monkeypatch.setattr("st_dimreduce.portable.export.find_spec", lambda name: None if name == "openvino" else name)
     with pytest.raises(ModuleNotFoundError, match=r"openvino is missing: pip install 'st_dimreduce\[openvino\]'"):
         export(DimReduce(8, 4), tmp_path / "x", "openvino")
     export(DimReduce(8, 4), tmp_path / "x")

@@ -25,7 +25,7 @@ from st_dimreduce import (
     summarize,
 )
 from st_dimreduce.apps.docstrings import docstring_pairs
-from st_dimreduce.evaluation.metrics import overlaps
+from st_dimreduce.codes.metrics import overlaps
 from st_dimreduce.models.attach import origin
 from tests.helpers.tei import assert_served_as_encoded
 from tests.helpers.tiny import SENTENCES

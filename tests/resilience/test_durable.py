@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from st_dimreduce import Head, Precision, Summary, files, save_head
 from st_dimreduce.files import held, new_file, new_folder, only_run
-from st_dimreduce.vectors.origin import Origin
+from st_dimreduce.codes.origin import Origin
 from st_dimreduce.vectors.sinks import NpyFile
 from st_dimreduce.vectors.stored import open_codes
 from tests.helpers.resuming import X, content, reduce_vectors

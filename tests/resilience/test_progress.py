@@ -39,7 +39,7 @@ from st_dimreduce.fitting.distillation import distill_head
 from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.portable import layout, save
-from st_dimreduce.runtimes import export, graph
+from st_dimreduce.portable import export, graph
 from tests.helpers.command import run
 from tests.helpers.resuming import BATCH, HEAD, ROWS, X
 from tests.helpers.tiny import SENTENCES

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import st_dimreduce
-from st_dimreduce.head import Head
+from st_dimreduce.base_head import Head
 
 PACKAGE = Path(st_dimreduce.__file__).parent
 HEAVY = {"torch", "transformers", "sentence_transformers"}

@@ -13,7 +13,7 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Dense
 
 from st_dimreduce import DimReduce, FitRecord, Head, Summary, fit_head, save_head
-from st_dimreduce.head import record_comment, record_in_card
+from st_dimreduce.base_head import record_comment, record_in_card
 
 RNG = np.random.default_rng(0)
 WEIGHT, BIAS = RNG.standard_normal((3, 8)).astype(np.float32), RNG.standard_normal(3).astype(np.float32)

@@ -20,7 +20,7 @@ from st_dimreduce import (
 )
 from st_dimreduce.cli import app
 from st_dimreduce.cli.options import cautions
-from st_dimreduce.vectors.origin import beside
+from st_dimreduce.codes.origin import beside
 from st_dimreduce.vectors.stored import open_codes
 from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES, WORDS

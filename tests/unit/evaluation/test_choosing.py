@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.choosing import random_half, two_fold, verdict
-from st_dimreduce.evaluation.metrics import Mean
+from st_dimreduce.codes.metrics import Mean
 
 
 def test_a_query_does_not_choose_its_own_setting():

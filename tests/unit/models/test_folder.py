@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import DimReduce, Summary, load_head, reduce_model, save_head, save_portable
-from st_dimreduce.head import _TORCH_ACTIVATIONS
+from st_dimreduce.base_head import _TORCH_ACTIVATIONS
 from st_dimreduce.models.folder import KNOWN_MODULES
 from st_dimreduce.models.load import load_model
 from tests.helpers.command import run

@@ -21,7 +21,7 @@ from st_dimreduce import DimReduce, Head, Precision, Summary, quantize, search
 from st_dimreduce.vectors import sources
 from st_dimreduce.vectors.arrow import codes_of
 from st_dimreduce.vectors.kinds import open_source
-from st_dimreduce.vectors.origin import Origin
+from st_dimreduce.codes.origin import Origin
 from st_dimreduce.vectors.stored import open_codes
 
 ROWS, WIDTH = 1000, 8

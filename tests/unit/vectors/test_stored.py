@@ -11,7 +11,7 @@ import pytest
 
 from st_dimreduce import Precision, build_index, fit_on_vectors, quantize, reduce_vectors
 from st_dimreduce.codes.fingerprint import shown
-from st_dimreduce.vectors.origin import Origin, beside
+from st_dimreduce.codes.origin import Origin, beside
 from st_dimreduce.vectors.stored import open_codes
 
 RNG = np.random.default_rng(0)

@@ -15,8 +15,8 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, T
 
 from st_dimreduce import DimReduce, compare, reduce_model
 from st_dimreduce.apps.search_page import Corpus
-from st_dimreduce.evaluation.cache import Cache
-from st_dimreduce.evaluation.encoding import SharedEncoder
+from st_dimreduce.models.cache import Cache
+from st_dimreduce.models.encoding import SharedEncoder
 from st_dimreduce.portable.save import save_portable
 from tests.helpers.tiny import SENTENCES, make_tiny
 

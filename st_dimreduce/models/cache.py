@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from st_dimreduce.errors import UserError
 from st_dimreduce.files import check_place, new_file
 from st_dimreduce.texts import digest_of
 
@@ -76,10 +77,10 @@ def _read(path: Path, count: int) -> np.ndarray:
     content = path.read_bytes()
     array, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(array).digest() != digest:
-        raise ValueError("its digest is another")
+        raise UserError("its digest is another")
     rows = np.load(io.BytesIO(array), allow_pickle=False)
     if rows.ndim != 2 or len(rows) != count or rows.dtype.kind != "f":
-        raise ValueError(f"it holds {rows.dtype} of shape {rows.shape}, expected {count} vectors")
+        raise UserError(f"it holds {rows.dtype} of shape {rows.shape}, expected {count} vectors")
     return rows
 
 

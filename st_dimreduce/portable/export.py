@@ -20,18 +20,19 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from tokenizers import Tokenizer
 from torch import nn
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.dim_reduce import head_of
 from st_dimreduce.enums import Format, Precision, Variant
+from st_dimreduce.errors import MissingExtraError, UserError
 from st_dimreduce.files import check_target, new_folder, write_json
-from st_dimreduce.head import Head, HeadLike
 from st_dimreduce.models.load import load_head, load_model, no_model
+from st_dimreduce.portable.graph import EmbedTokens, head_graph, model_graph, write_variant
 from st_dimreduce.portable.graphs import EXPORT, files_of
 from st_dimreduce.portable.layout import TOKENIZER
 from st_dimreduce.portable.save import unportable, write_settings
 from st_dimreduce.portable.verify import KEPT, TEXTS, compare_vectors, encode_as_it_was, special_words
 from st_dimreduce.progress import progress_bar
-from st_dimreduce.runtimes.graph import EmbedTokens, head_graph, model_graph, write_variant
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -47,14 +48,13 @@ _NEEDED = {Format.ONNX: ("onnx", "onnxruntime", "onnxscript"), Format.OPENVINO: 
 
 
 def export(
-    source: SentenceTransformer | HeadLike | str | os.PathLike[str],
+    source: SentenceTransformer | BaseHead | str | os.PathLike[str],
     path: str | os.PathLike[str],
     format: Format | str = Format.ONNX,  # noqa: A002, the word for it
     *,
     precision: Precision | str | None = None,
     variants: Sequence[Variant | str] = (),
     overwrite: bool = False,
-    show_progress_bar: bool | None = None,
 ) -> Path:
     """Write a reduced model or a head as a graph, which needs neither torch nor this package to run.
 
@@ -89,7 +89,6 @@ def export(
             for ``onnx/model_quantized.onnx``, which transformers.js takes in a browser. ``export.json`` has the mean
             and least cosine of each to the model. Defaults to none.
         overwrite: Replace an export that is there. Defaults to False.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
 
     Returns:
         The file of the graph.
@@ -105,16 +104,16 @@ def export(
     wanted = [Variant(variant) for variant in ([variants] if isinstance(variants, str) else variants)]
     missing = [name for name in _NEEDED[format] if find_spec(name) is None]
     if missing:
-        raise ModuleNotFoundError(f"{', '.join(missing)} is missing: pip install 'st_dimreduce[{format.value}]'")
-    with progress_bar("Exporting", "steps", show_progress_bar, total=3) as bar:
+        raise MissingExtraError(f"{', '.join(missing)} is missing: pip install 'st_dimreduce[{format.value}]'")
+    with progress_bar("Exporting", "steps", total=3) as bar:
         opened = _open(source)
-        if wanted and (isinstance(opened, Head) or format is not Format.ONNX):
-            given = "a head" if isinstance(opened, Head) else format.value
-            raise ValueError(f"variants of {given} were asked for: expected a model and the format onnx")
+        if wanted and (isinstance(opened, BaseHead) or format is not Format.ONNX):
+            given = "a head" if isinstance(opened, BaseHead) else format.value
+            raise UserError(f"variants of {given} were asked for: expected a model and the format onnx")
         bar.update()
         with new_folder(target, overwrite, SETTINGS) as folder:
             job = _Job(folder, target, format, None if precision is None else Precision(precision), wanted, bar.update)
-            written = _write_head(opened, job) if isinstance(opened, Head) else _write_model(opened, job)
+            written = _write_head(opened, job) if isinstance(opened, BaseHead) else _write_model(opened, job)
         bar.update()
     return target / written
 
@@ -140,7 +139,7 @@ class _Job:
     step: Callable[[], object]
 
 
-def _write_head(head: Head, job: _Job) -> str:
+def _write_head(head: BaseHead, job: _Job) -> str:
     """Write a head's graph and settings; returns the file of the graph."""
     precision = job.precision or head.precision
     graph = head_graph(head, precision)
@@ -148,7 +147,7 @@ def _write_head(head: Head, job: _Job) -> str:
     name = _save(graph, "head", job)
     rows = np.random.default_rng(0).standard_normal((64, head.in_features), np.float32)
     found = _run(job.folder / name, {"embedding": rows})
-    compare_vectors(head.reduce_stored(rows, normalize_embeddings=True), found["reduced"], "in a runtime")
+    compare_vectors(head.transform(rows), found["reduced"], "in a runtime")
     _check_codes(found, found["reduced"], precision)
     write_json(job.folder / SETTINGS, {"in_features": head.in_features, **_said(graph, precision)})
     return name
@@ -157,7 +156,7 @@ def _write_head(head: Head, job: _Job) -> str:
 def _write_model(model: SentenceTransformer, job: _Job) -> str:
     """Write a model's graph, its variants, tokenizer and settings; returns the file of the graph."""
     if problems := unexportable(model):
-        raise ValueError(f"this model cannot be exported: {'; '.join(problems)}")
+        raise UserError(f"this model cannot be exported: {'; '.join(problems)}")
     precision = job.precision or head_of(model)[1].precision
     tokenizer, embed = _tokenizer(model[0]), EmbedTokens(model)
     texts = [*TEXTS, special_words(model)]
@@ -277,7 +276,7 @@ def _check_codes(outputs: dict[str, np.ndarray], embeddings: np.ndarray, precisi
     codes, wanted = outputs["codes"], quantize(embeddings, precision)
     differing = np.mean(wanted != codes)
     if codes.dtype != wanted.dtype or differing > _MOST_CODES:
-        raise ValueError(f"{differing:.1%} of the codes that the graph gives are not those of quantize: {KEPT}")
+        raise UserError(f"{differing:.1%} of the codes that the graph gives are not those of quantize: {KEPT}")
 
 
 def _run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -294,7 +293,7 @@ def _run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {output.any_name: found[output] for output in compiled.outputs}
 
 
-def _open(source: SentenceTransformer | HeadLike | str | os.PathLike[str]) -> SentenceTransformer | Head:
+def _open(source: SentenceTransformer | BaseHead | str | os.PathLike[str]) -> SentenceTransformer | BaseHead:
     if isinstance(source, (str, os.PathLike)):
         folder = Path(source)
         is_head = folder.is_dir() and not (folder / "modules.json").exists()
@@ -356,7 +355,7 @@ def _tokenizer(module: nn.Module) -> Tokenizer:
         return tokenizer
     own: Any = module.tokenizer
     if not isinstance(getattr(own, "backend_tokenizer", None), Tokenizer):
-        raise ValueError(
+        raise UserError(
             f"this model cannot be exported: its tokenizer is a {type(own).__name__}, which has no tokenizer.json: use "
             "one that has"
         )

@@ -7,7 +7,7 @@ from scipy.stats import bootstrap, spearmanr
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.util import cos_sim
 
-from st_dimreduce.evaluation.metrics import Mean, RankCorrelation, cosines, difference, interval, nearest, retrieval
+from st_dimreduce.codes.metrics import Mean, RankCorrelation, cosines, difference, interval, nearest, retrieval
 
 RNG = np.random.default_rng(0)
 DOCUMENTS = RNG.standard_normal((300, 16)).astype(np.float32)

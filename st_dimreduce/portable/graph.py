@@ -18,9 +18,10 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, S
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.precision import INT8_STEPS, thresholds
 from st_dimreduce.enums import Precision, Variant
-from st_dimreduce.head import Head
+from st_dimreduce.errors import UserError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -51,7 +52,7 @@ def model_graph(embed: EmbedTokens, precision: Precision) -> ModelProto:
     return _trace(embed, precision, {"input_ids": ids, "attention_mask": mask}, axes, embed.outputs)
 
 
-def head_graph(head: Head, precision: Precision) -> ModelProto:
+def head_graph(head: BaseHead, precision: Precision) -> ModelProto:
     """Trace a head into a graph.
 
     Args:
@@ -150,7 +151,7 @@ class ReduceToUnit(nn.Module):
         head: The head.
     """
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: BaseHead) -> None:
         super().__init__()
         self.dense, self.mean_norm = head.to_dense(), head.record.mean_norm
 
@@ -252,7 +253,7 @@ def _trace(
             )
         except torch.onnx.errors.OnnxExporterError as error:
             reason = " ".join(str(error.__cause__ or error).split())[:300]
-            raise ValueError(f"this model cannot be exported: torch cannot trace it: {reason}") from error
+            raise UserError(f"this model cannot be exported: torch cannot trace it: {reason}") from error
     proto = program.model_proto
     proto.ir_version = min(proto.ir_version, IR_VERSION)
     graph = proto.graph

@@ -13,9 +13,10 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce.enums import Addition, Variant
+from st_dimreduce.errors import UserError
+from st_dimreduce.portable.export import export
 from st_dimreduce.portable.graphs import EXPORT, graphs_of
 from st_dimreduce.portable.hub import Publication, check_address, portable_folder, send
-from st_dimreduce.runtimes.export import export
 
 _GRAPHS = "onnx"
 
@@ -31,7 +32,6 @@ def publish(
     token: str | None = None,
     revision: str | None = None,
     dry_run: bool = False,
-    show_progress_bar: bool | None = None,
 ) -> Publication:
     """Publish a reduced model on the Hugging Face Hub, in the portable form, with its model card.
 
@@ -53,7 +53,6 @@ def publish(
         token: A token that may write. Defaults to None: ``HF_TOKEN``, or the one you logged in with.
         revision: Branch to publish to, made from ``main`` if it is not there. Defaults to None: ``main``.
         dry_run: Return what would be published; send nothing, make nothing. Defaults to False.
-        show_progress_bar: Whether to show the progress of an export; only on a terminal if None (the default).
 
     Returns:
         What was published.
@@ -69,26 +68,26 @@ def publish(
     check_address(repo_id, token)
     wanted = [Addition(each) for each in ([with_] if isinstance(with_, str) else with_)]
     if variants and not wanted:
-        raise ValueError("variants are of a graph, and none is sent: ask for with_='onnx' too")
+        raise UserError("variants are of a graph, and none is sent: ask for with_='onnx' too")
     with portable_folder(model, figures) as folder:
         if not wanted:
             return send(folder, repo_id, private=private, token=token, revision=revision, dry_run=dry_run)
-        with _with_graphs(folder, variants, show_progress_bar) as whole:
+        with _with_graphs(folder, variants) as whole:
             return send(whole, repo_id, private=private, token=token, revision=revision, dry_run=dry_run)
 
 
 @contextmanager
-def _with_graphs(folder: Path, variants: Sequence[Variant | str], show_progress_bar: bool | None) -> Iterator[Path]:
+def _with_graphs(folder: Path, variants: Sequence[Variant | str]) -> Iterator[Path]:
     """Yield a temporary folder that holds a model's files and its graphs.
 
     Raises:
         ValueError: If the folder holds graphs already, or the model cannot be exported.
     """
     if there := graphs_of(folder):
-        raise ValueError(f"{folder} holds {there[0].where}: publish it as it is, or take its graphs out")
+        raise UserError(f"{folder} holds {there[0].where}: publish it as it is, or take its graphs out")
     with tempfile.TemporaryDirectory() as work:
         exported, whole = Path(work, "export"), Path(work, "model")
-        export(folder, exported, variants=variants, show_progress_bar=show_progress_bar)
+        export(folder, exported, variants=variants)
         shutil.copytree(folder, whole, copy_function=_link_or_copy)
         shutil.move(exported / _GRAPHS, whole / _GRAPHS)
         shutil.move(exported / EXPORT, whole / EXPORT)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from st_dimreduce.evaluation.cache import Cache
+from st_dimreduce.models.cache import Cache
 from st_dimreduce.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ class SharedEncoder:
     Args:
         models: The models by name.
         batch_size: Texts encoded at a time. Defaults to 32.
-        show_progress_bar: Whether to show progress; only on a terminal if None (the default).
         cache: A folder to keep embeddings in, those below the modules that are not shared. Defaults to None.
 
     Attributes:
@@ -59,12 +58,11 @@ class SharedEncoder:
         self,
         models: Mapping[str, SentenceTransformer],
         batch_size: int = 32,
-        show_progress_bar: bool | None = None,
         cache: Cache | None = None,
     ) -> None:
         self._models = dict(models)
         self._options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
-        self._shown, self._cache = show_progress_bar, cache
+        self._cache = cache
         one = len({id(model) for model in self._models.values()}) == 1 and cache is None  # nothing to find out
         self._trunks = {name: _Trunk(model, known=not one) for name, model in self._models.items()}
         if cache is not None and (loose := [name for name, trunk in self._trunks.items() if trunk.digest is None]):
@@ -74,7 +72,7 @@ class SharedEncoder:
             )
         self.seconds = dict.fromkeys(self._models, 0.0)
 
-    def encode(self, texts: Sequence[str], role: Role, what: str | None = "Encoding") -> dict[str, np.ndarray]:
+    def encode(self, texts: Sequence[str], role: Role, what: str = "Encoding") -> dict[str, np.ndarray]:
         """Return the embeddings of texts by each model, float32 of shape (n, k).
 
         Args:
@@ -84,8 +82,7 @@ class SharedEncoder:
         """
         groups = self.groups(role)
         rows: dict[str, list[np.ndarray]] = {name: [] for name in self._models}
-        shown = False if what is None else self._shown
-        with progress_bar(what or "", "texts", shown, total=len(texts) * len(groups)) as bar:
+        with progress_bar(what, "texts", total=len(texts) * len(groups)) as bar:
             for names in groups:
                 for start in range(0, len(texts), CHUNK):
                     chunk = list(texts[start : start + CHUNK])

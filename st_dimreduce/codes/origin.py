@@ -14,7 +14,7 @@ from typing import Any
 
 from st_dimreduce.codes.fingerprint import same_head, shown
 from st_dimreduce.enums import Precision
-from st_dimreduce.head import Head
+from st_dimreduce.errors import UserError
 from st_dimreduce.untrusted import read_object
 
 PREFIX = "st_dimreduce."
@@ -37,11 +37,6 @@ class Origin:
     head: str | None
 
     @classmethod
-    def of(cls, head: Head, precision: Precision) -> Origin:
-        """Return the origin of the codes that a head gives."""
-        return cls(precision, head.out_features, head.fingerprint)
-
-    @classmethod
     def read(cls, known: Mapping[str, Any], where: object) -> Origin | None:
         """Return what :attr:`known` gave; None where there is nothing of the kind.
 
@@ -56,9 +51,9 @@ class Origin:
         try:
             origin = cls(Precision(values[0]), int(values[1]), head)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{where} says {values[0]} of {values[1]} of its codes: it is damaged") from error
+            raise UserError(f"{where} says {values[0]} of {values[1]} of its codes: it is damaged") from error
         if head is not None and (not isinstance(head, str) or not head.isalnum()):
-            raise ValueError(f"{where} names no head of its codes: it is damaged")
+            raise UserError(f"{where} names no head of its codes: it is damaged")
         return origin
 
     @property
@@ -77,11 +72,11 @@ class Origin:
         """What the file beside codes holds."""
         return {"format": _FORMAT, **self.known}
 
-    def check(self, head: Head, where: object) -> None:
-        """Raise ``ValueError`` if the codes were made by another head."""
-        if self.head is not None and not same_head(self.head, head.fingerprint):
-            made = f"made by head {shown(self.head)}, not by {shown(head.fingerprint)}"
-            raise ValueError(f"{where} holds codes {made}: give the head or model that made them (st-dimreduce info)")
+    def check(self, head: str, where: object) -> None:
+        """Raise ``UserError`` if the codes were made by another head than that of this fingerprint."""
+        if self.head is not None and not same_head(self.head, head):
+            made = f"made by head {shown(self.head)}, not by {shown(head)}"
+            raise UserError(f"{where} holds codes {made}: give the head or model that made them (st-dimreduce info)")
 
 
 def beside(path: Path) -> Path:

@@ -1,1 +1,0 @@
-"""Runtimes: reduced models and heads as graphs for ONNX Runtime and OpenVINO."""
