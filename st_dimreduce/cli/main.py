@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
-from opcode import opmap
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -40,7 +39,7 @@ _ORDER: tuple[str, ...] = (
     "encode",
     "search",
     "fit",
-    "apply",
+    "transform",
     "attach",
     "drift",
     "migrate",
@@ -124,10 +123,11 @@ class _Command(TyperCommand):
         except (typer.Exit, typer.Abort, BrokenPipeError):  # the last is of `| head`, which wants no more
             raise
         except Exception as error:
+            from st_dimreduce.errors import MissingExtraError, UserError
             from st_dimreduce.untrusted import printable
 
             message = printable(" ".join(str(error).split()))
-            if _can_be_corrected(error):
+            if isinstance(error, (OSError, UserError, MissingExtraError)):
                 typer.echo(f"error: {message}", err=True)
                 raise typer.Exit(2) from error
             if ctx.find_root().params.get("debug"):
@@ -147,22 +147,6 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     from st_dimreduce.untrusted import printable
 
     typer.echo(f"warning: {printable(' '.join(str(message).split()))}", err=True)
-
-
-def _can_be_corrected(error: Exception) -> bool:
-    """Whether the user can correct an error: the system reports it, or a ``raise`` statement of this package does.
-
-    A ``ValueError`` of a library, or one that Python raises because of a bug here, is not the user's to correct.
-    """
-    if isinstance(error, OSError):
-        return True
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None or not isinstance(error, (ValueError, ModuleNotFoundError)):
-        return False
-    package = str(last.tb_frame.f_globals.get("__name__")).partition(".")[0]
-    return package == "st_dimreduce" and last.tb_frame.f_code.co_code[last.tb_lasti] == opmap["RAISE_VARARGS"]
 
 
 class Done(NamedTuple):
@@ -192,7 +176,12 @@ def _with_json(function: Command) -> Callable[..., None]:
 
     @wraps(function)
     def run(*, json_: bool, **arguments: Any) -> None:
-        token = _silent.set(json_ or bool(arguments.get("quiet")))
+        quiet = bool(arguments.get("quiet"))
+        token = _silent.set(json_ or quiet)
+        if quiet:
+            from st_dimreduce.progress import disable_progress_bars
+
+            disable_progress_bars()
         try:
             done = function(**arguments)
         finally:

@@ -68,10 +68,10 @@ def reduce(
     Example: st-dimreduce reduce all-MiniLM-L6-v2 texts.txt --bytes 64 --output small
     """
     from st_dimreduce.files import check_target
-    from st_dimreduce.fitting.budget import Size
+    from st_dimreduce.fitting.size import Size
     from st_dimreduce.texts import read_labelled_pairs, read_texts
 
-    size = Size(dim, bytes_, keep, read_sizes(nested), store, precision)
+    size = Size(dim, bytes=bytes_, keep=keep, nested=read_sizes(nested), store=store, precision=precision)
     check_target(output, force)
     sentences = read_texts(texts, column)
     labelled = None if pairs is None else read_labelled_pairs(pairs)

@@ -11,7 +11,6 @@ import numpy as np
 from scipy.linalg import eigh
 
 from st_dimreduce.base_head import BaseHead, FitRecord
-from st_dimreduce.enums import Objective
 from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
@@ -28,7 +27,7 @@ _RANK_FLOOR = 1e-7  # of the largest eigenvalue: below it float32 vectors hold r
 _PACKAGES = ("st_dimreduce", "sentence-transformers", "transformers", "torch", "numpy")  # whose versions are recorded
 
 
-DEFAULT_GAIN = 0.03  # behind Pooling the norm of a short query may be three times the mean
+GAIN = 0.03  # behind Pooling the norm of a short query may be three times the mean
 DEFAULT_STRENGTH, MOST_STRENGTH = 1.0, 2.0
 
 
@@ -37,12 +36,10 @@ def closed_form_head(
     out_features: int = 128,
     *,
     nested: Sequence[int] | None = None,
-    objective: Objective | str = Objective.QUALITY,
     cloze_pairs: Pairs | None = None,
     strength: float = DEFAULT_STRENGTH,
     whitening: float | None = None,
     rotation: Rotation | None = "itq",
-    gain: float = DEFAULT_GAIN,
     seed: int = 0,
 ) -> BaseHead:
     """Fit a head in closed form: the best subspace for cosines, partly whitened, rotated, through a Tanh.
@@ -62,12 +59,11 @@ def closed_form_head(
         nested: As in :class:`st_dimreduce.Size`. The rotation stays within the blocks between the sizes, so that the
             first 64 outputs are those of a head fitted for 64. Costs quality at few bits: later blocks vary less than
             the first, and one grid serves them all. Defaults to None: one block.
-        objective: As in :func:`st_dimreduce.fit_head`.
-        cloze_pairs: As in :func:`st_dimreduce.fit_head`.
-        strength: As in :func:`st_dimreduce.fit_head`. Defaults to 1.
-        whitening: As in :func:`st_dimreduce.fit_head`.
-        rotation: As in :func:`st_dimreduce.fit_head`.
-        gain: As in :func:`st_dimreduce.fit_head`.
+        cloze_pairs: Cloze pairs, embedded, 200 or more; fewer are not used. Defaults to None.
+        strength: How far the fit departs from fidelity, 0 (not at all) to 2. Defaults to 1.
+        whitening: Power p in [0, 1] by which direction i is divided, (eigenvalue i)^p; 1/2 whitens fully. Defaults to
+            None: 0.1 x strength.
+        rotation: ``"itq"`` (the default), ``"random"`` (nearly as good, faster), or None for the bare eigenvectors.
         seed: Seed of the rotation. Defaults to 0.
 
     Returns:
@@ -76,17 +72,15 @@ def closed_form_head(
     Raises:
         ValueError: If an argument is out of range, or there are fewer vectors than ``out_features``.
     """
-    objective = Objective(objective)
-    strength = strength if objective is Objective.QUALITY else 0.0
     whitening = _WHITENING * strength if whitening is None else whitening
     blocks = (0, *(nested or [out_features]))
-    _check(summary, out_features, strength, whitening, rotation, gain)
+    _check(summary, out_features, strength, whitening, rotation)
     if blocks[-1] != out_features or any(size >= larger for size, larger in pairwise(blocks)):
         raise UserError(f"nested={nested}: give ascending sizes, of which the last is out_features={out_features}")
     if cloze_pairs is not None and cloze_pairs.width != summary.width:
         widths = f"pairs of {cloze_pairs.width} dimensions for a summary of {summary.width}"
         raise UserError(f"{widths}: expected equal widths")
-    used = usable_pairs(objective, cloze_pairs)
+    used = usable_pairs(cloze_pairs)
     projection = directions(summary, used, strength, whitening, out_features)[:, :out_features]
     sample = summary.sample
     if rotation is not None:
@@ -94,18 +88,17 @@ def closed_form_head(
         for block in (slice(*ends) for ends in pairwise(blocks)):
             projection[:, block] = projection[:, block] @ rotate(rows[:, block], rotation, seed)
     outputs = sample @ projection.astype(np.float32)
-    weight = projection.T * (gain / np.sqrt(np.mean(np.square(outputs, dtype=np.float64))))
+    weight = projection.T * (GAIN / np.sqrt(np.mean(np.square(outputs, dtype=np.float64))))
     record = FitRecord(
         mean_norm=1.0,
         nested=tuple(nested) if nested else None,
         method="subspace",
-        objective=objective.value,
         vectors=summary.count,
         cloze_pairs=0 if used is None else len(used),
-        strength=strength if objective is Objective.QUALITY else None,
+        strength=strength,
         whitening=whitening,
         rotation=rotation,
-        gain=gain,
+        gain=GAIN,
         seed=seed,
         versions={name: version(name) for name in _PACKAGES},
     )
@@ -113,7 +106,7 @@ def closed_form_head(
 
 
 def _check(
-    summary: Summary, out_features: int, strength: float, whitening: float, rotation: str | None, gain: float
+    summary: Summary, out_features: int, strength: float, whitening: float, rotation: str | None
 ) -> None:
     if not 1 <= out_features <= summary.width:
         raise UserError(f"out_features={out_features}: choose a size from 1 to in_features={summary.width}")
@@ -123,8 +116,6 @@ def _check(
         raise UserError(f"strength={strength}: choose 0 (as for fidelity) to {MOST_STRENGTH:g}, or None")
     if not 0 <= whitening <= 1:
         raise UserError(f"whitening={whitening}: choose a power from 0 (none) to 1")
-    if not gain > 0:
-        raise UserError(f"gain={gain}: choose a root mean square greater than 0, such as 0.1")
     if rotation not in ("itq", "random", None):
         raise UserError(f"rotation={rotation!r}: choose 'itq', 'random' or None")
 
@@ -146,9 +137,9 @@ def _damping(pairs: Pairs, power: float) -> np.ndarray:
     return vectors * values**-power @ vectors.T
 
 
-def usable_pairs(objective: Objective, pairs: Pairs | None) -> Pairs | None:
-    """Return the pairs if the objective is quality and they are enough to estimate a covariance; else None."""
-    return pairs if objective is Objective.QUALITY and pairs is not None and len(pairs) >= FEWEST_PAIRS else None
+def usable_pairs(pairs: Pairs | None) -> Pairs | None:
+    """Return the pairs if they are enough to estimate a covariance; else None."""
+    return pairs if pairs is not None and len(pairs) >= FEWEST_PAIRS else None
 
 
 def directions(

@@ -45,7 +45,8 @@ class Evidence:
         self, summary: Summary, objective: Objective, pairs: Pairs | None, cloze_pairs: Pairs | None, seed: int
     ) -> None:
         self._summary, self._seed = summary, seed
-        self._pairs = usable_pairs(objective, cloze_pairs if pairs is None else pairs)
+        given = cloze_pairs if pairs is None else pairs
+        self._pairs = usable_pairs(given) if objective is Objective.QUALITY else None
         self.metric = "overlap@10" if self._pairs is None else "nDCG@10"
         self._default = DEFAULT_STRENGTH if objective is Objective.QUALITY else 0.0
         self._may_choose = pairs is None and self._pairs is not None

@@ -81,9 +81,8 @@ def fit_head(
             summary,
             out_features,
             nested=size.nested,
-            objective=objective,
-            cloze_pairs=cloze_pairs if pairs is None else None,
-            strength=strength,
+            cloze_pairs=cloze_pairs if pairs is None and objective is Objective.QUALITY else None,
+            strength=strength if objective is Objective.QUALITY else 0.0,
             whitening=None if pairs is None else WHITENING_BEFORE_TRAINING,
             seed=seed,
         )
@@ -97,7 +96,7 @@ def fit_head(
             return distill_head(head, summary, precision=precision, seed=seed)
         return head
 
-    head = fit(summary, pairs).with_record(**chosen, precision=precision)
+    head = fit(summary, pairs).with_record(**chosen, objective=objective.value, precision=precision)
     reference = held_out_reference(
         head, summary, lambda seen, held_out: fit(seen, None if pairs is None else pairs.without(held_out))
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 
 from st_dimreduce.codes.rows import as_count
@@ -36,6 +36,7 @@ class Size:
     """
 
     dim: int | None = None
+    _: KW_ONLY
     bytes: int | None = None
     keep: float | None = None
     nested: Sequence[int] | None = None

@@ -7,7 +7,9 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import Head, quantize, reduce_model, save_portable, search
+from st_dimreduce import Head, reduce_model, save_portable
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
 from tests.helpers.tiny import SENTENCES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
@@ -18,9 +20,9 @@ HEAD = Head(RNG.standard_normal((16, 64)) / 64).with_record(mean_norm=1.0)
 @pytest.mark.parametrize("norm", [1e-20, 1.0, 50.0, 1e20])
 def test_stored_vectors_of_any_norm_are_reduced_where_they_are(norm):
     rows = RNG.standard_normal((1000, 64)).astype(np.float32) * np.float32(norm)
-    found = HEAD.reduce_stored(torch.from_numpy(rows).cuda(), normalize_embeddings=True)
+    found = HEAD.transform(torch.from_numpy(rows).cuda(), normalize_embeddings=True)
     assert found.is_cuda
-    assert np.abs(found.cpu().numpy() - HEAD.reduce_stored(rows, normalize_embeddings=True)).max() < 1e-5
+    assert np.abs(found.cpu().numpy() - HEAD.transform(rows)).max() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -9,21 +9,12 @@ import pytest
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import (
-    DimReduce,
-    attach_head,
-    check,
-    drift,
-    fit_head,
-    fit_on_vectors,
-    load_head,
-    quantize,
-    reduce_model,
-    reduce_vectors,
-    save_portable,
-    search,
-    summarize,
-)
+from st_dimreduce import DimReduce, Head, check, reduce_model, save_portable
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
+from st_dimreduce.fitting.fit import fit_head
+from st_dimreduce.vectors.drift import drift
+from st_dimreduce.vectors.fit import summarize
 from st_dimreduce.apps.docstrings import docstring_pairs
 from st_dimreduce.codes.metrics import overlaps
 from st_dimreduce.models.attach import origin
@@ -45,7 +36,7 @@ def test_a_stored_vector_and_a_fresh_encoding_agree(base_name, texts, request):
     half = len(some) // 2
     reduced = reduce_model(base, some[half:], 32)
     head = DimReduce.from_model(reduced)
-    assert cosines(head.reduce(stored), reduced.encode(some)).min() >= 0.9999
+    assert cosines(head.forward(stored), reduced.encode(some)).min() >= 0.9999
 
 
 def test_fitted_from_stored_vectors_it_agrees_as_well(minilm, texts):
@@ -63,7 +54,7 @@ def test_vectors_of_any_norm_are_reduced_alike_and_agree_with_fresh_encodings(mi
     for norm in (1, 30, 100, 1000):
         head = fit_head(summarize(norm * stored), 64, objective="fidelity", train=False)
         reduced = np.concatenate(list(reduce_vectors(norm * stored, head)))
-        fresh = attach_head(minilm, head).encode(texts)
+        fresh = head.attach(minilm).encode(texts)
         assert cosines(reduced, fresh).min() >= 0.9999
         kept.append(overlaps(truth, search(reduced, reduced, "float32")[1]).mean())
     assert kept == pytest.approx([kept[0]] * 4, abs=0.005)
@@ -76,7 +67,7 @@ def test_the_same_head_whatever_the_batch_size(minilm, texts):
     heads = [DimReduce.from_model(model) for model in models]
     assert not heads[0].linear.weight.equal(heads[1].linear.weight), "rounding differs"
     vectors = minilm.encode(texts)
-    reduced = [head.reduce_stored(vectors, normalize_embeddings=True) for head in heads]
+    reduced = [head.transform(vectors) for head in heads]
     assert cosines(*reduced).min() > 0.9999
     found = [search(rows, quantize(rows, "binary"), "binary")[1] for rows in reduced]
     assert overlaps(*found).mean() > 0.99
@@ -99,7 +90,7 @@ def test_texts_beside_their_vectors_give_pairs(minilm, texts):
 
     def found(model):
         head = DimReduce.from_model(model)
-        scores = head.reduce(asked, normalize_embeddings=True) @ head.reduce(stored, normalize_embeddings=True).T
+        scores = head.transform(asked) @ head.transform(stored).T
         return (scores.argmax(axis=1) == np.arange(500)).mean()
 
     assert found(beside) > found(alone)
@@ -113,19 +104,19 @@ def test_queries_agree_with_stored_vectors(minilm, normalised, tmp_path):
     kept = minilm if normalised else SentenceTransformer(modules=list(minilm)[:2], device="cpu")
     stored = kept.encode(texts)
     assert np.allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5) == normalised
-    head = fit_on_vectors(stored, 48)
+    head = Head.fit(stored, 48)
     weight = head.weight.copy()
-    model = attach_head(minilm, head)
+    model = head.attach(minilm)
     assert np.array_equal(head.weight, weight), "the head was changed"
     assert minilm.get_embedding_dimension() == 384
     longer = (weight / model[2].linear.weight.detach().numpy()).mean()  # the embeddings before Normalize
     assert 4 < longer < 8 if normalised else 0.5 < longer < 2
     save_portable(model, tmp_path / "model")
     loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    assert cosines(loaded.encode(texts), head.reduce(stored)).min() >= 0.9999
-    codes = quantize(head.reduce(stored), "int8")
+    assert cosines(loaded.encode(texts), head.forward(stored)).min() >= 0.9999
+    codes = quantize(head.forward(stored), "int8")
     assert search(loaded.encode(texts[:50]), codes, "int8", 1)[1][:, 0].tolist() == list(range(50))
-    again = attach_head(minilm, load_head(tmp_path / "model"))
+    again = Head.load.attach(minilm(tmp_path / "model"))
     assert np.allclose(again.encode(texts[:9]), loaded.encode(texts[:9]), atol=1e-6)
 
 
@@ -152,7 +143,7 @@ def test_drift_tells_source_code_from_fresh_docstrings(minilm, tmp_path):
     code = [function[start : start + 500] for function in functions for start in range(0, 2000, 500)][:250]
     assert len(code) == 250
     save_portable(reduce_model(minilm, documents[:600], 128, objective="fidelity"), tmp_path / "model")
-    head = load_head(tmp_path / "model")
+    head = Head.load(tmp_path / "model")
     assert head.record.mean_norm > 2, "fitted below the model's Normalize"
     assert (tmp_path / "model" / "st_dimreduce.json").stat().st_size < 8000
     fresh, other = minilm.encode(documents[600:]), minilm.encode(code)

@@ -126,14 +126,14 @@ def test_reduce_equals_forward(rows):
     head = DimReduce(16, 4).train()  # even then, no dropout
     x = torch.randn(rows, 16)
     expected = torch.tanh(head.linear(x)).detach()
-    assert torch.allclose(head.reduce(x, batch_size=3), expected, atol=1e-7)
+    assert torch.allclose(head.forward(x, batch_size=3), expected, atol=1e-7)
     for dtype in (np.float64, np.float32, np.float16):
-        got = head.reduce(x.numpy().astype(dtype), batch_size=3)
+        got = head.forward(x.numpy().astype(dtype), batch_size=3)
         assert got.dtype == np.float32
         assert got.shape == (rows, 4)
         assert np.allclose(got, expected, atol=2e-3)
-    assert not head.reduce(x).requires_grad
-    lengths = np.linalg.norm(head.reduce(x.numpy(), normalize_embeddings=True), axis=1)
+    assert not head.forward(x).requires_grad
+    lengths = np.linalg.norm(head.forward(x.numpy(), normalize_embeddings=True), axis=1)
     assert np.allclose(lengths, 1)
 
 
@@ -141,7 +141,7 @@ def test_reduce_takes_read_only_and_strided_arrays():
     head = DimReduce(4, 2)
     x = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
     x.flags.writeable = False
-    assert np.allclose(head.reduce(x[::2, ::2]), head.reduce(x[::2, ::2].copy()))
+    assert np.allclose(head.forward(x[::2, ::2]), head.forward(x[::2, ::2].copy()))
     assert head.half().reduce(x[:, :4]).dtype == np.float32
 
 

@@ -115,9 +115,9 @@ def test_functions_for_vectors_import_no_torch(head, vectors, tmp_path):
 import numpy as np
 import st_dimreduce
 x = np.load(sys.argv[2])
-head = st_dimreduce.load_head(sys.argv[1])
-codes = st_dimreduce.quantize(head.reduce(x), head.precision)
-scores, rows = st_dimreduce.search(head.reduce(x[:3]), codes, head.precision, 5)
+head = st_dimreduce.Head.load(sys.argv[1])
+codes = st_dimreduce.quantize(head.forward(x), head.precision)
+scores, rows = st_dimreduce.search(head.forward(x[:3]), codes, head.precision, 5)
 assert (rows[:, 0] == [0, 1, 2]).all()
 st_dimreduce.rescore(x[:3], x, rows)
 st_dimreduce.dequantize(codes, head.precision, head.out_features)
@@ -127,9 +127,9 @@ st_dimreduce.dequantize(codes, head.precision, head.out_features)
 import st_dimreduce
 summary = st_dimreduce.summarize(sys.argv[2])
 fitted = st_dimreduce.fit_head(summary, 4)
-st_dimreduce.choose(summary, bytes_per_vector=4)
-st_dimreduce.fit_on_vectors(sys.argv[2], 4).save(sys.argv[3])
-st_dimreduce.reduce_vectors(sys.argv[2], fitted, sys.argv[3] + ".npy", "int4")
+st_dimreduce.choose(summary, Size(bytes=4))
+st_dimreduce.Head.fit(sys.argv[2], 4).save(sys.argv[3])
+st_dimreduce.fitted.transform_file(sys.argv[2], sys.argv[3] + ".npy", "int4")
 """
     assert not imported_by(code, head, vectors, tmp_path / "out")[0] & HEAVY
 

@@ -6,21 +6,13 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import (
-    DimReduce,
-    Head,
-    attach_head,
-    fit_on_vectors,
-    load_head,
-    reduce_vectors,
-    save_portable,
-    search_codes,
-)
+from st_dimreduce import DimReduce, Head, save_portable
+from st_dimreduce.models.encode_texts import search_codes
 from st_dimreduce.codes.fingerprint import same_head, shown
 from tests.helpers.tiny import SENTENCES
 
 RNG = np.random.default_rng(0)
-HEAD = fit_on_vectors(RNG.normal(size=(300, 32)), 8)
+HEAD = Head.fit(RNG.normal(size=(300, 32)), 8)
 
 
 @pytest.mark.parametrize("norm", [1e-3, 7.3, 1e4])
@@ -57,10 +49,10 @@ def test_what_is_no_fingerprint_is_of_no_head(damaged):
 
 
 def test_codes_of_stored_vectors_are_searched_by_the_model_that_the_head_is_attached_to(tiny, tmp_path):
-    head = fit_on_vectors(tiny.encode(SENTENCES), 8, precision="int4")
+    head = Head.fit(tiny.encode(SENTENCES), 8, precision="int4")
     head.save(tmp_path / "head")
-    reduce_vectors(tiny.encode(SENTENCES), load_head(tmp_path / "head"), tmp_path / "codes.npy", "int4")
-    save_portable(attach_head(tiny, head), tmp_path / "model")
+    Head.load(tmp_path / "head").transform_file(tiny.encode(SENTENCES), tmp_path / "codes.npy", "int4")
+    save_portable(head.attach(tiny), tmp_path / "model")
     model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     assert same_head(DimReduce.from_model(model).to_head().fingerprint, head.fingerprint)
     (found,) = search_codes(model, tmp_path / "codes.npy", [SENTENCES[3]], 5, texts=SENTENCES)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from sentence_transformers.sentence_transformer.modules import Dense
 
-from st_dimreduce import DimReduce, FitRecord, Head, Summary, fit_head, save_head
+from st_dimreduce import DimReduce, FitRecord, Head, Summary
+from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.base_head import record_comment, record_in_card
 
 RNG = np.random.default_rng(0)
@@ -48,15 +49,15 @@ def test_reduces_arrays_and_tensors_alike(bias, activation, normalize, batch_siz
     expected = np.tanh(expected) if activation == "Tanh" else expected
     expected = expected / np.linalg.norm(expected, axis=1, keepdims=True) if normalize else expected
     for dtype in (np.float16, np.float32, np.float64):
-        found = head.reduce(X.astype(dtype), normalize, batch_size)
+        found = head.forward(X.astype(dtype), normalize, batch_size)
         assert (found.dtype, found.shape) == (np.float32, (20, 3))
         assert np.allclose(found, expected, atol=1e-2 if dtype == np.float16 else 1e-5)
-    found = head.reduce(torch.from_numpy(X).requires_grad_(), normalize, batch_size)
+    found = head.forward(torch.from_numpy(X).requires_grad_(), normalize, batch_size)
     assert isinstance(found, torch.Tensor)
     assert not found.requires_grad
     assert found.device.type == "cpu"
     assert np.allclose(found, expected, atol=1e-5)
-    assert np.allclose(head.reduce(torch.from_numpy(X).bfloat16(), normalize), expected, atol=0.1)
+    assert np.allclose(head.forward(torch.from_numpy(X).bfloat16(), normalize), expected, atol=0.1)
 
 
 def test_a_tensor_stays_on_its_device():
@@ -97,20 +98,20 @@ def test_stored_vectors_are_reduced_as_those_of_the_norm_that_the_head_is_for(ki
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
     stored = (norm * unit.astype(np.float64)).astype(kind)
     head = Head(WEIGHT, bias, record=RECORD)
-    reduced = head.reduce_stored(form(stored), batch_size=7)
+    reduced = head.transform(form(stored), batch_size=7)
     atol = 1e-2 if kind == np.float16 else 1e-5
-    assert np.allclose(reduced, head.reduce(RECORD.mean_norm * unit), atol=atol)
-    assert np.allclose(DimReduce.from_head(head).reduce_stored(form(stored)), reduced, atol=1e-6)
-    assert np.allclose(np.linalg.norm(head.reduce_stored(form(stored), True), axis=1), 1, atol=1e-6)
+    assert np.allclose(reduced, head.forward(RECORD.mean_norm * unit), atol=atol)
+    assert np.allclose(DimReduce.from_head(head).transform(form(stored)), reduced, atol=1e-6)
+    assert np.allclose(np.linalg.norm(head.transform(form(stored), True), axis=1), 1, atol=1e-6)
 
 
 def test_zeros_and_rows_for_a_head_whose_norm_is_not_known_are_taken_as_they_are():
-    assert (Head(WEIGHT, record=RECORD).reduce_stored(np.zeros((2, 8), np.float16)) == 0).all()
-    assert (Head(WEIGHT, record=RECORD).reduce_stored(torch.zeros((2, 8))) == 0).all()
+    assert (Head(WEIGHT, record=RECORD).transform(np.zeros((2, 8), np.float16)) == 0).all()
+    assert (Head(WEIGHT, record=RECORD).transform(torch.zeros((2, 8))) == 0).all()
     for scale in (1, 30):
-        assert np.array_equal(Head(WEIGHT, BIAS).reduce_stored(scale * X), Head(WEIGHT, BIAS).reduce(scale * X))
+        assert np.array_equal(Head(WEIGHT, BIAS).transform(scale * X), Head(WEIGHT, BIAS).reduce(scale * X))
     head = Head(WEIGHT, record=RECORD)
-    assert not np.allclose(head.reduce(30 * X), head.reduce(X)), "what a model computes depends on the norm"
+    assert not np.allclose(head.forward(30 * X), head.forward(X)), "what a model computes depends on the norm"
 
 
 @pytest.mark.parametrize(
@@ -185,12 +186,12 @@ def test_a_folder_holds_all_of_a_head(bias, activation, tmp_path):
         "st_dimreduce.json",
     ]
     read = Head.load(tmp_path / "head")
-    assert np.array_equal(read.reduce(X), head.reduce(X))
+    assert np.array_equal(read.reduce(X), head.forward(X))
     assert (read.record, read.activation, read.digest) == (RECORD, activation, head.digest)
     dense, module = Dense.load(str(tmp_path / "head")), DimReduce.load(str(tmp_path / "head"))
     for form in (dense, module.eval()):
         embedding = form({"sentence_embedding": torch.from_numpy(X)})["sentence_embedding"]
-        assert np.allclose(embedding.detach(), head.reduce(X), atol=1e-6)
+        assert np.allclose(embedding.detach(), head.forward(X), atol=1e-6)
 
 
 def test_the_folder_of_a_module_is_that_of_a_head(tmp_path):
@@ -210,17 +211,17 @@ def test_weights_of_any_float_are_read_as_float32(dtype, tmp_path):
     assert np.array_equal(read.bias, module.linear.bias.detach().float().numpy())
 
 
-def test_save_head_replaces_only_a_head(tmp_path):
+def test_save_replaces_only_a_head(tmp_path):
     head = Head(WEIGHT, record=RECORD)
-    save_head(DimReduce(5, 2), tmp_path / "head")
+    save(DimReduce(5, 2), tmp_path / "head")
     with pytest.raises(FileExistsError, match=r"head exists: .*overwrite=True \(--force\)"):
-        save_head(head, tmp_path / "head")
-    save_head(head, tmp_path / "head", overwrite=True)
+        head.save(tmp_path / "head")
+    head.save(tmp_path / "head", overwrite=True)
     assert Head.load(tmp_path / "head").in_features == 8
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("three years")
     with pytest.raises(FileExistsError, match=r"holds no st_dimreduce.json: .*never replaced"):
-        save_head(head, tmp_path / "thesis", overwrite=True)
+        head.save(tmp_path / "thesis", overwrite=True)
 
 
 def test_for_another_norm_the_outputs_are_the_same():
@@ -229,7 +230,7 @@ def test_for_another_norm_the_outputs_are_the_same():
     longer = head.for_norm(7.0)
     assert longer.record.mean_norm == 7
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
-    assert np.allclose(longer.reduce(7 * unit), head.reduce(unit), atol=1e-6)
+    assert np.allclose(longer.reduce(7 * unit), head.forward(unit), atol=1e-6)
     assert np.allclose(head.for_norm(7.0).for_norm(1.0).weight, head.weight)
     with pytest.raises(ValueError, match=r"the head's record has no mean_norm.*: set it"):
         Head(WEIGHT).for_norm(7.0)
@@ -260,12 +261,15 @@ def test_a_head_needs_neither_torch_nor_sentence_transformers(tmp_path):
     code = """
 import sys
 import numpy as np
-from st_dimreduce import Head, Summary, fit_head, load_head, quantize, search
+from st_dimreduce import Head, Summary
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
+from st_dimreduce.fitting.fit import fit_head
 x = np.load(sys.argv[1] + "/x.npy")
-head = load_head(sys.argv[1] + "/head")
+head = Head.load(sys.argv[1] + "/head")
 assert head.precision == "int4"
-codes = quantize(head.reduce(x), head.precision)
-assert search(head.reduce(x[:2]), codes, head.precision, 1)[1].shape == (2, 1)
+codes = quantize(head.forward(x), head.precision)
+assert search(head.forward(x[:2]), codes, head.precision, 1)[1].shape == (2, 1)
 fit_head(Summary.of(x), 3).save(sys.argv[1] + "/other")
 loaded = {name.partition(".")[0] for name in sys.modules}
 assert not loaded & {"torch", "transformers", "sentence_transformers", "huggingface_hub", "pyarrow"}, loaded

@@ -50,7 +50,7 @@ def test_behind_a_model_that_ends_in_dense(tiny):
     assert names(reduced) == ["Transformer", "Pooling", "Dense", "Dense", "Normalize"]
     head = DimReduce.from_model(reduced)
     assert head.in_features == 24
-    assert cosine(head.reduce(base.encode(SENTENCES)), reduced.encode(SENTENCES)).min() >= 0.9999
+    assert cosine(head.forward(base.encode(SENTENCES)), reduced.encode(SENTENCES)).min() >= 0.9999
 
 
 def test_behind_a_static_embedding(tiny_path):

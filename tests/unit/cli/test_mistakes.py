@@ -7,7 +7,8 @@ import shlex
 import numpy as np
 import pytest
 
-from st_dimreduce import attach_head, build_index, fit_on_vectors, load_head, reduce_vectors, save_head, save_portable
+from st_dimreduce import Head, save_portable
+from st_dimreduce.vectors.index import build_index
 from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES, make_tiny
 
@@ -76,12 +77,12 @@ def folder(tiny_path, tmp_path_factory):
     base = make_tiny(tiny_path)
     base.save_pretrained(str(folder / "base"))
     vectors = base.encode(SENTENCES)
-    head = fit_on_vectors(vectors, 8, precision="int4")
-    save_head(head, folder / "head")
-    save_portable(attach_head(base, head), folder / "small")
-    other = fit_on_vectors(vectors[::-1] * np.geomspace(1, 9, 32, dtype=np.float32), 8)
-    reduce_vectors(vectors, head, folder / "codes.npy", "int4")
-    reduce_vectors(vectors, other, folder / "other.npy", "int4")
+    head = Head.fit(vectors, 8, precision="int4")
+    head.save(folder / "head")
+    save_portable(head.attach(base), folder / "small")
+    other = Head.fit(vectors[::-1] * np.geomspace(1, 9, 32, dtype=np.float32), 8)
+    head.transform_file(vectors, folder / "codes.npy", "int4")
+    other.transform_file(vectors, folder / "other.npy", "int4")
     (folder / "home").mkdir()
     (folder / "home" / "thesis.txt").write_text("three years")
     for name, text in {
@@ -112,7 +113,7 @@ def folder(tiny_path, tmp_path_factory):
 def test_a_mistake_gets_one_line_and_writes_nothing(command, folder, monkeypatch):
     monkeypatch.chdir(folder)
     if " index " in command and not (folder / "index").exists():
-        build_index(folder / "codes.npy", load_head(folder / "head"), folder / "index")
+        build_index(folder / "codes.npy", Head.load(folder / "head"), folder / "index")
     before = sorted(folder.rglob("*"))
     done = run(*shlex.split(command))
     assert done.exit_code == 2, done.output

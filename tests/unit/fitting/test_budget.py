@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from st_dimreduce import Pairs, Precision, Size, Summary, choose, dequantize, fit_head, fit_on_vectors, quantize
+from st_dimreduce import Head, Pairs, Precision, Size, Summary
+from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.codes.stores import STORES, columns_of
 from st_dimreduce.enums import Store
+from st_dimreduce.fitting.budget import choose
 from st_dimreduce.fitting.closed_form import closed_form_head
 from st_dimreduce.fitting.contrastive import _loss, contrast_head
 from st_dimreduce.fitting.distillation import distill_head
+from st_dimreduce.fitting.fit import fit_head
 
 RNG = np.random.default_rng(0)
 SPREAD = np.linspace(2, 0.3, 32)
@@ -28,7 +31,7 @@ def shares(choice):
 @pytest.mark.parametrize("budget", [1, 4, 8, 16, 32, 64, 128])
 @pytest.mark.parametrize("pairs", [None, PAIRS])
 def test_the_best_option_within_the_budget_is_taken(budget, pairs):
-    choice = choose(SUMMARY, bytes_per_vector=budget, pairs=pairs)
+    choice = choose(SUMMARY, Size(bytes=budget), pairs=pairs)
     assert choice.best.bytes_per_vector <= budget
     assert choice.best.bytes_per_vector == Precision(choice.best.precision).bytes_per_vector(choice.best.out_features)
     assert choice.best.retention == max(shares(choice).values())
@@ -37,13 +40,13 @@ def test_the_best_option_within_the_budget_is_taken(budget, pairs):
 
 
 def test_the_full_vector_keeps_everything():
-    choice = choose(SUMMARY, bytes_per_vector=128, objective="fidelity")
+    choice = choose(SUMMARY, Size(bytes=128), objective="fidelity")
     assert shares(choice)[32, "float32"] == pytest.approx(1, abs=1e-3)
 
 
 def test_more_bytes_keep_more():
     kept = [
-        choose(SUMMARY, bytes_per_vector=budget, objective="fidelity").best.retention for budget in (2, 4, 8, 16, 32)
+        choose(SUMMARY, Size(bytes=budget), objective="fidelity").best.retention for budget in (2, 4, 8, 16, 32)
     ]
     assert kept == sorted(kept)
     assert kept[0] < 0.5
@@ -51,7 +54,7 @@ def test_more_bytes_keep_more():
 
 
 def test_keep_takes_the_smallest_that_does():
-    choice = choose(SUMMARY, keep=0.8, objective="fidelity")
+    choice = choose(SUMMARY, Size(keep=0.8), objective="fidelity")
     assert choice.best.retention >= 0.8
     assert all(
         option.retention < 0.8 for option in choice.measured if option.bytes_per_vector < choice.best.bytes_per_vector
@@ -60,20 +63,20 @@ def test_keep_takes_the_smallest_that_does():
 
 def test_keep_that_nothing_does_is_said():
     with pytest.warns(UserWarning, match="nothing keeps 100.0% of the overlap@10: the best keeps"):
-        choice = choose(SUMMARY, keep=1.0, precision="int8")
+        choice = choose(SUMMARY, Size(keep=1.0, precision="int8"))
     assert choice.best.retention == max(shares(choice).values())
     assert not choice.best.keeps(1.0)
 
 
 def test_keep_goes_by_the_lower_end_of_the_interval():
-    choice = choose(SUMMARY, keep=0.8, objective="fidelity")
+    choice = choose(SUMMARY, Size(keep=0.8), objective="fidelity")
     assert 0.8 <= choice.best.low < choice.best.retention
     asked = choice.best.retention - 1e-9
-    assert choose(SUMMARY, keep=asked, objective="fidelity").best.bytes_per_vector > choice.best.bytes_per_vector
+    assert choose(SUMMARY, Size(keep=asked), objective="fidelity").best.bytes_per_vector > choice.best.bytes_per_vector
 
 
 def test_keep_takes_the_directions_of_fidelity_where_those_of_quality_do_not_keep_it():
-    choice = choose(SUMMARY, keep=1.0)
+    choice = choose(SUMMARY, Size(keep=1.0))
     assert choice.strength == 0
     assert choice.best.keeps(1.0)
 
@@ -85,7 +88,7 @@ def by_type(choice):
 @pytest.mark.parametrize("store", ["pgvector", "elasticsearch", "chroma", "qdrant", "faiss"])
 @pytest.mark.parametrize("budget", [4, 24])
 def test_a_store_gets_what_it_searches(store, budget):
-    choice = choose(SUMMARY, bytes_per_vector=budget, pairs=PAIRS, store=store)
+    choice = choose(SUMMARY, Size(bytes=budget), pairs=PAIRS, store=store)
     assert choice.store == store
     columns = {column.precision.value: column for column in columns_of(Store(store))}
     assert {option.precision for option in choice.measured} == columns.keys()
@@ -96,23 +99,23 @@ def test_a_store_gets_what_it_searches(store, budget):
 
 
 def test_floats_of_16_bits_take_two_bytes_per_dimension():
-    choice = choose(SUMMARY, bytes_per_vector=24, objective="fidelity", store="pgvector")
+    choice = choose(SUMMARY, Size(bytes=24, store="pgvector"), objective="fidelity")
     assert by_type(choice)[12, "halfvec"].bytes_per_vector == 24
     assert (
         by_type(choice)[12, "halfvec"].retention
-        == choose(SUMMARY, bytes_per_vector=48, objective="fidelity", store="chroma").best.retention
+        == choose(SUMMARY, Size(bytes=48, store="chroma"), objective="fidelity").best.retention
     )
 
 
 def test_a_store_that_compares_bits_with_bits_is_measured_so():
     """Float queries find more in the same bits."""
-    bits = choose(SUMMARY, bytes_per_vector=4, objective="fidelity", store="pgvector")
-    floats = choose(SUMMARY, bytes_per_vector=4, objective="fidelity", store="faiss")
+    bits = choose(SUMMARY, Size(bytes=4, store="pgvector"), objective="fidelity")
+    floats = choose(SUMMARY, Size(bytes=4, store="faiss"), objective="fidelity")
     assert by_type(bits)[32, "bit"].retention < by_type(floats)[32, "build_index"].retention - 0.05
 
 
 def test_keep_measures_what_more_bytes_do_not_improve_once():
-    choice = choose(SUMMARY, keep=0.9, objective="fidelity", store="pgvector")
+    choice = choose(SUMMARY, Size(keep=0.9, store="pgvector"), objective="fidelity")
     assert len(by_type(choice)) == len(choice.measured)
     assert choice.best.retention >= 0.9
     assert choice.best.column == "halfvec"
@@ -121,15 +124,15 @@ def test_keep_measures_what_more_bytes_do_not_improve_once():
 def test_a_limit_of_the_store_is_kept(monkeypatch):
     halves = replace(columns_of(Store.PGVECTOR)[0], most=10)
     monkeypatch.setitem(STORES, Store.PGVECTOR, replace(STORES[Store.PGVECTOR], columns=(halves,)))
-    [option] = choose(SUMMARY, bytes_per_vector=100, store="pgvector").measured
+    [option] = choose(SUMMARY, Size(bytes=100, store="pgvector")).measured
     assert option.out_features == 10
 
 
 def test_a_head_knows_what_its_store_holds():
-    head = fit_head(SUMMARY, Size(bytes_per_vector=4, store="pgvector"), cloze_pairs=PAIRS)
+    head = fit_head(SUMMARY, Size(bytes=4, store="pgvector"), cloze_pairs=PAIRS)
     assert (head.out_features, head.precision) == (32, Precision.BINARY)
     assert (head.record.choice["store"], head.record.choice["best"]["column"]) == ("pgvector", "bit")
-    assert fit_on_vectors(X, keep=0.5, store="chroma", objective="fidelity").precision is Precision.FLOAT32
+    assert Head.fit(X, Size(keep=0.5, store="chroma"), objective="fidelity").precision is Precision.FLOAT32
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,7 @@ def test_too_few_vectors_to_choose_by():
 
 def overlap(head, precision="float32"):
     full = X / np.linalg.norm(X, axis=1, keepdims=True)
-    small = head.reduce(X, normalize_embeddings=True)
+    small = head.transform(X)
     stored = dequantize(quantize(small, precision), precision, head.out_features)
     tops = [np.argsort(-scores, axis=1)[:, 1:11] for scores in (full[:300] @ full.T, small[:300] @ stored.T)]
     return np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*map(np.ndarray.tolist, tops), strict=True)])
@@ -192,7 +195,7 @@ def test_distillation_finds_more_of_the_base_models_neighbours(precision):
 
 
 def test_training_never_returns_worse_than_it_was_given():
-    start = closed_form_head(SUMMARY, 8, objective="fidelity")
+    start = closed_form_head(SUMMARY, 8, strength=0)
     ruined = distill_head(start, SUMMARY, learning_rate=100.0, steps=25)
     assert ruined.record.distilled_steps == 0
     assert np.allclose(ruined.weight, start.weight, rtol=1e-5)
@@ -204,11 +207,11 @@ def test_labelled_pairs_teach_what_belongs_together():
     loud, quiet = 1.5 * RNG.standard_normal((2, 1000, 32)), RNG.standard_normal((1000, 32))
     loud[..., 16:], quiet[:, :16] = 0, 0
     train, test = (Pairs((loud[0] + quiet)[rows], (loud[1] + quiet)[rows]) for rows in (slice(700), slice(700, None)))
-    start = closed_form_head(Summary.of(np.concatenate([train.queries, train.documents])), 16, objective="fidelity")
+    start = closed_form_head(Summary.of(np.concatenate([train.queries, train.documents])), 16, strength=0)
     before = start.weight.copy()
 
     def found(head):
-        queries, documents = (head.reduce(rows, normalize_embeddings=True) for rows in (test.queries, test.documents))
+        queries, documents = (head.transform(rows) for rows in (test.queries, test.documents))
         return ((queries @ documents.T).argmax(axis=1) == np.arange(300)).mean()
 
     taught = contrast_head(start, train, learning_rate=0.02)
@@ -239,10 +242,10 @@ def test_a_negative_is_pushed_away():
     wrong[:, 24:] = -right[:, 24:]
     queries = subject + 0.5 * (right - subject)
     summary = Summary.of(np.concatenate([queries, right, wrong]))
-    start = closed_form_head(summary, 8, objective="fidelity")
+    start = closed_form_head(summary, 8, strength=0)
 
     def told_apart(head):
-        reduced = [head.reduce(rows, normalize_embeddings=True) for rows in (queries, right, wrong)]
+        reduced = [head.transform(rows) for rows in (queries, right, wrong)]
         return float(((reduced[0] * reduced[1]).sum(axis=1) - (reduced[0] * reduced[2]).sum(axis=1)).mean())
 
     without = contrast_head(start, Pairs(queries[:800], right[:800]), steps=100)
@@ -287,8 +290,8 @@ def kept_by_definition(summary, size, precision, objective, pairs, seed):
         queries, documents, fitted = unseen.queries, np.concatenate([unseen.documents, others]), summary
     settings = {"objective": objective, "cloze_pairs": paired, "rotation": "random", "seed": seed, "gain": 1e-3}
     head = closed_form_head(fitted, size, **settings)
-    stored = dequantize(quantize(head.reduce(documents), precision), precision, size)
-    full, small = queries @ documents.T, head.reduce(queries) @ stored.T
+    stored = dequantize(quantize(head.forward(documents), precision), precision, size)
+    full, small = queries @ documents.T, head.forward(queries) @ stored.T
     if pairs is None:
         tops = [np.argsort(-scores, axis=1)[:, :10].tolist() for scores in (full, small)]
         share = np.mean([len(set(one) & set(other)) / 10 for one, other in zip(*tops, strict=True)])
@@ -307,7 +310,7 @@ def ndcg(scores, last):
 @pytest.mark.parametrize("count", [200, 3000])
 def test_what_is_kept_of_the_neighbours_is_measured_on_held_out_vectors(objective, count):
     summary = Summary.of(X[:count] + np.float32(0.5))
-    choice = choose(summary, bytes_per_vector=8, objective=objective, seed=5)
+    choice = choose(summary, Size(bytes=8), objective=objective, seed=5)
     assert shares(choice).keys() == {(32, "int2"), (16, "int4"), (8, "int8")}
     for (size, precision), kept in shares(choice).items():
         expected, _ = kept_by_definition(summary, size, precision, objective, None, 5)
@@ -315,7 +318,7 @@ def test_what_is_kept_of_the_neighbours_is_measured_on_held_out_vectors(objectiv
 
 
 def test_what_is_kept_of_the_answers_is_the_mean_over_three_thirds_of_the_pairs():
-    choice = choose(SUMMARY, bytes_per_vector=2, pairs=PAIRS, seed=5)
+    choice = choose(SUMMARY, Size(bytes=2), pairs=PAIRS, seed=5)
     for (size, precision), kept in shares(choice).items():
         each = [kept_by_definition(SUMMARY, size, precision, "quality", PAIRS, seed) for seed in (5, 6, 7)]
         low, high = np.mean(each, axis=0)
@@ -324,7 +327,7 @@ def test_what_is_kept_of_the_answers_is_the_mean_over_three_thirds_of_the_pairs(
 
 
 def test_options_that_waste_half_of_the_budget_are_left_out():
-    assert shares(choose(SUMMARY, bytes_per_vector=16)).keys() == {(32, "int4"), (16, "int8")}
-    assert shares(choose(SUMMARY, bytes_per_vector=128)).keys() == {(32, "int8"), (32, "float32")}
+    assert shares(choose(SUMMARY, Size(bytes=16))).keys() == {(32, "int4"), (16, "int8")}
+    assert shares(choose(SUMMARY, Size(bytes=128))).keys() == {(32, "int8"), (32, "float32")}
     few = Summary.of(X[:60, :8])
-    assert shares(choose(few, bytes_per_vector=1)).keys() == {(8, "binary"), (4, "int2"), (2, "int4"), (1, "int8")}
+    assert shares(choose(few, Size(bytes=1))).keys() == {(8, "binary"), (4, "int2"), (2, "int4"), (1, "int8")}

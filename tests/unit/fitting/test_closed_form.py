@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from st_dimreduce import Pairs, Precision, Summary, dequantize, quantize
+from st_dimreduce import Pairs, Precision, Summary
+from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.fitting.closed_form import closed_form_head as fit_head
 
 RNG = np.random.default_rng(0)
@@ -24,14 +25,14 @@ def cosines(x):
 
 
 def test_all_dimensions_without_whitening_keep_every_cosine():
-    head = fit_head(SUMMARY, 24, objective="fidelity", gain=0.01)
+    head = fit_head(SUMMARY, 24, strength=0)
     unit = X[:200] / np.linalg.norm(X[:200], axis=1, keepdims=True)
-    assert np.allclose(cosines(head.reduce(unit)), cosines(unit), atol=1e-3)
+    assert np.allclose(cosines(head.forward(unit)), cosines(unit), atol=1e-3)
 
 
 @pytest.mark.parametrize("rotation", ["itq", "random", None])
 def test_spans_the_uncentred_subspace_whatever_the_rotation(rotation):
-    weight = fit_head(SUMMARY, 6, objective="fidelity", rotation=rotation).weight
+    weight = fit_head(SUMMARY, 6, strength=0, rotation=rotation).weight
     _, directions = np.linalg.eigh(SUMMARY.gram)
     top = directions[:, -6:]
     inside = np.linalg.norm(weight @ top) / np.linalg.norm(weight)
@@ -40,25 +41,25 @@ def test_spans_the_uncentred_subspace_whatever_the_rotation(rotation):
 
 def test_whitening_divides_by_the_power_of_the_eigenvalue():
     values = np.linalg.eigvalsh(SUMMARY.gram)[::-1][:6]
-    weight = fit_head(SUMMARY, 6, whitening=0.25, rotation=None, objective="fidelity").weight
+    weight = fit_head(SUMMARY, 6, whitening=0.25, rotation=None, strength=0).weight
     lengths = np.linalg.norm(weight, axis=1) * values**0.25
     assert np.allclose(lengths, lengths[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("precision", Precision)
 def test_nested_outputs_are_cut_where_they_were_nested(precision):
-    nested = fit_head(SUMMARY, 24, nested=(8, 16, 24), gain=0.01)
+    nested = fit_head(SUMMARY, 24, nested=(8, 16, 24))
     assert nested.record.nested == (8, 16, 24)
     rows = SUMMARY.sample[:300]
-    outputs = nested.reduce(rows)
+    outputs = nested.forward(rows)
     for size in (8, 16):
-        own = fit_head(SUMMARY, size, gain=0.01)
-        assert np.allclose(cosines(outputs[:, :size]), cosines(own.reduce(rows)), atol=1e-3)
+        own = fit_head(SUMMARY, size)
+        assert np.allclose(cosines(outputs[:, :size]), cosines(own.forward(rows)), atol=1e-3)
         width = quantize(outputs[:1, :size], precision).shape[1]
         cut = dequantize(quantize(outputs, precision)[:, :width], precision, size)
         shorter = dequantize(quantize(outputs[:, :size], precision), precision, size)
         assert (cut * shorter).sum(axis=1).mean() > 0.93
-    whole = fit_head(SUMMARY, 24, gain=0.01).reduce(rows)
+    whole = fit_head(SUMMARY, 24).forward(rows)
     assert np.allclose(cosines(outputs), cosines(whole), atol=1e-3)
 
 
@@ -85,7 +86,7 @@ def test_a_rotation_spreads_the_variance_and_itq_suits_signs_best():
     assert deviation("itq").max() / deviation("itq").min() < 1.5
 
     def cosine_after_signs(rotation):
-        reduced = fit_head(SUMMARY, 20, whitening=0, rotation=rotation).reduce(SUMMARY.sample)
+        reduced = fit_head(SUMMARY, 20, whitening=0, rotation=rotation).forward(SUMMARY.sample)
         centred = reduced - reduced.mean(axis=0)
         return (np.abs(centred).sum(axis=1) / np.linalg.norm(centred, axis=1)).mean() / np.sqrt(20)
 
@@ -106,8 +107,8 @@ def test_rounding_in_the_vectors_stays_rounding_in_the_head(objective, rotation)
     rounded = x * (1 + 1e-6 * rng.standard_normal(x.shape)).astype(np.float32)
     reduced = []
     for rows in (x, rounded):
-        head = fit_head(Summary.of(rows), 64, objective=objective, rotation=rotation)
-        reduced.append(head.reduce_stored(x[:500], normalize_embeddings=True))
+        head = fit_head(Summary.of(rows), 64, strength=STRENGTHS[objective], rotation=rotation)
+        reduced.append(head.transform(x[:500]))
     assert (reduced[0] * reduced[1]).sum(axis=1).min() > 0.9999
     codes = [quantize(rows, "binary") for rows in reduced]
     assert np.unpackbits(codes[0] ^ codes[1]).mean() < 0.002
@@ -115,19 +116,19 @@ def test_rounding_in_the_vectors_stays_rounding_in_the_head(objective, rotation)
 
 def test_merged_summaries_fit_the_same_subspace():
     merged = Summary.of(X[:700]).merge(Summary.of(X[700:]))
-    one, two = (fit_head(s, 8, rotation=None, gain=0.1).reduce(X[:50]) for s in (SUMMARY, merged))
+    one, two = (fit_head(s, 8, rotation=None).forward(X[:50]) for s in (SUMMARY, merged))
     assert np.allclose(cosines(one), cosines(two), atol=1e-4)
 
 
 def test_vectors_of_a_lower_rank_than_asked_for():
     flat = X.copy()
     flat[:, 4:] = 0
-    reduced = fit_head(Summary.of(flat), 8, whitening=0.5).reduce(flat[:50])
+    reduced = fit_head(Summary.of(flat), 8, whitening=0.5).forward(flat[:50])
     assert np.isfinite(reduced).all()
 
 
 def test_every_vector_alike():
-    reduced = fit_head(Summary.of(np.ones((50, 24), np.float32)), 4).reduce(np.ones((2, 24), np.float32))
+    reduced = fit_head(Summary.of(np.ones((50, 24), np.float32)), 4).forward(np.ones((2, 24), np.float32))
     assert np.isfinite(reduced).all()
     assert np.abs(reduced).sum() > 0
 
@@ -136,7 +137,7 @@ def test_quality_drops_the_direction_that_all_vectors_share():
     shared = X + np.float32(2)
     summary = Summary.of(shared)
     for objective, expected in (("quality", 0), ("fidelity", 1)):
-        weight = fit_head(summary, 8, objective=objective, rotation=None).weight
+        weight = fit_head(summary, 8, strength=STRENGTHS[objective], rotation=None).weight
         seen = (
             np.linalg.norm(weight @ summary.mean) / np.linalg.norm(weight, axis=1).max() / np.linalg.norm(summary.mean)
         )
@@ -152,7 +153,7 @@ def test_pairs_damp_the_directions_in_which_they_differ():
 
     def found(**settings):
         head = fit_head(summary, 12, **settings)
-        queries, documents = (head.reduce(rows, normalize_embeddings=True) for rows in (pairs.queries, pairs.documents))
+        queries, documents = (head.transform(rows) for rows in (pairs.queries, pairs.documents))
         return ((queries @ documents.T).argmax(axis=1) == np.arange(600)).mean()
 
     assert found(cloze_pairs=pairs) > found() + 0.05

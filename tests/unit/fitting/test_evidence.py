@@ -3,9 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from st_dimreduce import Objective, Pairs, Precision, Size, Summary, choose, fit_head
+from st_dimreduce import Pairs, Precision, Size, Summary
 from st_dimreduce.codes.stores import Column
+from st_dimreduce.enums import Objective
+from st_dimreduce.fitting.budget import choose
 from st_dimreduce.fitting.evidence import Evidence
+from st_dimreduce.fitting.fit import fit_head
 
 WIDTH, TOPIC = 48, 24
 FLOAT = Column(Precision.FLOAT32)
@@ -59,7 +62,7 @@ def test_without_cloze_pairs_nothing_is_chosen():
 def test_a_given_strength_is_taken():
     summary, pairs = corpus(nuisance=0.8)
     assert strength(summary, pairs, strength=0.3) == 0.3
-    assert choose(summary, bytes_per_vector=8, cloze_pairs=pairs, strength=0.3).strength == 0.3
+    assert choose(summary, Size(bytes=8), cloze_pairs=pairs, strength=0.3).strength == 0.3
     weak, strong = (fit_head(summary, 8, cloze_pairs=pairs, strength=value) for value in (0.1, 2))
     assert not np.allclose(weak.weight, strong.weight, atol=1e-3)
     with pytest.raises(ValueError, match="strength=-1: choose 0"):
@@ -68,7 +71,7 @@ def test_a_given_strength_is_taken():
 
 def test_a_budget_measures_the_strength_that_it_fits():
     summary, pairs = corpus(nuisance=0.8)
-    head = fit_head(summary, Size(bytes_per_vector=8), cloze_pairs=pairs)
+    head = fit_head(summary, Size(bytes=8), cloze_pairs=pairs)
     assert head.record.choice is not None
     assert head.record.choice["strength"] == head.record.strength > 0.5
 

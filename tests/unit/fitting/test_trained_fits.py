@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from st_dimreduce import Pairs, Precision, Size, Summary, choose, dequantize, fit_head, quantize
+from st_dimreduce import Pairs, Precision, Size, Summary
+from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.fitting import contrastive, distillation
+from st_dimreduce.fitting.budget import choose
 from st_dimreduce.fitting.contrastive import contrast_head
 from st_dimreduce.fitting.distillation import distill_head
+from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.training import batches, read_back, train
 
 RNG = np.random.default_rng(0)
@@ -51,7 +54,7 @@ def losses(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["float32", "int2"])
 def test_distillation_teaches_the_cosines_softmax(precision, losses):
-    trained = distill_head(HEAD, SUMMARY, precision=precision, steps=9, learning_rate=0.5, show_progress_bar=False)
+    trained = distill_head(HEAD, SUMMARY, precision=precision, steps=9, learning_rate=0.5)
     assert losses["head"] is HEAD
     assert losses["settings"] == {"steps": 9, "learning_rate": 0.5, "show_progress_bar": False}
     assert trained.record.distilled_steps == 7
@@ -80,7 +83,7 @@ def test_contrast_is_the_symmetric_loss_over_a_batch(precision, negatives, losse
     wrong = X[40:80] if negatives else None
     pairs = Pairs(queries, documents, wrong)
     trained = contrast_head(
-        HEAD, pairs, precision=precision, steps=9, learning_rate=0.5, seed=3, show_progress_bar=False
+        HEAD, pairs, precision=precision, steps=9, learning_rate=0.5, seed=3
     )
     assert losses["settings"] == {"steps": 9, "learning_rate": 0.5, "show_progress_bar": False}
     assert (trained.record.labelled_pairs, trained.record.trained_steps) == (40, 7)
@@ -127,7 +130,7 @@ def test_training_is_adam_with_a_warm_up_and_a_cosine_and_keeps_the_best_held_ou
         assert not weight.requires_grad or not torch.is_grad_enabled()
         return torch.tensor(next(told))
 
-    trained, step = train(head, loss, held_out, steps=60, learning_rate=0.1, show_progress_bar=False)
+    trained, step = train(head, loss, held_out, steps=60, learning_rate=0.1)
 
     scale = float(np.sqrt(np.square(head.weight).mean()))
     weight = (torch.from_numpy(head.weight) / scale).requires_grad_()
@@ -151,7 +154,7 @@ def test_training_is_adam_with_a_warm_up_and_a_cosine_and_keeps_the_best_held_ou
 def test_the_last_step_is_looked_at_too():
     target = torch.ones(8, 16)
     losses = [lambda weight: ((weight - target) ** 2).mean()] * 2
-    assert train(HEAD, *losses, steps=7, learning_rate=0.01, show_progress_bar=False)[1] == 7
+    assert train(HEAD, *losses, steps=7, learning_rate=0.01)[1] == 7
 
 
 @pytest.mark.parametrize("precision", Precision)
@@ -180,7 +183,7 @@ def test_every_fit_shows_how_far_it_is(monkeypatch, capsys):
     fits = {
         "Rotating: 100%": lambda shown: fit_head(SUMMARY, 8, show_progress_bar=shown),
         "Training: 100%": lambda shown: distill_head(HEAD, SUMMARY, steps=2, show_progress_bar=shown),
-        "Choosing: 3.00 options": lambda shown: choose(SUMMARY, bytes_per_vector=4, show_progress_bar=shown),
+        "Choosing: 3.00 options": lambda shown: choose(SUMMARY, Size(bytes=4), show_progress_bar=shown),
         "Choosing: 100%": lambda shown: fit_head(SUMMARY, 8, cloze_pairs=PAIRS, show_progress_bar=shown),
     }
     for begin, fit in fits.items():
