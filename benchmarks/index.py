@@ -25,10 +25,14 @@ from benchmarks.data import CACHE
 from benchmarks.measuring import held, once, run_module, seconds_and_peak_shared
 from benchmarks.printing import header, paragraph, table, write
 from benchmarks.widened import MODEL, near, real, widened
-from st_dimreduce import CodeIndex, Head, Precision, Summary, build_index, fit_head, open_index, search
+from st_dimreduce import Head, Precision, Summary
 from st_dimreduce.codes.calibration import share_found
+from st_dimreduce.codes.index import CodeIndex, open_index
 from st_dimreduce.codes.metrics import overlaps, retrieval
+from st_dimreduce.codes.search import search
 from st_dimreduce.files import new_file
+from st_dimreduce.fitting.fit import fit_head
+from st_dimreduce.vectors.index import build_index
 
 KEPT = CACHE / "index.json"
 FOLDER = CACHE / "indexes"
@@ -73,7 +77,7 @@ class Data:
                 np.save(file, found)
         self.neighbours = np.load(path)
         self.head: Head = fit_head(Summary.of(self.documents), SIZE).with_record(mean_norm=1.0, precision=PRECISION)
-        self.reduced = self.head.reduce_stored(self.queries)
+        self.reduced = self.head.transform(self.queries)
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         """Yield so many vectors."""
@@ -111,9 +115,7 @@ def build(rows: int) -> dict[str, float]:
     shutil.rmtree(path, ignore_errors=True)
     _codes_at(rows).unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    seconds, peak = seconds_and_peak_shared(
-        lambda: build_index(data.blocks(rows), data.head, path, show_progress_bar=False)
-    )
+    seconds, peak = seconds_and_peak_shared(lambda: build_index(data.blocks(rows), data.head, path))
     drawing = once(lambda: [None for _ in data.blocks(rows)])
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 2**20
     return {"seconds": seconds - drawing, "peak": peak, "size": size}
@@ -184,7 +186,7 @@ def peer(name: str, rows: int) -> dict[str, Any]:
     asked = data.queries
     if name == "ours":
         begin = time.perf_counter()
-        index = build_index(data.blocks(rows), data.head, show_progress_bar=False)
+        index = build_index(data.blocks(rows), data.head)
         found["seconds"] = time.perf_counter() - begin - once(lambda: [None for _ in data.blocks(rows)])
         found["bytes"] = 64
         asked = data.reduced

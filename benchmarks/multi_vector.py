@@ -17,9 +17,14 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 from benchmarks.data import CACHE, DATASETS, SHARED, digest, minilm_path, vectors
 from benchmarks.printing import header, paragraph, table, write
-from st_dimreduce import Objective, Summary, TokenCodes, fit_head, quantize, search, search_multi_vector
+from st_dimreduce import Summary
 from st_dimreduce.codes.metrics import Mean, interval, retrieval
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
+from st_dimreduce.codes.tokens import TokenCodes, search_multi_vector
+from st_dimreduce.enums import Objective
 from st_dimreduce.files import new_file
+from st_dimreduce.fitting.fit import fit_head
 
 ABOUT = """
     The token embeddings of all-MiniLM-L6-v2, scaled to norm 1 and scored by MaxSim: no late-interaction model could be
@@ -104,7 +109,7 @@ def rows(dataset: str) -> Iterator[Row]:
         for objective in Objective:
             for size in dict.fromkeys(size for size, _ in sizes):
                 head = fit_head(summary, size, objective=objective)
-                reduced, searching = ([head.reduce_stored(each) for each in side] for side in (stored, asked))
+                reduced, searching = ([head.transform(each) for each in side] for side in (stored, asked))
                 for precision in (precision for each, precision in sizes if each == size):
                     codes = TokenCodes.of(reduced, precision)
                     named = f"{size} x {precision}"

@@ -20,7 +20,9 @@ from sentence_transformers.util import quantize_embeddings
 from sklearn.decomposition import PCA
 
 from benchmarks.data import Find, Task
-from st_dimreduce import DimReduce, Precision, quantize, search
+from st_dimreduce import DimReduce, Precision
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
 from st_dimreduce.evaluation.peers import (
     inner_index,
     make_index,

@@ -40,15 +40,19 @@ from benchmarks.data import (
     TUNING_STEPS,
     Task,
     fit_unit_vectors,
+    fit_untrained,
     measured,
 )
 from benchmarks.peers import BUDGETS, PEERS, SEEDED, Found, Peer, Refused
 from benchmarks.printing import FOLDER, header, paragraph, table, write
 from benchmarks.training import BATCH
-from st_dimreduce import Objective, Precision, Size, Summary, quantize, search
+from st_dimreduce import Precision, Size, Summary
+from st_dimreduce.codes.metrics import Estimate, Mean, RankCorrelation, interval
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
+from st_dimreduce.enums import Objective
 from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
-from st_dimreduce.codes.metrics import Estimate, Mean, RankCorrelation, interval
 from st_dimreduce.evaluation.peers import OPQ_STEPS
 from st_dimreduce.evaluation.plots import THEMES, ThemeName, label_ends, style
 from st_dimreduce.files import new_file
@@ -73,17 +77,10 @@ def ours(task: Task, budget: int, seed: int) -> Iterator[Found]:
     for objective in Objective:
         start = time.perf_counter()
         summary = Summary.of(task.train, seed=seed)
-        head = fit_unit_vectors(
-            summary,
-            Size(bytes_per_vector=budget),
-            objective=objective,
-            cloze_pairs=task.cloze_pairs,
-            train=False,
-            seed=seed,
-        )
+        head = fit_untrained(summary, Size(bytes=budget), objective, task.cloze_pairs, seed)
         seconds = time.perf_counter() - start
         precision = head.precision
-        find = partial(search, head.reduce(task.queries), quantize(head.reduce(task.documents), precision), precision)
+        find = partial(search, head.forward(task.queries), quantize(head.forward(task.documents), precision), precision)
         setting = f"{objective.value}, {head.out_features} x {precision.value}"
         yield Found(setting, find, precision.bytes_per_vector(head.out_features), head.weight.nbytes, seconds)
 
@@ -127,7 +124,7 @@ def check(task: Task) -> None:
     if task.texts.relevant is None:
         return
     head = fit_unit_vectors(Summary.of(task.train), 64)
-    queries, documents = head.reduce(task.queries), head.reduce(task.documents)
+    queries, documents = head.forward(task.queries), head.forward(task.documents)
     reduced = [Stored("reduced", Embedded(queries, documents), Precision.INT8)]
     row = compare_embeddings(Embedded(task.queries, task.documents), reduced, task.texts.relevant).rows[1]
     here = task.judge(partial(search, queries, quantize(documents, Precision.INT8), Precision.INT8))

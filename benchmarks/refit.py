@@ -12,7 +12,10 @@ import numpy as np
 
 from benchmarks.data import Task
 from benchmarks.printing import FOLDER, header, paragraph, table, write
-from st_dimreduce import Head, Precision, Summary, dequantize, fit_head, quantize, search
+from st_dimreduce import Head, Precision, Summary
+from st_dimreduce.codes.precision import dequantize, quantize
+from st_dimreduce.codes.search import search
+from st_dimreduce.fitting.fit import fit_head
 
 ABOUT = """
     {:,} docstrings and {:,} queries, all-MiniLM-L6-v2: nDCG@10 in percent of the full vectors'. The old head was fitted
@@ -35,7 +38,7 @@ def main() -> None:
     full = task.judge(lambda top_k: search(task.queries, task.documents, "float32", top_k))["ndcg"]
 
     def share(head: Head, precision: Precision, documents: np.ndarray = task.documents) -> str:
-        codes, queries = quantize(head.reduce_stored(documents), precision), head.reduce_stored(task.queries)
+        codes, queries = quantize(head.transform(documents), precision), head.transform(task.queries)
         return f"{100 * task.judge(lambda top_k: search(queries, codes, precision, top_k))['ndcg'] / full:.1f}"
 
     olds: dict[str, Callable[[int], Head]] = {
@@ -48,7 +51,7 @@ def main() -> None:
         for name, fit in olds.items():
             old = fit(size)
             for precision in PRECISIONS:
-                codes = quantize(old.reduce_stored(task.documents), precision)
+                codes = quantize(old.transform(task.documents), precision)
                 back = mapped_back(old, dequantize(codes, precision, size))
                 again = share(fit_head(Summary.of(back), size), precision, back)
                 new = share(without, precision), share(with_texts, precision)

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import ray
 
 from benchmarks.printing import header, paragraph, table, write
-from st_dimreduce import Head, Precision, Summary, fit_head
+from st_dimreduce import Head, Precision, Summary
+from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.vectors.ray_data import SUMMARISED_ROWS, reduce_vectors, summarize
 
 WIDTH, OUT, PRECISION = 768, 256, Precision.INT2

@@ -26,8 +26,9 @@ from tokenizers import Tokenizer
 
 from benchmarks.measuring import timed
 from benchmarks.printing import header, paragraph, table, write
-from st_dimreduce import Precision, export, quantize, reduce_model, save_portable
+from st_dimreduce import Precision, export, reduce_model, save_portable
 from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.codes.precision import quantize
 
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it would report the use to its makers
 import openvino  # noqa: E402
@@ -87,7 +88,7 @@ def main() -> None:
     model = reduce_model(base, texts, OUT)
 
     def with_torch(some: list[str]) -> np.ndarray:
-        return model.encode(some, batch_size=BATCH, show_progress_bar=False)
+        return model.encode(some, batch_size=BATCH)
 
     with tempfile.TemporaryDirectory() as work:
         torch_folder, onnx_folder, openvino_folder = (Path(work, name) for name in ("torch", "onnx", "openvino"))

@@ -43,21 +43,13 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from benchmarks.measuring import vectors
 from benchmarks.printing import header, paragraph, table, write
-from st_dimreduce import (
-    Precision,
-    Summary,
-    build_index,
-    fit_head,
-    load_head,
-    open_index,
-    quantize,
-    reduce_model,
-    reduce_vectors,
-    rescore,
-    save_portable,
-    search,
-)
+from st_dimreduce import Head, Precision, Summary, reduce_model, save_portable
 from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.codes.index import open_index
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import rescore, search
+from st_dimreduce.fitting.fit import fit_head
+from st_dimreduce.vectors.index import build_index
 
 WARM_UP = 0.25  # of the time: until every path has been taken and every pool is full
 SAMPLES = 1000
@@ -109,7 +101,7 @@ class Applied(Job):
     def work(self) -> int:
         for suffix in ("npy", "parquet"):
             source, sink = self.folder / f"rows.{suffix}", self.folder / f"codes.{suffix}"
-            done = reduce_vectors(source, self.head, sink, Precision.INT4, overwrite=True, batch_bytes=1 << 20)
+            done = self.head.transform_file(source, sink, Precision.INT4, overwrite=True, batch_bytes=1 << 20)
             assert done.rows == 8192
         return 2
 
@@ -147,8 +139,8 @@ class Indexed(Job):
         super().__init__(folder)
         rows = vectors(20_000)
         head = fit_head(Summary.of(rows), 64).with_record(mean_norm=1.0, precision=Precision.INT4)
-        self.queries = head.reduce_stored(rows[:: len(rows) // 8][:8])
-        self.codes = quantize(head.reduce_stored(rows[:50]), Precision.INT4)
+        self.queries = head.transform(rows[:: len(rows) // 8][:8])
+        self.codes = quantize(head.transform(rows[:50]), Precision.INT4)
         self.index = build_index(rows, head, folder / "index")
         self.rounds = 0
 
@@ -190,7 +182,7 @@ class Replaced(Job):
         save_portable(self.model, self.folder / "model", overwrite=True)
         loaded = SentenceTransformer(str(self.folder / "model"), device="cpu")
         assert np.array_equal(self._encoded(loaded), self._encoded(self.model)), "the vectors of the saved model differ"
-        assert load_head(self.folder / "model").out_features == 8
+        assert Head.load(self.folder / "model").out_features == 8
         return 1
 
     def answers(self) -> bytes:
@@ -199,7 +191,7 @@ class Replaced(Job):
         return b"".join(path.read_bytes() for path in files) + self._encoded(self.model).tobytes()
 
     def _encoded(self, model: SentenceTransformer) -> np.ndarray:
-        return model.encode(QUERIES, show_progress_bar=False)
+        return model.encode(QUERIES)
 
 
 class Served(Job):

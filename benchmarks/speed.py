@@ -26,26 +26,19 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from benchmarks.data import CACHE
 from benchmarks.measuring import WIDTH, median_and_range, once, run_module, seconds_and_peak, timed, vectors
 from benchmarks.printing import header, table, write
-from st_dimreduce import (
-    Head,
-    Precision,
-    Summary,
-    choose,
-    fit_head,
-    load_head,
-    quantize,
-    reduce_vectors,
-    search,
-    summarize,
-)
+from st_dimreduce import Head, Precision, Size, Summary
 from st_dimreduce.codes.metrics import overlaps
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
+from st_dimreduce.fitting.budget import choose
+from st_dimreduce.vectors.fit import summarize
 
 OUT, OPQ_STEPS = 256, 5
 
 
 @cache
 def head(size: int = OUT) -> Head:
-    return fit_head(Summary.of(vectors(50_000)), size)
+    return Head.fit(vectors(50_000), size)
 
 
 def relative(names: list[str], seconds: list[list[float]], targets: dict[str, str]) -> str:
@@ -88,9 +81,9 @@ def fitting(chosen: argparse.Namespace) -> str:
         index.train(x)
 
     ways: dict[str, Callable[[], Any]] = {
-        "`fit_head(summary, 128)`": lambda: fit_head(summary, 128),
-        "`fit_head(summary, 256)`": lambda: fit_head(summary, 256),
-        "`choose(summary, bytes_per_vector=64)`": lambda: choose(summary, bytes_per_vector=64),
+        "`Head.fit(summary, 128)`": lambda: Head.fit(summary, 128),
+        "`Head.fit(summary, 256)`": lambda: Head.fit(summary, 256),
+        "`choose(summary, Size(bytes=64))`": lambda: choose(summary, Size(bytes=64)),
     }
     seconds = timed(chosen.repeats, *ways.values())
     for factory in ("PQ64", "OPQ64,PQ64"):
@@ -106,9 +99,9 @@ def applying(chosen: argparse.Namespace) -> str:
     pca = PCA(128, svd_solver="covariance_eigh").fit(x[:20_000])
     matrix = faiss.PCAMatrix(WIDTH, 128)
     matrix.train(x[:20_000])
-    ways: dict[str, Callable[[], Any]] = {"`reduce`, float32": lambda: h.reduce(x)}
+    ways: dict[str, Callable[[], Any]] = {"`transform`": lambda: h.transform(x)}
     for precision in Precision:
-        ways[f"`reduce_vectors`, {precision.value}"] = partial(consume, x, h, precision)
+        ways[f"`encode`, {precision.value}"] = partial(h.encode, x, precision)
     ways |= {
         "torch, matrix product only": lambda: torch.from_numpy(x) @ weight.T,
         "scikit-learn, `PCA.transform`": lambda: pca.transform(x),
@@ -116,11 +109,6 @@ def applying(chosen: argparse.Namespace) -> str:
     }
     targets = dict(zip(list(ways)[-3:], (">= 0.85", ">= 1.6", ">= 2"), strict=True))
     return relative(list(ways), timed(chosen.repeats, *ways.values()), targets)
-
-
-def consume(x: np.ndarray, h: Head, precision: Precision) -> None:
-    for _ in reduce_vectors(x, h, precision=precision):
-        pass
 
 
 def from_disk(chosen: argparse.Namespace) -> str:
@@ -131,7 +119,7 @@ def from_disk(chosen: argparse.Namespace) -> str:
         for rows in (chosen.rows, 2 * chosen.rows):
             write_vectors(Path(folder), rows)
             for kind in ("npy", "parquet"):
-                for what, name in (("summarize", "`summarize`"), ("reduce", "`reduce_vectors`, int4")):
+                for what, name in (("summarize", "`summarize`"), ("transform", "`transform_file`, int4")):
                     runs = [run_module("speed", "--one", what, folder, kind) for _ in range(chosen.repeats)]
                     seconds = [run["seconds"] for run in runs]
                     share = np.median([run["bound"] / run["seconds"] for run in runs])
@@ -159,18 +147,18 @@ def write_vectors(folder: Path, rows: int) -> None:
 def one(what: str, folder: str, kind: str) -> None:
     """Run one pass over a file, and print its seconds, its lower bound and its peak memory in MB."""
     source = Path(folder, f"x.{kind}")
-    h = load_head(Path(folder, "head"))
+    h = Head.load(Path(folder, "head"))
     weight = torch.from_numpy(h.weight)
     block = torch.rand(16_384, WIDTH)
     rows = len(np.load(Path(folder, "x.npy"), mmap_mode="r"))
-    product = (lambda: block @ weight.T) if what == "reduce" else (lambda: block.numpy().T @ block.numpy())
+    product = (lambda: block @ weight.T) if what == "transform" else (lambda: block.numpy().T @ block.numpy())
     multiplied = np.median(timed(5, product)[0]) * rows / len(block)
     read(source)
     disk = once(lambda: read(source))
 
     def run() -> None:
-        if what == "reduce":
-            reduce_vectors(source, h, Path(folder, f"{what}.{kind}"), "int4", overwrite=True)
+        if what == "transform":
+            h.transform_file(source, Path(folder, f"{what}.{kind}"), "int4", overwrite=True)
         else:
             summarize(source, column=None if kind == "npy" else "embedding")
 
@@ -195,7 +183,7 @@ def searching(chosen: argparse.Namespace) -> str:
     flat = faiss.IndexFlatIP(WIDTH)
     flat.add(x)
     h = head(256)
-    reduced, small = h.reduce(asked), h.reduce(x)
+    reduced, small = h.transform(asked), h.transform(x)
     codes = quantize(small, "int2")
     fast = faiss.IndexPQFastScan(WIDTH, 128, 4, faiss.METRIC_INNER_PRODUCT)
     fast.train(x[:50_000])
@@ -227,7 +215,7 @@ def queries() -> np.ndarray:
 def indexes(chosen: argparse.Namespace) -> str:
     rows = min(chosen.rows, 100_000)
     x, asked, h = vectors(rows), queries(), head(128)
-    small, reduced = (quantize(h.reduce(some), "float32") for some in (x, asked))
+    small, reduced = h.transform(x), h.transform(asked)
     exact: np.ndarray | None = None
     lines = []
     for name, data, q in (("768 dimensions", x, asked), ("128 dimensions", small, reduced)):

@@ -18,13 +18,15 @@ st-dimreduce fit vectors.parquet --bytes 128 --store pgvector --output head
 ```
 
 ```python
-from st_dimreduce import Size, fit_head, fit_on_vectors, reduce_model, summarize
+from st_dimreduce import Head, Size, reduce_model
+from st_dimreduce.fitting.fit import fit_head
+from st_dimreduce.vectors.fit import summarize
 
-head = fit_on_vectors("vectors.npy", bytes_per_vector=128, store="pgvector")
+head = Head.fit("vectors.npy", bytes_per_vector=128, store="pgvector")
 head.precision  # what to store; head.record.choice names the type and what else was measured
 ```"""
 RULES = [
-    """`codes` in the table are `quantize(head.reduce_stored(vectors), precision)`, or what `apply` wrote. Queries are
+    """`codes` in the table are `quantize(head.transform(vectors), precision)`, or what `apply` wrote. Queries are
     reduced by the same head and given in the precision of the column "queries": `quantize(query, "int8")` and so on;
     "float32" also takes unnormalised queries where the distance is a cosine.""",
     """Types of 16 bits are not a precision of ours: they hold `float32` codes in two bytes per dimension, and the store

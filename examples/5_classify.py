@@ -31,7 +31,7 @@ base = SentenceTransformer(model)
 full = [base.encode(some, normalize_embeddings=True) for some in (seen, unseen)]
 # The head is fitted without labels: the same vectors serve search, clustering and other classifiers.
 head = DimReduce.from_model(reduce_model(base, seen, out_features=full[0].shape[1] // 4, embeddings=full[0]))
-reduced = [head.reduce_stored(rows, normalize_embeddings=True) for rows in full]
+reduced = [head.transform(rows, normalize_embeddings=True) for rows in full]
 
 accuracies = []
 for name, (train, test) in {"full": full, "reduced": reduced}.items():

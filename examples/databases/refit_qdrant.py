@@ -33,7 +33,8 @@ from qdrant_client.models import (
     VectorParams,
 )
 
-from st_dimreduce import Head, fit_on_vectors, load_head, quantize, save_head
+from st_dimreduce import Head
+from st_dimreduce.codes.precision import quantize
 
 PAGE = 64  # points read at a time
 FULL, FIRST, ALIAS = "documents", "documents_reduced", "documents_live"
@@ -58,7 +59,7 @@ def nearest(client: QdrantClient, heads: Mapping[str, Head], vector: np.ndarray)
         vector: A vector of the base model, float array of shape (d,).
     """
     name = live(client)  # asked by its own name: the alias may change before the query arrives
-    [query] = heads[name].reduce_stored(vector[None])
+    [query] = heads[name].transform(vector[None])
     return [(point.id, point.score) for point in client.query_points(name, query.tolist(), limit=10).points]
 
 
@@ -98,7 +99,7 @@ def refit(client: QdrantClient, old: Head, new: Head, source: str) -> Iterator[s
         done = {point.id for point in client.retrieve(name, [point.id for point in page])}
         rows = [row for row, point in enumerate(page) if point.id not in done]
         if rows:
-            reduced = quantize(new.reduce_stored(vectors[rows]), "float32").tolist()
+            reduced = quantize(new.transform(vectors[rows]), "float32").tolist()
             points = [page[row] for row in rows]
             ids, payloads = [point.id for point in points], [point.payload for point in points]
             client.upsert(name, Batch(ids=ids, vectors=reduced, payloads=payloads))
@@ -113,12 +114,12 @@ def refit(client: QdrantClient, old: Head, new: Head, source: str) -> Iterator[s
 def main(path: str, old_folder: str, new_folder: str, then: str = "") -> None:
     """Fit a head if there is none, replace the vectors, and find the nearest neighbours of a document."""
     with closing(QdrantClient(path=path)) as client:  # for a server: QdrantClient("http://localhost:6333")
-        old = load_head(old_folder)
+        old = Head.load(old_folder)
         source = collection_of(old) if client.collection_exists(collection_of(old)) else FIRST
         if not Path(new_folder).exists():
             vectors = (vectors for _, vectors in full_vectors(client, old, source))
-            save_head(fit_on_vectors(vectors, old.out_features), new_folder)
-        new = load_head(new_folder)
+            Head.fit(vectors, old.out_features).save(new_folder)
+        new = Head.load(new_folder)
         if then == "drop":
             if live(client) != collection_of(new):
                 sys.exit("the new head is not live yet: run the command without drop before")

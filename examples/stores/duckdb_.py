@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from corpus import FULL, Corpus
 
-from st_dimreduce import quantize, search
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
 
 ANY, BITS = "CREATE TABLE documents AS FROM rows", "CREATE TABLE documents AS SELECT id, v::BIT AS v FROM rows"
 OURS = "BLOB, int4, search"  # by our own search

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from corpus import FULL, Corpus
 
-from st_dimreduce import Precision, quantize
+from st_dimreduce import Precision
+from st_dimreduce.codes.precision import quantize
 
 ELEMENTS = {"float": Precision.FLOAT32, "byte": Precision.INT8, "bit": Precision.BINARY}
 SIMILARITIES = {"cosine", "dot_product", "l2_norm", "max_inner_product"}

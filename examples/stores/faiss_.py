@@ -9,7 +9,9 @@ import faiss
 import numpy as np
 from corpus import CANDIDATES, FULL, Corpus
 
-from st_dimreduce import build_index, quantize, rescore, search
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import rescore, search
+from st_dimreduce.vectors.index import build_index
 
 # What index_factory makes of which vectors; a trained code is FAISS's own.
 FLOATS = [(FULL, "Flat"), (FULL, "HNSW32"), (64, "SQfp16"), (128, "HNSW32")]

@@ -17,7 +17,7 @@ import qdrant_edge as edge
 from corpus import FULL, Corpus
 from qdrant_client import QdrantClient, models
 
-from st_dimreduce import quantize
+from st_dimreduce.codes.precision import quantize
 
 COSINE, EUCLID, TYPE = edge.Distance.Cosine, edge.Distance.Euclid, edge.VectorStorageDatatype
 BITS, QUERY = edge.BinaryQuantizationEncoding, edge.BinaryQuantizationQueryEncoding.Scalar8Bits

@@ -12,7 +12,7 @@ import numpy as np
 import sqlite_vec
 from corpus import FULL, Corpus
 
-from st_dimreduce import quantize
+from st_dimreduce.codes.precision import quantize
 
 # For each precision of the codes: the column, and the function that says what a blob holds.
 COLUMNS = {

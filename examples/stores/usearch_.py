@@ -9,7 +9,7 @@ import numpy as np
 from corpus import FULL, Corpus
 from usearch.index import Index
 
-from st_dimreduce import quantize
+from st_dimreduce.codes.precision import quantize
 
 # Which vectors, the index's type, and the precision of the codes that it is given; None: it casts floats itself.
 KINDS = [(FULL, "f32", "float32"), (FULL, "i8", None), (FULL, "b1", "binary"), (64, "f16", "float32")]
