@@ -20,7 +20,6 @@ from safetensors.numpy import save_file
 
 from st_dimreduce.codes.codes import Codes
 from st_dimreduce.codes.fingerprint import fingerprint
-from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.rows import refuse_masked, scale_rows
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
@@ -355,7 +354,7 @@ class BaseHead:
         precision = self.precision if precision is None else Precision(precision)
         rows = self.transform(embeddings)
         rows = rows if isinstance(rows, np.ndarray) else rows.cpu().numpy()
-        return Codes(quantize(rows, precision), precision, self.out_features, self.fingerprint)
+        return Codes.of(rows, precision, self.fingerprint)
 
     def _reduce(self, embeddings: Any, normalize_embeddings: bool, batch_size: int, norm: float | None) -> Any:
         refuse_masked(embeddings, "the embeddings")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from st_dimreduce.codes.origin import Origin, beside, origin_beside
-from st_dimreduce.codes.precision import check_codes, dequantize
+from st_dimreduce.codes.precision import check_codes, dequantize, quantize
 from st_dimreduce.codes.search import rescore as rescore_candidates
 from st_dimreduce.codes.search import search
 from st_dimreduce.enums import Precision
@@ -26,7 +26,8 @@ _TABLES = (".parquet", ".arrow", ".feather")
 class Codes:
     """Reduced vectors of n documents as they are stored: one row of bytes, or of floats, per document.
 
-    :meth:`st_dimreduce.Head.encode` makes them, :meth:`st_dimreduce.Head.transform_file` writes them.
+    :meth:`st_dimreduce.Head.encode` makes them of full vectors, :meth:`of` of reduced ones, and
+    :meth:`st_dimreduce.Head.transform_file` writes them to a file.
 
     Args:
         values: float32 unit rows of shape (n, k) for ``"float32"``, int8 of shape (n, k) for ``"int8"``, else uint8 of
@@ -47,6 +48,21 @@ class Codes:
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", Precision(self.precision))
         check_codes(self.values, self.precision, self.out_features)
+
+    @classmethod
+    def of(cls, embeddings: Any, precision: Precision | str, head: str | None = None) -> Codes:
+        """Quantise embeddings that are reduced already, such as a reduced model encodes.
+
+        Args:
+            embeddings: Float array of shape (n, k), of any norm.
+            precision: How the codes are stored.
+            head: Fingerprint of the head that reduced them, ``Head.from_model(model).fingerprint``. Defaults to None.
+
+        Raises:
+            UserError: If the embeddings are not of shape (n, k), or entries are masked.
+        """
+        precision = Precision(precision)
+        return cls(quantize(embeddings, precision), precision, embeddings.shape[1], head)
 
     def __len__(self) -> int:
         return len(self.values)
