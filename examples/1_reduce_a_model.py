@@ -19,11 +19,11 @@ texts = [text for _, text in docstring_pairs(600)]
 fitted_on, held_out = texts[:400], texts[400:]
 
 base = SentenceTransformer(model)
-reduced = reduce_model(base, fitted_on, out_features=base.get_embedding_dimension() // 3)
+reduced = reduce_model(base, fitted_on, base.get_embedding_dimension() // 3)
 
 before, after = compare(base, reduced, held_out).rows
 print(f"{before.dimensions} -> {after.dimensions} dimensions, {after.bytes_per_vector} bytes per vector")
-print(f"{after.overlap:.0%} of the base model's ten nearest neighbours are kept")
+print(f"{after.overlap:.0%} of the base model's ten nearest neighbours are found")
 
 save_portable(reduced, output, overwrite=True)
 print(SentenceTransformer(output).encode(["a sentence"]).shape)

