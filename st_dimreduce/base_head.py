@@ -115,8 +115,8 @@ class FitRecord:
         versions: Versions of the packages that fitted the head, by name.
         choice: The options measured for a byte budget, a :meth:`st_dimreduce.Choice.to_dict`.
         figures: What was measured of the model, a :meth:`st_dimreduce.Comparison.to_dict`.
-        reference: What the fit does with vectors held out from it, which :func:`st_dimreduce.drift` compares later
-            vectors with.
+        reference: What the head loses on vectors held out from its fit, which :meth:`st_dimreduce.Head.drift` compares
+            later vectors with.
 
     Raises:
         ValueError: If a value is of the wrong type or out of range.

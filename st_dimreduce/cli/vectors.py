@@ -177,10 +177,6 @@ def attach(
 def drift(
     head: Annotated[str, typer.Argument(help="Folder of a head, or name or folder of a reduced model.")],
     source: Source,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Vectors that the head is good for, to compare with instead of those of its fit."),
-    ] = None,
     column: VectorColumn = None,
     seed: Seed = 0,
     on_bad_row: BadRows = OnBadRow.RAISE,
@@ -193,18 +189,11 @@ def drift(
     Example: st-dimreduce drift head new.parquet
     """
     from st_dimreduce.models.load import load_head
-    from st_dimreduce.vectors.drift import drift as judge
+    from st_dimreduce.vectors.drift import measure_drift
 
     if not Path(head).is_dir():  # it is downloaded
         hide_loading_bars(quiet)
-    found = judge(
-        load_head(head),
-        source,
-        reference=reference,
-        column=column,
-        seed=seed,
-        on_bad_row=on_bad_row,
-    )
+    found = measure_drift(load_head(head), source, column=column, seed=seed, on_bad_row=on_bad_row)
 
     from st_dimreduce.evaluation.report import drift_table
 

@@ -12,9 +12,6 @@ from st_dimreduce.codes.rows import refuse_masked
 from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.summary import check_rows
 
-_BLOCK = 4096  # pairs compared with other vectors at a time
-_SAME = 0.9999  # cosine of two embeddings of one text, which rounding leaves apart
-
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -109,13 +106,6 @@ class Pairs:
         if len(sizes) == 1:
             raise UserError(f"all {size} pairs share texts with one another: none can be held out, give others too")
         return groups, sizes
-
-    def without(self, documents: np.ndarray) -> Pairs:
-        """Return the pairs whose document is none of these unit vectors; all pairs where fewer than half remain."""
-        blocks = [self.documents[i : i + _BLOCK] for i in range(0, len(self), _BLOCK)]
-        nearest = np.concatenate([(block @ documents.T).max(axis=1) for block in blocks])
-        chosen = nearest < _SAME
-        return self._rows(chosen) if 2 * chosen.sum() >= len(self) else self
 
     def _rows(self, chosen: np.ndarray) -> Pairs:
         negatives = None if self.negatives is None else self.negatives[chosen]

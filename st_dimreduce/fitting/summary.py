@@ -192,6 +192,15 @@ class Summary:
         self._keep(other._rows.copy() if other is self else other._rows, other._keys)
         return self
 
+    def without(self, rows: np.ndarray) -> Summary:
+        """Return the sums of the vectors other than these of the sample, shape (n, d): a summary without a sample."""
+        rest = Summary(self.width, self.sample_size, self.seed)
+        rest.count = self.count - len(rows)
+        rest._norm_sum = self.mean_norm * rest.count  # the norms of single rows are not kept
+        rest._sum = self._sum - rows.sum(axis=0, dtype=np.float64)
+        rest._gram_sum = self._gram_sum - rows.T @ rows
+        return rest
+
     def _draw(self, first: np.ndarray, count: int) -> np.ndarray:
         """Return a random key for each of so many rows, of which ``first`` is the first."""
         if self._stream is None:
