@@ -79,11 +79,14 @@ def refuse_masked(array: Any, name: str) -> None:
         raise UserError(f"{name} are a masked array with {count} masked entries: drop those rows, or fill them")
 
 
-def refuse_multi_vector(vectors: Any, name: str, instead: str) -> None:
-    """Raise ``ValueError`` if these are several vectors per text, which only ``instead`` reads."""
+def refuse_multi_vector(vectors: Any, name: str) -> None:
+    """Raise ``UserError`` if these are several vectors per text."""
     listed = isinstance(vectors, (list, tuple)) and len(vectors) > 0 and np.ndim(vectors[0]) == 2
     if listed or getattr(vectors, "ndim", None) == 3:
-        raise UserError(f"{name} are several vectors per text, as of a MultiVectorEncoder: use {instead} for these")
+        raise UserError(
+            f"{name} are several vectors per text, as of a MultiVectorEncoder: give one row per token, as "
+            "examples/7_late_interaction.py does"
+        )
 
 
 def as_array(vectors: Any, name: str, shape: str) -> np.ndarray:

@@ -169,7 +169,7 @@ def rescore(
 
 def unit_queries(queries: Any, top_k: int) -> np.ndarray:
     """Return queries, an array or a tensor, scaled to norm 1."""
-    refuse_multi_vector(queries, "queries", "search_multi_vector")
+    refuse_multi_vector(queries, "queries")
     queries = as_array(queries, "queries", "(q, k)")
     as_count(top_k, "top_k", "ask for at least 1")
     return scale_rows(queries)

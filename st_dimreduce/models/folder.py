@@ -64,7 +64,7 @@ _TRANSFORMERS = ("Transformer", "CLIPModel")
 TOKENIZER_CLASSES = ("WhitespaceTokenizer", "WordTokenizer", "PhraseTokenizer", "TransformersTokenizerWrapper")
 ROUTER_CONFIG = "router_config.json"
 OTHER_CONFIGS = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json", "WordEmbeddings": "wordembedding_config.json"}
-MULTI_VECTOR = "reduce it with reduce_multi_vector"
+MULTI_VECTOR = "examples/7_late_interaction.py shows what to do with its tokens"
 REMOTE = (
     "it needs code that comes with the model or from another package; if you trust that, use --trust-remote-code, or "
     "load it yourself, SentenceTransformer(path, trust_remote_code=True), and give that model"

@@ -110,7 +110,7 @@ def load_model(
 def no_model(given: object) -> ValueError:
     """Return the error that says what was given in place of a ``SentenceTransformer``."""
     kind = type(given).__name__
-    other = f": {MULTI_VECTOR}" if kind == "MultiVectorEncoder" else ", its name or its folder"
+    other = f"; {MULTI_VECTOR}" if kind == "MultiVectorEncoder" else ", its name or its folder"
     return UserError(f"the model is a {kind}: expected a SentenceTransformer{other}")
 
 
