@@ -20,7 +20,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 LONG_NAME = "small-in-four-dimensions-" * 8
 
-pytestmark = pytest.mark.component("Chromium")
+pytestmark = [pytest.mark.component("Chromium"), pytest.mark.wings("apps", "examples/browser")]
 
 
 @pytest.fixture(scope="module")

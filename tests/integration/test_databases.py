@@ -25,6 +25,8 @@ from st_dimreduce import Head, Summary, fit_head, load_head, quantize, save_head
 from st_dimreduce.codes.fingerprint import shown
 from tests.helpers.command import run
 
+pytestmark = pytest.mark.wings("integrations", "examples/databases")
+
 EXAMPLES = Path("examples", "databases").absolute()
 WIDTH, SIZE = 64, 32
 

@@ -23,7 +23,7 @@ faiss = pytest.importorskip("faiss")
 from st_dimreduce.codes.precision import bytes_to_levels  # noqa: E402
 from st_dimreduce.integrations import faiss_index  # noqa: E402
 
-pytestmark = pytest.mark.component("FAISS")
+pytestmark = [pytest.mark.component("FAISS"), pytest.mark.wings("integrations")]
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((3000, 32)).astype(np.float32)
 QUERIES = X[:50] + 0.3 * RNG.standard_normal((50, 32)).astype(np.float32)

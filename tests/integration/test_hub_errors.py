@@ -12,6 +12,8 @@ from st_dimreduce import publish
 from tests.helpers.hub_protocol import WRITER
 from tests.helpers.loopback_hub import LoopbackHub
 
+pytestmark = pytest.mark.wings("portable", "models")
+
 ERRORS = """
 import json, os, shutil, sys, time, warnings
 from pathlib import Path

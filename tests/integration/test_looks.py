@@ -32,7 +32,7 @@ from docs import screenshots
 
 _SCROLLED_BY_KEYS = "return [...document.querySelectorAll('pre > code')].every((code) => code.tabIndex === 0)"
 
-pytestmark = pytest.mark.component("Chromium")
+pytestmark = [pytest.mark.component("Chromium"), pytest.mark.wings("apps", "evaluation")]
 
 
 @pytest.fixture(scope="module")

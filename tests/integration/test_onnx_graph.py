@@ -11,7 +11,7 @@ from tests.helpers.tiny import SENTENCES
 from tests.helpers.without_torch import ENGLISH, KOREAN, without_torch
 
 onnxruntime = pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.component("ONNX Runtime")
+pytestmark = [pytest.mark.component("ONNX Runtime"), pytest.mark.wings("portable", "dim_reduce.py")]
 CODES = [precision.value for precision in Precision if precision is not Precision.FLOAT32]
 
 

@@ -17,7 +17,7 @@ from st_dimreduce import check, check_readers, export, publish, reduce_model, sa
 from st_dimreduce.cli import app
 from tests.helpers.tiny import SENTENCES
 
-pytestmark = pytest.mark.component("ONNX Runtime")
+pytestmark = [pytest.mark.component("ONNX Runtime"), pytest.mark.wings("portable", "dim_reduce.py")]
 
 PUBLISHER = """
 import json, sys

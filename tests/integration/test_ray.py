@@ -21,7 +21,7 @@ ray = pytest.importorskip("ray")
 from st_dimreduce.codes.tables import codes_of  # noqa: E402
 from st_dimreduce.vectors.ray_data import summarize, transform  # noqa: E402
 
-pytestmark = pytest.mark.component("Ray")
+pytestmark = [pytest.mark.component("Ray"), pytest.mark.wings("vectors", "fitting/summary.py")]
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((150_000, 24)) * np.linspace(3, 0.2, 24) + 0.5).astype(np.float32)
 HEAD = Head.fit(Summary.of(X), 16)

@@ -94,7 +94,7 @@ def test_ctrl_c_at_any_instruction_leaves_the_old_or_the_new(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.slow
+@pytest.mark.wings("files.py", "vectors")
 @pytest.mark.parametrize("kind", ["model", "sink"])
 def test_ctrl_c_at_three_hundred_moments(kind, tmp_path):
     """Real signals, whose handlers run between any two instructions."""

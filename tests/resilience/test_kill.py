@@ -28,7 +28,7 @@ def kills(how, jobs, tiny, folder):
     return {name: int(count) for name, _, count in (line.rpartition(" ") for line in done.stdout.splitlines())}
 
 
-@pytest.mark.slow
+@pytest.mark.wings("files.py", "portable", "vectors")
 def test_killed_at_fifty_random_moments(tiny, tmp_path):
     jobs = ["save_portable", "reduce", "apply"]
     assert kills("times", jobs, tiny, tmp_path) == dict.fromkeys(jobs, MOMENTS)
@@ -75,7 +75,7 @@ def test_a_later_run_clears_up_behind_killed_ones_and_touches_nothing_else(tmp_p
     assert (tmp_path / "model" / "modules.json").read_text() == "newest"
 
 
-@pytest.mark.slow
+@pytest.mark.wings("files.py")
 def test_everything_that_a_thousand_kills_left_is_cleared_up(tmp_path):
     """At whatever moment, that of removing what was replaced included."""
     folder = tmp_path / "model"

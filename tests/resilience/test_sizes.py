@@ -84,7 +84,7 @@ def peak_of_reducing(source, sink):
     return map(int, done.stdout.split())
 
 
-@pytest.mark.slow
+@pytest.mark.wings("vectors")
 @pytest.mark.parametrize(
     ("count", "length", "kind", "alike", "source", "sink", "most"),
     [
