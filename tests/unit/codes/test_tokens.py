@@ -78,13 +78,13 @@ def test_refuses_files_of_another_kind(tmp_path):
     with pytest.raises(FileNotFoundError):
         TokenCodes.load(path)
     path.write_bytes(b"no codes")
-    with pytest.raises(ValueError, match=r"is no file of token codes: expected a file written by TokenCodes\.save"):
+    with pytest.raises(ValueError, match=r"is not a file of token codes: expected a file written by TokenCodes\.save"):
         TokenCodes.load(path)
     TokenCodes.of(DOCUMENTS, "int8").save(path)
     arrays, said = load_file(path), {"format": "st_dimreduce.token_codes.1", "precision": "int8"}
     said["out_features"] = "20"
     for changed, message in [
-        (said | {"format": "other"}, "is no file of token codes"),
+        (said | {"format": "other"}, "is not a file of token codes"),
         (said | {"precision": "int3"}, "is damaged: unknown precision 'int3'"),
         (said | {"out_features": "21"}, r"is damaged: codes have shape \(69, 20\), expected \(n, 21\)"),
         (said | {"out_features": "many"}, "is damaged: invalid literal"),
@@ -93,7 +93,7 @@ def test_refuses_files_of_another_kind(tmp_path):
         with pytest.raises(ValueError, match=message):
             TokenCodes.load(path)
     save_file({"codes": arrays["codes"]}, path, said)
-    with pytest.raises(ValueError, match="is no file of token codes"):
+    with pytest.raises(ValueError, match="is not a file of token codes"):
         TokenCodes.load(path)
 
 

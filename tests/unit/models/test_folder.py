@@ -213,7 +213,7 @@ def test_a_damaged_summary_is_refused(damage, tmp_path):
     if damage == "rows":
         about["count"] = "3"
     save_file(arrays, tmp_path / "s", about)
-    with pytest.raises(ValueError, match=r"is damaged|is no summary"):
+    with pytest.raises(ValueError, match=r"is damaged|is not a summary"):
         Summary.load(tmp_path / "s")
 
 
