@@ -38,6 +38,7 @@ _LEAST_LAYERS = 16  # accepted whatever the weights say: some layers share their
 _LEAST_WIDTH = 4_096  # accepted whatever the weights say
 _LAYERS = re.compile(r"(?<!window_)(layers?|blocks|depths?|experts?)$")  # max_window_layers is the place of one
 _NOT_ALLOCATED = re.compile(r"theta|seed|window|positions?_embeddings|length")
+_TOKENIZERS = re.compile(r"(token|vocab|merges|spiece|sentencepiece|preprocessor_|processor_).*|.*\.(model|spm)")
 _CLASS = re.compile(r"sentence_transformers(\.\w+)*\.[A-Z]\w*")
 _TRANSFORMERS = ("Transformer", "CLIPModel")
 TOKENIZER_CLASSES = ("WhitespaceTokenizer", "WordTokenizer", "PhraseTokenizer", "TransformersTokenizerWrapper")
@@ -163,6 +164,8 @@ def _check_part(part: Part, width: int | None, trust_remote_code: bool) -> int |
         if not trust_remote_code and needs_own_code(part.config):
             kind = short(part.config.get("model_type"))
             raise UserError(f"{part.folder} holds {kind}, a model that transformers does not know: {REMOTE}")
+        if not any(_TOKENIZERS.fullmatch(path.name) for path in part.folder.iterdir()):
+            raise UserError(f"{part.folder} holds no tokenizer: expected tokenizer.json, or the files of another kind")
         _check_numbers(part.folder / CONFIG, part.config, transformer=True)
     elif part.kind == "Pooling":
         return _pooled_width(part)

@@ -172,12 +172,14 @@ def _check_weights(part: Part) -> None:
     needed = {name: each for name, each in model.state_dict().items() if name not in tied and not _UNUSED.search(name)}
     lacking = sum(each.numel() for each in needed.values()) - held
     if shapes is not None and getattr(config, "quantization_config", None) is None and lacking > 0:
-        raise UserError(f"{part.folder} lacks {lacking:,} of the weights that its config.json asks for: expected all")
+        raise UserError(
+            f"{part.folder} lacks {lacking:,} of the weights that its config.json asks for, which would be random numbers"
+        )
     if shapes is not None and "auto_map" in part.config:  # perhaps of another kind, under a name that is known
         endings = {name.split(".", start)[-1] for name in shapes for start in range(name.count(".") + 1)}
         unknown = [name for name in needed if name not in endings and name.partition(".")[2] not in endings]
         if unknown:
-            raise UserError(f"{part.folder} lacks {unknown[0]!r}, which its config.json asks for: {REMOTE}")
+            raise UserError(f"{part.folder} lacks {unknown[0]!r}, which would be random numbers: {REMOTE}")
 
 
 def load_head(path: str | os.PathLike[str]) -> BaseHead:
