@@ -23,7 +23,7 @@ from tests.helpers.hostile import Boom
 from tests.helpers.hub_protocol import Repo
 from tests.helpers.tiny import SENTENCES, make_tiny
 
-PICKLED = ("reduce", "attach", "compare base", "compare reduced", "serve", "export", "publish", "check", "apply")
+PICKLED = ("reduce", "attach", "compare base", "compare reduced", "serve", "export", "publish", "check", "transform")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def arguments(command, model, place, out):
         "export": ["export", model, "-o", out],
         "publish": ["publish", model, "user/x", "--dry-run"],
         "check": ["check", model],
-        "apply": ["apply", model, place / "vectors.npy", out],
+        "transform": ["transform", model, place / "vectors.npy", out],
     }[command]
 
 
@@ -79,9 +79,9 @@ def test_no_command_runs_a_pickle(command, by, place, tmp_path, monkeypatch):
     harm(folder, tmp_path / "canary")
     monkeypatch.chdir(tmp_path)
     given = folder if by == "folder" else "model"
-    done = run(*arguments(command, given, place, tmp_path / ("out.npy" if command == "apply" else "out")))
+    done = run(*arguments(command, given, place, tmp_path / ("out.npy" if command == "transform" else "out")))
     assert not (tmp_path / "canary").exists()
-    if command == "apply":  # which reads the head alone
+    if command == "transform":  # which reads the head alone
         assert done.exit_code == 0, done.output
     else:
         assert done.exit_code == 2, done.output
@@ -148,7 +148,7 @@ def test_no_command_runs_a_pickle_of_a_name_or_downloads_it(hub, place, tmp_path
         put(hub, f"user/hostile-{name}", folder)
     before = len(hub.requests)
     commands = []
-    for command in set(PICKLED) - {"publish", "check", "apply"}:  # which take folders, or read the head alone
+    for command in set(PICKLED) - {"publish", "check", "transform"}:  # which take folders, or read the head alone
         name = "user/hostile-base" if command in {"reduce", "attach"} else "user/hostile-reduced"
         commands.append([str(word) for word in arguments(command, name, place, tmp_path / "out")])
     said = json.loads(hub.run(tmp_path / "home", BY_NAME, json.dumps(commands)).splitlines()[-1])
@@ -354,7 +354,7 @@ OFFLINE = {
     "search": [SEARCH],
     "help": [CLI, "--help"],
     "fit": [CLI, "fit", "vectors.npy", "-o", "out", "--dim", "4"],
-    "apply": [CLI, "apply", "head", "vectors.npy", "out.npy"],
+    "transform": [CLI, "transform", "head", "vectors.npy", "out.npy"],
     "check": [CLI, "check", "reduced"],
     "reduce": [CLI, "reduce", "base", "texts.txt", "-o", "out", "--dim", "8"],
     "compare": [CLI, "compare", "base", "reduced", "--texts", "texts.txt", "--precision", "int8"],

@@ -58,8 +58,8 @@ def test_a_mean_norm_that_cannot_be_is_one_line_wherever_it_is_read(value, tiny,
             way()
         assert "\n" not in str(error.value), number
     for command in (
-        ("apply", tmp_path / "head", tmp_path / "x.npy", tmp_path / "y.npy"),
-        ("apply", tmp_path / "portable", tmp_path / "x.npy", tmp_path / "y.npy"),
+        ("transform", tmp_path / "head", tmp_path / "x.npy", tmp_path / "y.npy"),
+        ("transform", tmp_path / "portable", tmp_path / "x.npy", tmp_path / "y.npy"),
         ("attach", tmp_path / "head", tiny_path, "--output", tmp_path / "attached"),
         ("export", tmp_path / "head", "--output", tmp_path / "exported"),
     ):
