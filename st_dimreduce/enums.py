@@ -95,12 +95,6 @@ class Variant(StringEnum):
     INT8 = "int8"
 
 
-class Addition(StringEnum):
-    """What is published besides a model in the portable form."""
-
-    ONNX = "onnx"
-
-
 class Outcome(StringEnum):
     """What a reader makes of a model's folder."""
 

@@ -29,7 +29,7 @@ from st_dimreduce.cli.options import (
     read_sizes,
     say_choice,
 )
-from st_dimreduce.enums import Addition, Format, Objective, Precision
+from st_dimreduce.enums import Format, Objective, Precision
 
 
 @command
@@ -120,9 +120,7 @@ def publish(
     folder: Annotated[str, typer.Argument(help="Folder of a reduced model.")],
     repo_id: Annotated[str, typer.Argument(help="Name to publish under: user/name.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    with_: Annotated[
-        list[Addition] | None, typer.Option("--with", help="What to make and send besides: a graph for ONNX Runtime.")
-    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Make a graph for ONNX Runtime, and send it too.")] = False,
     variants: Variants = None,
     revision: Annotated[str | None, typer.Option(help="Branch to publish to; main if not given.")] = None,
     token_file: Annotated[
@@ -133,7 +131,7 @@ def publish(
 ) -> Done:
     """Publish a reduced model and its model card on the Hugging Face Hub, in one commit.
 
-    Example: st-dimreduce publish small user/small --with onnx --dry-run
+    Example: st-dimreduce publish small user/small --onnx --dry-run
     """
     from st_dimreduce.evaluation.report import publication_table
     from st_dimreduce.portable.publish import publish as publish_model
@@ -145,8 +143,7 @@ def publish(
     publication = publish_model(
         folder,
         repo_id,
-        with_=with_ or (),
-        variants=variants or (),
+        onnx=variants or onnx,
         private=private or None,
         token=token,
         revision=revision,

@@ -35,7 +35,7 @@ from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe,
 from st_dimreduce.codes.writing import write_codes, write_merged, write_reassigned
 from st_dimreduce.enums import Kind, Precision
 from st_dimreduce.errors import UserError
-from st_dimreduce.files import clear_up, disk_errors, held, new_file, new_folder
+from st_dimreduce.files import recover, disk_errors, lock, new_file, new_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -379,11 +379,11 @@ class CodeIndex:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Be the only one who writes, after looking at what others have written."""
-        lock = self.path / "writer.lock"
+        path = self.path / "writer.lock"
         if not self.path.is_dir():  # which the lock would make
             raise FileNotFoundError(f"{self.path} is gone: build the index again")
         try:
-            with disk_errors(self.path), held(lock):
+            with disk_errors(self.path), lock(path):
                 self.refresh()
                 yield
         except Timeout as error:
@@ -447,7 +447,7 @@ class CodeIndex:
     def _tidy(self) -> None:
         """Remove files of former generations, and of processes that were killed; readers that opened them keep them."""
         for left in [*self.path.glob(".*.????????"), *self.path.glob("segment-*/.*.????????")]:
-            clear_up(left.with_name(left.name[1:-9]))
+            recover(left.with_name(left.name[1:-9]))
         named = {state.name: state.removed for state in self.manifest.segments}
         for folder in self.path.glob("segment-*"):
             if folder.name not in named:

@@ -25,10 +25,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
-from st_dimreduce import Head, reduce_model, reduce_vectors, save_portable
-from st_dimreduce.models.load import load_model
+from st_dimreduce import Head, reduce_model, save_portable
 from st_dimreduce.codes.origin import beside, origin_beside
-from tests.helpers.resuming import content
+from st_dimreduce.models.load import load_model
+from st_dimreduce.vectors import reduce as vectors_reduce
+from st_dimreduce.vectors.reduce import transform_file
+from tests.helpers.disk import content
 
 MOMENTS = 50
 LONGEST = 900  # seconds until it says where it hangs: a quiet machine takes a fiftieth
@@ -98,11 +100,12 @@ class Vectors:
         rng = np.random.default_rng(0)
         self.source, self.replacing = folder.parent / "source" / "x.npy", replacing
         np.save(self.source, rng.standard_normal((rows, 32)).astype(np.float32))
-        self.head, self.batch_bytes = Head(rng.standard_normal((8, 32)) / 8), 4 * 32 * rows // 8 // parts
+        self.head = Head(rng.standard_normal((8, 32)) / 8)
+        vectors_reduce.DEFAULT_BATCH_BYTES = 4 * 32 * rows // 8 // parts
         self.target, self.before = folder / name, folder.parent / f"before-{name}"
         self.good, self.origins = [None], [None]
         if replacing:
-            reduce_vectors(self.source, self.head, self.before, "binary", batch_bytes=self.batch_bytes)
+            transform_file(self.head, self.source, self.before, "binary")
             self.good, self.origins = [content(self.before)], [origin_beside(self.before)]
         self.begin()
         self.run()
@@ -125,8 +128,7 @@ class Vectors:
         beside(self.target).unlink(missing_ok=True)
 
     def run(self):
-        options = {"overwrite": self.replacing, "batch_bytes": self.batch_bytes}
-        reduce_vectors(self.source, self.head, self.target, "int4", **options)
+        transform_file(self.head, self.source, self.target, "int4", overwrite=self.replacing)
 
     def look(self):
         found = content(self.target)

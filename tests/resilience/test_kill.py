@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from st_dimreduce import Head, reduce_vectors
+from st_dimreduce import Head
 from st_dimreduce.files import new_folder
+from st_dimreduce.vectors.reduce import transform_file
 from tests.helpers.killing import LONGEST, MOMENTS
 from tests.helpers.tiny import SENTENCES
 
@@ -123,10 +124,10 @@ def test_killed_while_it_removes_its_parts(overwrite, tmp_path, monkeypatch):
         patch.setattr("st_dimreduce.vectors.sinks.shutil.rmtree", rmtree)
         patch.setattr("st_dimreduce.vectors.sinks.Parts.__exit__", lambda *_: None)
         with pytest.raises(Killed):
-            reduce_vectors(source, Head(np.eye(4, 8)), sink)
+            transform_file(Head(np.eye(4, 8)), source, sink)
     whole = sink.read_bytes()
     if not overwrite:
         sink.unlink()
-    reduce_vectors(source, Head(np.eye(4, 8)), sink, overwrite=overwrite)
+    transform_file(Head(np.eye(4, 8)), source, sink, overwrite=overwrite)
     assert len(sink.read_bytes()) == len(whole)
     assert not (tmp_path / ".sink.npy.parts").exists()
