@@ -66,8 +66,6 @@ def migrate(
     if bytes_ is None and not Path(head).is_dir():  # it may be downloaded
         hide_loading_bars(quiet)
     plan = Plan(table, column, id_column, to, precision, bytes_, objective, on_bad_row, batch_size, prune)
-    if not dry_run:
-        show(f"Reducing the vectors of {table}, {batch_size:,} at a time. The full vectors stay as they are.")
     done = migrate_database(source, head, plan, dry_run=dry_run)
     show(*done.lines())
     if Path(head).is_dir() and not Path(head, "modules.json").exists():  # not a model itself

@@ -54,7 +54,8 @@ class PgVector(Database):
         if not columns:
             raise UserError(f"there is no table {plan.table}: expected its name, or schema.name, as it is stored")
         vectors = [name for name, (kind, _, _) in columns.items() if kind in _BITS]
-        full = [name for name in vectors if name != plan.to and not name.endswith("_reduced")]  # by an earlier call
+        # Without those that earlier calls made.
+        full = [name for name in vectors if name != plan.to and not name.endswith("_reduced")] or vectors
         name = plan.column or (full[0] if len(full) == 1 else "")
         if name not in vectors:
             lacks, there = f"column {name}" if name else "single column", ", ".join(vectors) or "none"

@@ -454,7 +454,7 @@ def test_pgvector_names(connect, postgres, head, name, place):
     with connection.cursor() as cursor, cursor.copy(sql.SQL("COPY {table} FROM STDIN").format(**names)) as copy:
         for row in enumerate(clustered(60)):
             copy.write_row(row)
-    to = [] if place == "a column" else ["--to", f"search.{name} small.{name}"]
+    to = [] if place == "a column" else ["--to", f"search.{name} small.{name} code"]
     arguments = [postgres, "--table", f"search.{name}", "--head", head, *to]
     figures = figures_of(*arguments)
     assert (figures["migrated"], figures["missing"]) == (60, 0)
@@ -586,7 +586,7 @@ def test_no_password_is_printed(password, head):
 
 
 @pytest.mark.component("pgvector")
-@pytest.mark.parametrize("password", ["s3cret", "a@b", "a/b?c#d", "a:b", "100%"])
+@pytest.mark.parametrize("password", ["s3cret", "a@b", "a/b#d", "a:b", "100%"])
 def test_a_password_is_used_as_it_is_written(password, monkeypatch):
     import psycopg
 
