@@ -34,7 +34,6 @@ Array = TypeVar("Array", np.ndarray, "Tensor")
 Activation = Literal["Tanh", "Identity"]
 
 RECORD = "st_dimreduce.json"  # the record, in the folder of a head or of a reduced model
-ALONE = "st_dimreduce_head"  # folder of the head alone, in that of a model that has it folded into another layer
 MODEL_KEY = "st_dimreduce"  # of the record in the config of a model's transformer
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -97,7 +96,6 @@ class FitRecord:
         mean_norm: Mean norm of the vectors that the head reduces, 1e-30 to 1e30: 1 for unit vectors, and for a head
             behind Pooling that of the pooled embeddings. Stored vectors are scaled to it, :meth:`BaseHead.transform`.
         nested: Sizes at which the outputs may be truncated, ascending.
-        folded: Size d of the base model's embeddings, where the head was multiplied into the ``Dense`` that gave them.
         method: Method of the fit.
         objective: ``"quality"`` or ``"fidelity"``.
         vectors: Number of vectors that the head was fitted on.
@@ -125,7 +123,6 @@ class FitRecord:
     precision: Precision = Precision.FLOAT32
     mean_norm: float | None = None
     nested: tuple[int, ...] | None = None
-    folded: int | None = None
     method: str | None = None
     objective: str | None = None
     vectors: int | None = None
@@ -215,7 +212,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "figures": _DICT,
     "reference": _DICT,
     **dict.fromkeys(
-        ("folded", "vectors", "cloze_pairs", "labelled_pairs", "seed", "trained_steps", "distilled_steps"),
+        ("vectors", "cloze_pairs", "labelled_pairs", "seed", "trained_steps", "distilled_steps"),
         (int, "a whole number"),
     ),
 }
@@ -401,26 +398,6 @@ class BaseHead:
     def with_record(self, **changes: Any) -> BaseHead:
         """Return the same head with some fields of its record changed."""
         return replace(self, record=replace(self.record, **changes))
-
-    def fold_into(self, weight: np.ndarray, bias: np.ndarray | None) -> BaseHead:
-        """Return the head multiplied into the linear layer before it, whose inputs it then takes.
-
-        Args:
-            weight: Weight of that layer, array of shape (d, p), p >= k.
-            bias: Its bias, array of shape (d,), or None.
-
-        Returns:
-            A head of weight (k, p) that computes what the two layers compute, with ``folded`` in its record.
-
-        Raises:
-            ValueError: If the layer takes fewer dimensions than the head gives.
-        """
-        exact = self.weight.astype(np.float64)  # so that one product rounds as two do
-        given = [exact @ bias.astype(np.float64)] if bias is not None else []
-        given += [self.bias] if self.bias is not None else []
-        added = np.sum(given, axis=0) if given else None
-        folded = replace(self, weight=exact @ weight.astype(np.float64), bias=added)
-        return folded.with_record(folded=self.in_features)
 
     def for_norm(self, mean_norm: float) -> BaseHead:
         """Return the head for vectors of another mean norm, whose outputs are the same.

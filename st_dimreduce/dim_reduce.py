@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -124,18 +123,10 @@ class DimReduce(Dense):
         """Return a copy of a reduced model's head with its record, from a ``DimReduce`` or a stock ``Dense``.
 
         Raises:
-            ValueError: If the model ends in no head, or has it folded into another layer and not alone as well.
+            UserError: If the model ends in no head.
         """
         dense, record = head_of(model)
-        if record.folded is None:
-            return _copy(dense, cls, record, dropout=getattr(dense, "dropout", 0.1))
-        alone = getattr(dense, "alone", None)
-        if not isinstance(alone, BaseHead):
-            raise UserError(
-                "the head is folded into the last Dense of the base model: only the folder that save_portable wrote "
-                "has it alone, take load_head(folder)"
-            )
-        return cls.from_head(replace(alone, record=record))
+        return _copy(dense, cls, record, dropout=getattr(dense, "dropout", 0.1))
 
 
 def head_of(model: SentenceTransformer) -> tuple[Dense, FitRecord]:
@@ -164,7 +155,7 @@ def chosen_precision(model: SentenceTransformer) -> Precision | None:
     return None if precision == Precision.FLOAT32 else precision
 
 
-def keep_record(model: SentenceTransformer, record: FitRecord, alone: BaseHead | None = None) -> None:
+def keep_record(model: SentenceTransformer, record: FitRecord) -> None:
     """Keep the record where a model saved by plain Sentence Transformers still has it.
 
     That is the config of its transformer, whose unknown keys every version keeps. A static embedding has no config:
@@ -173,12 +164,9 @@ def keep_record(model: SentenceTransformer, record: FitRecord, alone: BaseHead |
     Args:
         model: The reduced model.
         record: The record of its head.
-        alone: The head alone, where it is folded into another layer. Defaults to None: the one that is kept stays.
     """
     dense, _ = head_of(model)
     dense.__dict__["record"] = record  # which a stock Dense does not declare
-    if alone is not None:
-        dense.__dict__["alone"] = alone
     keep_in_config(model[0], record)
 
 

@@ -29,7 +29,6 @@ _SAID: tuple[str, ...] = (
     "labelled_pairs",
     "mean_norm",
     "nested",
-    "folded",
 )
 _SAID += ("base_model", "license", "versions")
 

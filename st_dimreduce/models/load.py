@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_dimreduce.base_head import (
-    ALONE,
     CONFIG,
     MODEL_KEY,
     PICKLE,
@@ -127,8 +126,7 @@ def _keep_record(model: SentenceTransformer, path: Path) -> None:
     if type(dense).__name__ == "Dense":  # a DimReduce has its own
         content = read_object(path)
         try:
-            alone = BaseHead.load(path.parent / ALONE) if (path.parent / ALONE).exists() else None
-            keep_record(model, FitRecord.from_dict(content), alone)
+            keep_record(model, FitRecord.from_dict(content))
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is not as st_dimreduce writes it: {error}") from error
 
@@ -221,24 +219,10 @@ def load_head(path: str | os.PathLike[str]) -> BaseHead:
     try:
         root, relative = _local_head(folder) if folder.is_dir() else _remote_head(os.fspath(path))
         config, tensors = read_dense(root / relative)
-        head = BaseHead.of_dense(config, tensors, _record(root, config))
-        return head if head.record.folded is None else _alone(root, None if folder.is_dir() else os.fspath(path))
+        return BaseHead.of_dense(config, tensors, _record(root, config))
     except (OSError, ValueError, TypeError) as error:
         expected = "expected the folder of a head or of a reduced model, or its name on the Hub"
         raise UserError(f"{os.fspath(path)} holds no head: {expected} ({' '.join(str(error).split())})") from error
-
-
-def _alone(root: Path, repo: str | None) -> BaseHead:
-    """Return the head that lies alone in a model's folder, which has it folded into another layer as well."""
-    if repo is not None:
-        _, root = _snapshot(repo, [f"{ALONE}/*"], root.name)
-    if not (root / ALONE).is_dir():
-        raise UserError(
-            f"it is folded into the last Dense of the base model, and {ALONE}, where it lies alone, is missing: take "
-            "the folder that save_portable wrote"
-        )
-    stay_inside(root, root / ALONE)
-    return BaseHead.load(root / ALONE)
 
 
 def _local_head(root: Path) -> tuple[Path, str]:
@@ -313,7 +297,6 @@ def _download(name: str, trust_remote_code: bool) -> tuple[str, Path]:
     weighty = [part.folder for part in everything if part.kind not in _WEIGHTLESS]
     prefixes = {place: "" if place == folder else f"{place.relative_to(folder).as_posix()}/" for place in weighty}
     patterns = [f"{prefix}{file}" for prefix in prefixes.values() for file in (WEIGHTS, _SHARDS)]
-    patterns.append(f"{ALONE}/{WEIGHTS}")
     _snapshot(repo, patterns, folder.name)
     lacking = [prefix for place, prefix in prefixes.items() if not any(place.glob("*.safetensors"))]
     if lacking:

@@ -21,7 +21,7 @@ from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.budget import DEFAULT_OUT_FEATURES, Size
 from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.summary import Summary
-from st_dimreduce.models.attach import origin, takes_head
+from st_dimreduce.models.attach import origin
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.texts import check_texts
 
@@ -190,16 +190,12 @@ def _attached(base: MultiVectorEncoder, head: BaseHead) -> MultiVectorEncoder:
     while place and _keeps_directions(modules[place - 1][0]):
         place -= 1
     below = modules[place - 1][0]
-    folds = takes_head(below, head.out_features, _TOKENS)
-    if folds:
-        layer = {name: each.detach().float().cpu().numpy() for name, each in below.named_parameters()}
-        head = head.fold_into(layer["linear.weight"], layer.get("linear.bias"))
     dense = head.to_dense()
     dense.module_input_name = dense.module_output_name = _TOKENS
     dense.to(next((each for each in below.parameters() if each.is_floating_point()), dense.linear.weight))
     normalises = any(getattr(module, "module_input_name", None) == _TOKENS for module, _ in modules[place:])
     added: list[nn.Module] = [dense] if normalises else [dense, Normalize(module_input_name=_TOKENS)]
-    modules[place - folds : place] = [(module, []) for module in added]
+    modules[place:place] = [(module, []) for module in added]
     reduced = MultiVectorEncoder(
         modules=[module for module, _ in modules],
         device=str(base.device),

@@ -41,7 +41,6 @@ _SETTINGS = {  # fields of the record, in the words of the card
     "rotation": "rotation",
     "gain": "gain (root mean square of the Tanh's input)",
     "nested": "sizes at which it may be truncated",
-    "folded": "multiplied into the base model's last Dense, of this size",
     "mean_norm": "mean norm of the vectors it reduces",
     "seed": "seed",
     "trained_steps": "steps of contrastive training",

@@ -92,9 +92,9 @@ def encode_and_reduce(
 
 @contextmanager
 def _sampled(model: SentenceTransformer, sample: DriftSample) -> Iterator[None]:
-    """Add to a sample what reaches the model's head within a block, unless that is folded or reduces tokens."""
-    module, record = head_of(model)
-    if record.folded is not None or module.module_input_name != "sentence_embedding":
+    """Add to a sample what reaches the model's head within a block, unless that reduces tokens."""
+    module, _ = head_of(model)
+    if module.module_input_name != "sentence_embedding":
         yield
         return
 

@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from st_dimreduce import FitRecord, reduce_model, save_portable
-from st_dimreduce.enums import Outcome
 from st_dimreduce.base_head import record_in_card
+from st_dimreduce.enums import Outcome
 from st_dimreduce.models.attach import origin
 from st_dimreduce.portable.card import MARK, figures_table, model_card, recommended
 from st_dimreduce.portable.readers import Reading
