@@ -12,14 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from st_dimreduce.base_head import (
     CONFIG,
-    MODEL_KEY,
     PICKLE,
-    RECORD,
     WEIGHTS,
     BaseHead,
-    FitRecord,
     read_dense,
-    record_in_card,
 )
 from st_dimreduce.errors import UserError
 from st_dimreduce.models.folder import (
@@ -35,7 +31,8 @@ from st_dimreduce.models.folder import (
     read_layout,
     read_parts,
 )
-from st_dimreduce.untrusted import Shapes, printable, read_json, read_object, read_text, short, stay_inside
+from st_dimreduce.record import RECORD, FitRecord, read_record
+from st_dimreduce.untrusted import Shapes, printable, read_json, read_object, short, stay_inside
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -219,7 +216,7 @@ def load_head(path: str | os.PathLike[str]) -> BaseHead:
     try:
         root, relative = _local_head(folder) if folder.is_dir() else _remote_head(os.fspath(path))
         config, tensors = read_dense(root / relative)
-        return BaseHead.of_dense(config, tensors, _record(root, config))
+        return BaseHead.of_dense(config, tensors, read_record(root, config))
     except (OSError, ValueError, TypeError) as error:
         expected = "expected the folder of a head or of a reduced model, or its name on the Hub"
         raise UserError(f"{os.fspath(path)} holds no head: {expected} ({' '.join(str(error).split())})") from error
@@ -253,18 +250,6 @@ def _head_entry(modules: Path) -> str:
     if type_.rpartition(".")[2] not in ("Dense", "DimReduce"):
         raise UserError(f"the model ends in {type_}: expected a DimReduce or Dense as its head")
     return relative
-
-
-def _record(root: Path, dense: dict[str, Any]) -> Any:
-    """Return the record of a head: its own, that of its folder, or that in its transformer's config or its card."""
-    if "record" in dense:
-        return dense["record"]
-    if (root / RECORD).exists():
-        return read_object(root / RECORD)
-    if (root / CONFIG).exists():
-        return read_object(root / CONFIG).get(MODEL_KEY, {})
-    card = read_text(root / CARD) if (root / CARD).exists() else None
-    return record_in_card(card).to_dict()
 
 
 def check_hub_name(name: str) -> None:

@@ -13,9 +13,8 @@ import numpy as np
 from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
 from torch import nn
 
-from st_dimreduce.base_head import MODEL_KEY, BaseHead, FitRecord
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.rows import as_count
-from st_dimreduce.dim_reduce import keep_in_config
 from st_dimreduce.enums import Objective
 from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.budget import DEFAULT_OUT_FEATURES, Size
@@ -23,6 +22,7 @@ from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.models.attach import origin
 from st_dimreduce.progress import progress_bar
+from st_dimreduce.record import FitRecord, set_record
 from st_dimreduce.texts import check_texts
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def token_record(model: MultiVectorEncoder) -> FitRecord:
         ValueError: If the model was not reduced by :func:`st_dimreduce.reduce_multi_vector`.
     """
     config = model[0].auto_model.config if isinstance(model[0], Transformer) else None
-    content = getattr(config, MODEL_KEY, None)
+    content = getattr(config, "st_dimreduce", None)
     if not isinstance(content, Mapping):
         raise UserError("the model has no fit record: expected one that reduce_multi_vector gave")
     return FitRecord.from_dict(content)
@@ -205,7 +205,7 @@ def _attached(base: MultiVectorEncoder, head: BaseHead) -> MultiVectorEncoder:
     )
     reduced.module_kwargs = {f"{place}": names for place, (_, names) in enumerate(modules) if names}
     reduced.model_card_data.base_model = head.record.base_model
-    keep_in_config(reduced[0], head.record)
+    set_record(reduced, dense, head.record)  # type: ignore[arg-type]  # reads its first module only
     return reduced
 
 

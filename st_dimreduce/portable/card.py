@@ -9,9 +9,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from st_dimreduce.base_head import FitRecord, record_comment
 from st_dimreduce.enums import Precision
 from st_dimreduce.portable.serving import Serving
+from st_dimreduce.record import FitRecord, record_comment
 from st_dimreduce.untrusted import harmless
 
 MARK = "<!-- Written by st_dimreduce, anew at every publish: take this line out to keep a text of your own. -->"

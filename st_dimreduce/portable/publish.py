@@ -87,7 +87,7 @@ def _with_graphs(folder: Path, variants: Sequence[Variant | str]) -> Iterator[Pa
         raise UserError(f"{folder} holds {there[0].where}: publish it as it is, or take its graphs out")
     with tempfile.TemporaryDirectory() as work:
         exported, whole = Path(work, "export"), Path(work, "model")
-        export(folder, exported, variants=variants)
+        export(folder, exported, variants=list(dict.fromkeys([Variant.FP32, *map(Variant, variants)])))
         shutil.copytree(folder, whole, copy_function=_link_or_copy)
         shutil.move(exported / _GRAPHS, whole / _GRAPHS)
         shutil.move(exported / EXPORT, whole / EXPORT)

@@ -38,12 +38,13 @@ from st_dimreduce.portable.layout import (
     in_order,
     misread_before,
     module_path,
+    name_sizes,
     rewrite,
-    write_record,
 )
 from st_dimreduce.portable.serving import Serving
 from st_dimreduce.portable.transformers4 import add_old_settings
 from st_dimreduce.portable.verify import check_vectors
+from st_dimreduce.record import write_record
 from st_dimreduce.untrusted import read_object
 
 _KINDS = tuple(getattr(stock_modules, kind) for kind in OLD_NAMES)
@@ -102,6 +103,7 @@ def save_portable(
                     _add_settings(each, place)
         rewrite(folder, parts)
         write_record(folder, record, head.in_features, head.out_features)
+        name_sizes(folder)
         card = model_card(record, head.in_features, head.out_features, serving=Serving.of(folder))
         (folder / CARD).write_text(card, encoding="utf-8")
         check_vectors(model, folder)

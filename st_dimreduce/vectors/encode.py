@@ -73,7 +73,7 @@ def encode_and_reduce(
     if not path.suffix:
         raise UserError(f"{sink} has no suffix: expected .npy, .parquet or .arrow")
     part, whole = sink_files(path, tabular=path.suffix != ".npy")
-    identity = {"source": [[digest_of(texts)]], "head": head.digest, "precision": precision.value}
+    identity = {"source": [[digest_of(texts)]], "head": head.fingerprint, "precision": precision.value}
     sample = DriftSample(head)
     with (
         only_run(path),

@@ -212,7 +212,7 @@ def build_shards(
     if not rows:
         raise UserError("the dataset has no rows: give one that holds at least one vector")
     settings: dict[str, Any] = {"column": column, "on_bad_row": on_bad_row}
-    manifest = Manifest(kind, precision, known.out_features, known.digest, False, known.fingerprint)
+    manifest = Manifest(kind, precision, known.out_features, known.fingerprint, False, known.fingerprint)
     middles = None
     if kind is Kind.IVF:
         cells = usual_cells(min(shard_rows, rows))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import check, check_readers, export, fix, reduce_model, save_portable
+from st_dimreduce import check, export, reduce_model, save_portable
 from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES
 
@@ -30,7 +30,7 @@ BLIND = {"Text Embeddings Inference, Python backend", "txtai", "llama.cpp, Ollam
 
 
 def outcomes(folder):
-    found = {reading.reader: reading.outcome.value for reading in check_readers(folder)}
+    found = {reading.reader: reading.outcome.value for reading in check(folder).readers}
     assert found.pop("Semantic Kernel") == "fails"
     return found
 
@@ -73,7 +73,7 @@ def whole(tiny, tmp_path):
 def test_every_reader_of_modules_is_right_and_readers_of_graphs_miss_one(portable):
     expected = all_of(MODULE_READERS | {BY_BACKEND, ON_CPU}, "right") | all_of(GRAPH_READERS, "fails")
     assert outcomes(portable) == expected | all_of(BLIND, "unreduced")
-    assert check(portable) == []
+    assert check(portable)
 
 
 def test_an_export_is_right_for_every_reader_of_graphs(reduced, tmp_path):
@@ -81,7 +81,7 @@ def test_an_export_is_right_for_every_reader_of_graphs(reduced, tmp_path):
     expected = all_of(MODULE_READERS | BLIND, "fails")
     expected |= all_of(GRAPH_READERS | {BY_BACKEND, ON_CPU, "txtai"}, "right")
     assert outcomes(tmp_path / "x") == expected
-    assert check(tmp_path / "x") == []
+    assert check(tmp_path / "x")
     with pytest.raises(ValueError, match="holds a graph and no weights: load it with Sent"):
         reduce_model(str(tmp_path / "x"), SENTENCES, 4)
 
@@ -92,7 +92,7 @@ def test_both_together_are_right_but_for_the_reader_that_would_reduce_twice(redu
     shutil.copy(tmp_path / "x" / "export.json", portable)
     expected = all_of(GRAPH_READERS | MODULE_READERS | {ON_CPU}, "right") | all_of(BLIND, "unreduced")
     assert outcomes(portable) == expected | {BY_BACKEND: "fails"}
-    assert check(portable) == []
+    assert check(portable)
     (portable / "export.json").unlink()  # then the graph itself tells
     assert outcomes(portable) == expected | {BY_BACKEND: "fails"}
 
@@ -105,7 +105,7 @@ def test_a_graph_of_the_base_model_is_named_and_set_aside(reduced, portable, who
     (portable / "openvino" / "openvino_model.xml").write_text("<net/>")
     (portable / "openvino" / "openvino_model.bin").write_bytes(b"weights")
     where = f"{place}/model.onnx".lstrip("/")
-    assert [str(problem) for problem in check(portable)] == [
+    assert [str(problem) for problem in check(portable).problems] == [
         f"{where}: it gives 32 dimensions, the model 8: readers of graphs serve unreduced embeddings; rewrite the "
         "folder with st-dimreduce check --fix",
         "openvino/openvino_model.xml: it is of no export of this model: readers of graphs serve unreduced embeddings; "
@@ -118,8 +118,8 @@ def test_a_graph_of_the_base_model_is_named_and_set_aside(reduced, portable, who
     done = run("check", portable)
     assert done.exit_code == 1
     assert f"{where} is a graph without the head" in " ".join(done.output.split())
-    fix(portable)
-    assert check(portable) == []
+    check(portable, fix=True)
+    assert check(portable)
     assert outcomes(portable)[ON_CPU] == "right"
     assert (portable / ".unreduced" / where).read_bytes() == whole.read_bytes(), "nothing is lost"
     assert (portable / ".unreduced" / "openvino" / "openvino_model.bin").read_bytes() == b"weights"
@@ -144,9 +144,9 @@ def test_the_sizes_of_a_nested_head_are_where_servers_look_for_them(portable):
     assert config["matryoshka_dimensions"] == [4, 8]
     del config["matryoshka_dimensions"]
     (portable / "config.json").write_text(json.dumps(config))
-    assert [str(problem) for problem in check(portable)] == [
+    assert [str(problem) for problem in check(portable).problems] == [
         "config.json: it does not name the sizes 4, 8 at which vectors may be truncated: vLLM refuses dimensions=; "
         "rewrite the folder with st-dimreduce check --fix"
     ]
-    fix(portable)
+    check(portable, fix=True)
     assert json.loads((portable / "config.json").read_text())["matryoshka_dimensions"] == [4, 8]
