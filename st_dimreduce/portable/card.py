@@ -224,10 +224,10 @@ No flag and no plug-in.
 To store {size:,} bytes per vector and search them (`pip install st_dimreduce`):
 
 ```python
-from st_dimreduce import quantize, search
+from st_dimreduce import Codes
 
-codes = quantize(embeddings, "{precision.value}")  # {size:,} bytes per row
-scores, rows = search(model.encode_query(["A question"]), codes, "{precision.value}")
+codes = Codes.of(model.encode_document(["A sentence", "Another sentence"]), "{precision.value}")
+scores, rows = codes.search(model.encode_query(["A question"]), k=10)
 ```
 """
 

@@ -158,7 +158,9 @@ def _unportable(root: Path, parts: list[Part]) -> Iterator[Problem]:
         moved = {entry["path"]: part for part, entry in zip(parts, new, strict=True)}
         for path in sorted(folder.rglob("*.json")):
             part = moved.get(path.relative_to(folder).parent.as_posix().removeprefix("."))
-            before = part.folder / path.name if part else root / path.relative_to(folder)
+            before = root / path.relative_to(folder)
+            if part and not before.exists():  # it was moved
+                before = part.folder / path.name
             if path.name not in {MODULES, RECORD}:
                 yield from _changed(root, before, path)
     for part in parts:

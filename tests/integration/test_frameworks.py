@@ -11,9 +11,9 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import reduce_model, save_portable
+from st_dimreduce.apps.docstrings import package_pairs
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import search
-from st_dimreduce.apps.docstrings import package_pairs
 from tests.helpers.components import missing
 from tests.helpers.environments import WITHOUT_US
 

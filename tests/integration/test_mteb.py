@@ -11,10 +11,10 @@ from huggingface_hub import ModelCard
 from scipy.stats import spearmanr
 
 from st_dimreduce import reduce_model, save_portable
-from st_dimreduce.codes.precision import dequantize, quantize
-from st_dimreduce.codes.search import search
 from st_dimreduce.apps.docstrings import package_pairs
 from st_dimreduce.codes.metrics import retrieval
+from st_dimreduce.codes.precision import dequantize, quantize
+from st_dimreduce.codes.search import search
 from tests.helpers.hub_card_rules import card_errors
 
 pytestmark = pytest.mark.component("mteb")

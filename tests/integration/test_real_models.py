@@ -10,14 +10,14 @@ from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import DimReduce, Head, check, reduce_model, save_portable
+from st_dimreduce.apps.docstrings import docstring_pairs
+from st_dimreduce.codes.metrics import overlaps
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import search
 from st_dimreduce.fitting.fit import fit_head
+from st_dimreduce.models.attach import origin
 from st_dimreduce.vectors.drift import drift
 from st_dimreduce.vectors.fit import summarize
-from st_dimreduce.apps.docstrings import docstring_pairs
-from st_dimreduce.codes.metrics import overlaps
-from st_dimreduce.models.attach import origin
 from tests.helpers.tei import assert_served_as_encoded
 from tests.helpers.tiny import SENTENCES
 

@@ -8,20 +8,10 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import (
-    DimReduce,
-    FitRecord,
-    Head,
-    attach_head,
-    load_head,
-    reduce_model,
-    reduce_vectors,
-    save_head,
-    save_portable,
-)
+from st_dimreduce import DimReduce, FitRecord, Head, reduce_model, save_portable
 from st_dimreduce.models.load import load_model
 from tests.helpers.command import run
-from tests.helpers.tiny import SENTENCES
+from tests.helpers.tiny import SENTENCES, trainable
 
 WRONG = {"0": 0, "negative": -1, "infinite": float("inf"), "huge": 10**400, "a word": "long", "a list": [1.0]}
 
@@ -38,11 +28,11 @@ def say(file, value, *keys):
 @pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
 def test_a_mean_norm_that_cannot_be_is_one_line_wherever_it_is_read(value, tiny, tiny_path, tmp_path):
     reduced = reduce_model(tiny, SENTENCES, 8)
-    save_head(DimReduce.from_model(reduced), tmp_path / "head")
+    Head.from_model(reduced).save(tmp_path / "head")
     save_portable(reduced, tmp_path / "portable")
     (tmp_path / "module").mkdir()
     DimReduce(8, 4, record=FitRecord(mean_norm=1.0)).save(str(tmp_path / "module"))
-    reduce_model(tiny, SENTENCES, 8, trainable=True).save(str(tmp_path / "trained"))
+    trainable(reduced).save(str(tmp_path / "trained"))
     say(tmp_path / "head" / "st_dimreduce.json", value)
     say(tmp_path / "module" / "config.json", value, "record")
     say(tmp_path / "portable" / "st_dimreduce.json", value)
@@ -53,13 +43,12 @@ def test_a_mean_norm_that_cannot_be_is_one_line_wherever_it_is_read(value, tiny,
     plain = SentenceTransformer(str(tmp_path / "portable"), device="cpu")
     ways = [
         lambda: Head.load(tmp_path / "head"),
-        lambda: load_head(tmp_path / "head"),
         lambda: DimReduce.load(str(tmp_path / "module")),
         lambda: Head.load(tmp_path / "module"),
-        lambda: load_head(tmp_path / "portable"),
+        lambda: Head.load(tmp_path / "portable"),
         lambda: DimReduce.from_model(plain),
-        lambda: attach_head("base", Head(np.eye(3)).with_record(mean_norm=value)),
-        lambda: list(reduce_vectors(np.ones((9, 3)), Head(np.eye(3), record=FitRecord(mean_norm=value)))),
+        lambda: Head(np.eye(3)).with_record(mean_norm=value),
+        lambda: Head(np.eye(3), record=FitRecord(mean_norm=value)),
         lambda: load_model(tmp_path / "trained", trust_remote_code=True),
     ]
     for number, way in enumerate(ways):
@@ -67,10 +56,10 @@ def test_a_mean_norm_that_cannot_be_is_one_line_wherever_it_is_read(value, tiny,
             way()
         assert "\n" not in str(error.value), number
     for command in (
-        ("apply", tmp_path / "head", tmp_path / "x.npy", tmp_path / "y.npy"),
-        ("apply", tmp_path / "portable", tmp_path / "x.npy", tmp_path / "y.npy"),
+        ("transform", tmp_path / "head", tmp_path / "x.npy", tmp_path / "y.npy"),
+        ("transform", tmp_path / "portable", tmp_path / "x.npy", tmp_path / "y.npy"),
         ("attach", tmp_path / "head", tiny_path, "--output", tmp_path / "attached"),
-        ("export", tmp_path / "head", "--output", tmp_path / "exported"),
+        ("export", tmp_path / "portable", "--output", tmp_path / "exported"),
     ):
         done = run(*command)
         assert done.exit_code == 2, (command, done.output)

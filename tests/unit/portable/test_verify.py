@@ -12,14 +12,18 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
 from transformers import AutoTokenizer
 
-from st_dimreduce import check, DimReduce, reduce_model, save_portable
+from st_dimreduce import DimReduce, check, reduce_model, save_portable
 from st_dimreduce.models.folder import read_layout
 from st_dimreduce.portable import layout, verify
 from st_dimreduce.portable.save import unportable
 from tests.helpers.command import run
 from tests.helpers.folders import BERT, POOL, TOKENIZER, change, encode
-from tests.helpers.resuming import content
-from tests.helpers.tiny import SENTENCES
+from tests.helpers.tiny import SENTENCES, trainable
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
 
 BEYOND = {
     "query_length": 3,
@@ -208,7 +212,7 @@ def spoil_norm(folder, *_):
 
 
 @pytest.mark.parametrize("spoil", [spoil_weights, spoil_prompts, spoil_length, spoil_norm])
-@pytest.mark.parametrize("command", ["save", "fix"])
+@pytest.mark.parametrize("command", ["save", "check"])
 def test_what_would_give_other_vectors_does_not_take_the_models_place(spoil, command, tiny, tmp_path, monkeypatch):
     model = reduce_model(tiny, SENTENCES, 8)
     model.prompts = {"query": "the small dog "}
@@ -273,7 +277,7 @@ def test_fix_copies_nothing_that_a_link_leads_to(link, stock, tmp_path):
 
 
 def test_modules_in_training_are_so_afterwards(tiny, tmp_path):
-    model = reduce_model(tiny, SENTENCES, 8, trainable=True)
+    model = trainable(reduce_model(tiny, SENTENCES, 8))
     model.train()
     model[0].eval()
     before = [module.training for module in model.modules()]
