@@ -94,7 +94,7 @@ class Reader:
             transformer and no ``Dense``; None if it reads no weights.
         graph: What it takes of an ONNX file: ``"tokens"``, which it pools; ``"sentence"``, ready-made; ``"body"``, in
             place of the transformer; ``"no"`` if it feeds inputs that ours have not; None if it reads none.
-        hint: What it must be told to give the model's vectors.
+        hint: What it gives the model's vectors with.
     """
 
     name: str
@@ -116,13 +116,13 @@ READERS = (
     Reader("Text Embeddings Inference, Python backend", "weights, first token", False, "none"),
     Reader("vLLM", "modules.json", True, "vllm"),
     Reader("Infinity, torch", "modules.json", True, "new"),
-    Reader("Infinity, ONNX", "ONNX", True, None, "tokens", "--pooling-method, which is cls if not given"),
+    Reader("Infinity, ONNX", "ONNX", True, None, "tokens", "--pooling-method, which is cls unless given"),
     Reader("fastembed", "ONNX", True, None, "tokens"),
-    Reader("transformers.js", "ONNX", True, None, "tokens", "texts of up to the maximum length"),
-    Reader("ONNX Runtime", "ONNX", True, None, "sentence", "sentence_embedding"),
-    Reader("txtai", "weights, or ONNX", True, "none", "tokens", "method: sentence-transformers, or an ONNX file"),
+    Reader("transformers.js", "ONNX", True, None, "tokens", "texts up to the maximum length"),
+    Reader("ONNX Runtime", "ONNX", True, None, "sentence"),
+    Reader("txtai", "weights, or ONNX", True, "none", "tokens", "method: sentence-transformers"),
     Reader("langchain4j", "ONNX", False, None, "tokens"),
-    Reader("Spring AI", "ONNX", False, None, "tokens", "cosines: its vectors are not of norm 1"),
+    Reader("Spring AI", "ONNX", False, None, "tokens", "vectors not of norm 1"),
     Reader("Vespa, hugging-face-embedder", "ONNX", False, None, "tokens", "the name of the output"),
     Reader("Vespa, bert-embedder", "ONNX, vocab.txt", False, None, "no"),
     Reader("Semantic Kernel", "ONNX, vocab.txt", False, None, "no"),
@@ -166,7 +166,8 @@ def _read(reader: Reader, facts: Facts) -> tuple[Outcome, str, str]:
     if not facts.weights:
         return Outcome.FAILS, "there are no weights", "give it the folder that save_portable wrote"
     if reader.modules == "none":
-        return Outcome.UNREDUCED, "it reads no Dense of modules.json", reader.hint or "use another reader"
+        remedy = f"use it with {reader.hint}" if reader.hint else "use another reader"
+        return Outcome.UNREDUCED, "it reads no Dense of modules.json", remedy
     hurt = [problem for problem in facts.problems if reader.modules in problem.outcomes]
     if not hurt:
         return Outcome.RIGHT, "modules.json names the head", ""
@@ -184,7 +185,8 @@ def _of_graph(reader: Reader, facts: Facts, graph: Graph) -> tuple[Outcome, str,
         return Outcome.FAILS, "the head is in the graph and in modules.json", remedy
     found = graph.tokens if reader.graph == "tokens" else graph.sentence or graph.tokens
     if found == facts.size:
-        return Outcome.RIGHT, f"the head is in the graph{reader.hint and f'; give {reader.hint}'}", ""
+        hint = f"; with {reader.hint}" if reader.hint and reader.modules is None else ""
+        return Outcome.RIGHT, f"the head is in the graph{hint}", ""
     if found is None and graph.sentence == facts.size:
         return Outcome.FAILS, "the graph gives no tokens to pool", "use a reader of sentence_embedding"
     return Outcome.UNREDUCED, f"{graph.where} is a graph without the head", FIX

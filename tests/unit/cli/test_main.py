@@ -22,7 +22,7 @@ COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))
 def raising(code, module):
     """A function of a module that runs a line of code."""
     namespace = {"__name__": module}
-    exec(f"def check(folder):\n    {code}", namespace)  # noqa: S102, the code of the test
+    exec(f"def check(folder, *_, **__):\n    {code}", namespace)  # noqa: S102, the code of the test
     return namespace["check"]
 
 
@@ -33,8 +33,6 @@ def check_does(monkeypatch):
     def replace(code, module="st_dimreduce.made_up"):
         fake = types.SimpleNamespace(check=raising(code, module))
         monkeypatch.setitem(sys.modules, "st_dimreduce.portable.check", fake)
-        readers = types.SimpleNamespace(check_readers=lambda _: [], readers_table=None)
-        monkeypatch.setitem(sys.modules, "st_dimreduce.portable.readers", readers)
 
     return replace
 
@@ -70,7 +68,7 @@ def test_without_a_command_it_says_how_to_begin():
         ("apply", "--precision", ["float32", "int8", "int4", "int2", "binary"]),
         ("export", "--precision", ["float32", "int8", "int4", "int2", "binary"]),
         ("compare", "--precision", ["float32", "int8", "int4", "int2", "binary"]),
-        ("export", "--format", ["onnx", "openvino"]),
+        ("export", "--variant", ["fp32", "fp16", "int8"]),
     ],
 )
 def test_choices_are_listed_checked_and_completed(command, option, choices):
@@ -151,7 +149,7 @@ def test_what_the_user_cannot_correct_is_one_line_and_status_1(code, module, mes
 def test_debug_shows_the_traceback(tmp_path):
     code = """
 import sys, types
-def check(folder): raise RuntimeError(f"no {folder}")
+def check(folder, *_, **__): raise RuntimeError(f"no {folder}")
 sys.modules["st_dimreduce.portable.check"] = types.SimpleNamespace(check=check)
 from st_dimreduce.cli import app
 app()
