@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from st_dimreduce.cli import app
 from st_dimreduce.cli.main import hide_loading_bars, show
 from st_dimreduce.evaluation.report import publication_table
+from st_dimreduce.portable.check import Check
 from tests.helpers.command import run
 
 COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))
@@ -22,16 +23,17 @@ COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))
 def raising(code, module):
     """A function of a module that runs a line of code."""
     namespace = {"__name__": module}
-    exec(f"def check(folder, *_, **__):\n    {code}", namespace)  # noqa: S102, the code of the test
+    exec(f"def check(folder, *_):\n    {code}", namespace)  # noqa: S102, the code of the test
     return namespace["check"]
 
 
 @pytest.fixture
 def check_does(monkeypatch):
-    """Let ``check`` run a line of code, as if a module of this name held it."""
+    """Let ``check`` run a line of code, as if a module of this name held it; what it returns are the problems."""
 
     def replace(code, module="st_dimreduce.made_up"):
-        fake = types.SimpleNamespace(check=raising(code, module))
+        problems_of = raising(code, module)
+        fake = types.SimpleNamespace(check=lambda *given, **_: Check(problems_of(*given), []))
         monkeypatch.setitem(sys.modules, "st_dimreduce.portable.check", fake)
 
     return replace
