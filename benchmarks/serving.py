@@ -62,7 +62,7 @@ def with_onnxruntime(folder: Path, output: str, threads: int) -> Callable[[list[
 
 def with_openvino(folder: Path, output: str, threads: int, hint: str) -> Callable[[list[str]], np.ndarray]:
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint}
-    model = openvino.Core().compile_model(folder / "openvino" / "openvino_model.xml", "CPU", settings)
+    model = openvino.Core().compile_model(folder / "onnx" / "model.onnx", "CPU", settings)
     return encoder(folder, lambda feeds: model(feeds)[output])
 
 
@@ -91,10 +91,9 @@ def main() -> None:
         return model.encode(some, batch_size=BATCH)
 
     with tempfile.TemporaryDirectory() as work:
-        torch_folder, onnx_folder, openvino_folder = (Path(work, name) for name in ("torch", "onnx", "openvino"))
+        torch_folder, onnx_folder = Path(work, "torch"), Path(work, "onnx")
         save_portable(model, torch_folder)
-        export(model, onnx_folder, "onnx", precision=CODES)
-        export(model, openvino_folder, "openvino", precision=CODES)
+        export(model, onnx_folder, precision=CODES)
         ways: dict[str, tuple[Path, str, Any]] = {
             "torch, `encode`": (torch_folder, "", with_torch),
             "torch, `encode` then `quantize`": (torch_folder, "codes", lambda some: quantize(with_torch(some), CODES)),
@@ -104,8 +103,8 @@ def main() -> None:
         hints = {"float32": "f32"} | ({"bfloat16": "bf16"} if native_bfloat16() else {})
         for name, hint in hints.items():
             for tail, output in (("", "sentence_embedding"), (", codes", "codes")):
-                way = with_openvino(openvino_folder, output, threads, hint)
-                ways[f"OpenVINO in {name}{tail}"] = (openvino_folder, tail and "codes", way)
+                way = with_openvino(onnx_folder, output, threads, hint)
+                ways[f"OpenVINO in {name}{tail}"] = (onnx_folder, tail and "codes", way)
         seconds = timed(chosen.rounds, *(lambda way=way: way(texts) for *_, way in ways.values()))
         exact = {"": with_torch(texts), "codes": quantize(with_torch(texts), CODES)}
         rows = []

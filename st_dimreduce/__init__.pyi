@@ -1,4 +1,3 @@
-from .base_head import FitRecord as FitRecord
 from .codes.codes import Codes as Codes
 from .dim_reduce import DimReduce as DimReduce
 from .enums import Precision as Precision
@@ -16,6 +15,7 @@ from .portable.save import save_portable as save_portable
 from .progress import disable_progress_bars as disable_progress_bars
 from .progress import enable_progress_bars as enable_progress_bars
 from .recipe import reduce_model as reduce_model
+from .record import FitRecord as FitRecord
 from .vectors.index import Index as Index
 
 __version__: str

@@ -5,13 +5,10 @@ It imports NumPy and safetensors only. :class:`st_dimreduce.Head` adds what need
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -24,6 +21,7 @@ from st_dimreduce.codes.rows import refuse_masked, scale_rows
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_folder, write_json
+from st_dimreduce.record import RECORD, FitRecord, read_record, write_record
 from st_dimreduce.untrusted import Shapes, read_object, read_pickle, read_tensors, short, stay_inside
 
 if TYPE_CHECKING:
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
 Array = TypeVar("Array", np.ndarray, "Tensor")
 Activation = Literal["Tanh", "Identity"]
 
-RECORD = "st_dimreduce.json"  # the record, in the folder of a head or of a reduced model
-ALONE = "st_dimreduce_head"  # folder of the head alone, in that of a model that has it folded into another layer
-MODEL_KEY = "st_dimreduce"  # of the record in the config of a model's transformer
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
@@ -43,182 +38,9 @@ ACTIVATIONS: dict[str, str] = {  # by class name, the full name that every reade
     "Tanh": "torch.nn.modules.activation.Tanh",
     "Identity": "torch.nn.modules.linear.Identity",
 }
-# The classes of torch.nn.modules.activation, and Identity: what a Dense may end in.
-_TORCH_ACTIVATIONS = frozenset(
-    [
-        "CELU",
-        "ELU",
-        "GELU",
-        "GLU",
-        "Hardshrink",
-        "Hardsigmoid",
-        "Hardswish",
-        "Hardtanh",
-        "Identity",
-        "LeakyReLU",
-        "LogSigmoid",
-        "LogSoftmax",
-        "Mish",
-        "MultiheadAttention",
-        "PReLU",
-        "RReLU",
-        "ReLU",
-        "ReLU6",
-        "SELU",
-        "SiLU",
-        "Sigmoid",
-        "Softmax",
-        "Softmax2d",
-        "Softmin",
-        "Softplus",
-        "Softshrink",
-        "Softsign",
-        "Tanh",
-        "Tanhshrink",
-        "Threshold",
-    ]
-)
-_COMMENT = re.compile(r"<!-- st_dimreduce (\{.*\}) -->")  # the record in the model card of a static embedding
+_ACTIVATION = re.compile(r"torch\.nn\.(modules\.activation\.[A-Z]\w*|(modules\.linear\.)?Identity|Tanh)")
 _LARGEST = 2**20  # in_features and out_features of a file that is read
 _SMALLEST_NORM = np.float32(1e-12)
-_MOST = 1e100  # of any number in a record
-_NORMS = 1e-30, 1e30  # whose inverse float32 holds
-
-
-@dataclass(frozen=True)
-class FitRecord:
-    """How a head was fitted and how to use it; what is not known is None.
-
-    It is saved with the head, in ``st_dimreduce.json``, and in the config of the reduced model's transformer, so that
-    a model loaded by plain Sentence Transformers still has it.
-
-    Attributes:
-        precision: Precision that the head was fitted for: the one to store its vectors in. Defaults to ``"float32"``.
-        mean_norm: Mean norm of the vectors that the head reduces, 1e-30 to 1e30: 1 for unit vectors, and for a head
-            behind Pooling that of the pooled embeddings. Stored vectors are scaled to it, :meth:`BaseHead.transform`.
-        nested: Sizes at which the outputs may be truncated, ascending.
-        folded: Size d of the base model's embeddings, where the head was multiplied into the ``Dense`` that gave them.
-        method: Method of the fit.
-        objective: ``"quality"`` or ``"fidelity"``.
-        vectors: Number of vectors that the head was fitted on.
-        cloze_pairs: Number of cloze pairs used for within-pair whitening and to choose the strength.
-        labelled_pairs: Number of labelled pairs it was trained on.
-        strength: How far the objective quality departed from fidelity.
-        whitening: Power of the eigenvalues by which the directions were divided.
-        rotation: ``"itq"``, ``"random"`` or None.
-        gain: Root mean square of the Tanh's input on the vectors fitted on.
-        seed: Seed of the fit.
-        trained_steps: Step of contrastive training that was kept.
-        distilled_steps: Step of distillation that was kept.
-        base_model: Name of the base model on the Hub.
-        license, license_name, license_link, language: What the base model's card says.
-        versions: Versions of the packages that fitted the head, by name.
-        choice: The options measured for a byte budget, a :meth:`st_dimreduce.Choice.to_dict`.
-        figures: What was measured of the model, a :meth:`st_dimreduce.Comparison.to_dict`.
-        reference: What the head loses on vectors held out from its fit, which :meth:`st_dimreduce.Head.drift` compares
-            later vectors with.
-
-    Raises:
-        ValueError: If a value is of the wrong type or out of range.
-    """
-
-    precision: Precision = Precision.FLOAT32
-    mean_norm: float | None = None
-    nested: tuple[int, ...] | None = None
-    folded: int | None = None
-    method: str | None = None
-    objective: str | None = None
-    vectors: int | None = None
-    cloze_pairs: int | None = None
-    labelled_pairs: int | None = None
-    strength: float | None = None
-    whitening: float | None = None
-    rotation: str | None = None
-    gain: float | None = None
-    seed: int | None = None
-    trained_steps: int | None = None
-    distilled_steps: int | None = None
-    base_model: str | None = None
-    license: str | list[str] | None = None
-    license_name: str | None = None
-    license_link: str | None = None
-    language: str | list[str] | None = None
-    versions: dict[str, str] | None = None
-    choice: dict[str, Any] | None = field(default=None, metadata={"large": True})
-    figures: dict[str, Any] | None = field(default=None, metadata={"large": True})
-    reference: dict[str, Any] | None = field(default=None, metadata={"large": True})
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "precision", Precision(self.precision))
-        if isinstance(self.nested, list):
-            object.__setattr__(self, "nested", tuple(self.nested))
-        for each in fields(self):
-            value, (kinds, expected) = getattr(self, each.name), _KINDS.get(each.name, (str, "a string"))
-            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-                raise UserError(f"the fit record says {each.name} {short(value)}: expected {expected}")
-            if isinstance(value, (int, float)) and each.name != "mean_norm" and not abs(value) < _MOST:
-                raise UserError(f"the fit record says {each.name} {short(value)}: expected a finite number")
-        if self.nested is not None and not all(isinstance(size, int) and size > 0 for size in self.nested):
-            raise UserError(f"the fit record says nested {short(self.nested)}: expected sizes of at least 1")
-        if self.mean_norm is not None and not _NORMS[0] <= self.mean_norm <= _NORMS[1]:
-            raise UserError(
-                f"the fit record says mean_norm {short(self.mean_norm)}: expected a number greater than 0, "
-                f"{_NORMS[0]:g} to {_NORMS[1]:g}"
-            )
-
-    def to_dict(self, *, large: bool = True) -> dict[str, Any]:
-        """Return what is known as JSON can hold it.
-
-        Args:
-            large: Whether to include ``choice``, ``figures`` and ``reference``, which are kept in ``st_dimreduce.json``
-                alone. Defaults to True.
-        """
-        values = {each.name: getattr(self, each.name) for each in fields(self) if large or not each.metadata}
-        known = {name: value for name, value in values.items() if value is not None}
-        known["precision"] = self.precision.value
-        return known | ({"nested": list(self.nested)} if self.nested else {})
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> FitRecord:
-        """Read what :meth:`to_dict` returned; names that this version does not know are ignored."""
-        names = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in content.items() if name in names and value is not None})
-
-
-def record_comment(record: FitRecord) -> str:
-    """Return the record as a comment for a model card, which a loaded model keeps."""
-    text = json.dumps(record.to_dict(large=False)).replace(">", "\\u003e")
-    return f"<!-- st_dimreduce {text} -->"
-
-
-def record_in_card(card: str | None) -> FitRecord:
-    """Return the record in a model card's comment; an empty one if there is none that can be read."""
-    found = _COMMENT.search(card or "")
-    with suppress(ValueError, RecursionError):
-        return FitRecord.from_dict(json.loads(found[1])) if found else FitRecord()
-    return FitRecord()
-
-
-_NUMBER = ((int, float), "a number")
-_TEXTS = ((str, list), "a string or a list of strings")
-_DICT = (dict, "an object")
-_KINDS: dict[str, tuple[Any, str]] = {
-    "nested": (tuple, "a list of sizes"),
-    "mean_norm": _NUMBER,
-    "strength": _NUMBER,
-    "whitening": _NUMBER,
-    "gain": _NUMBER,
-    "license": _TEXTS,
-    "language": _TEXTS,
-    "versions": _DICT,
-    "choice": _DICT,
-    "figures": _DICT,
-    "reference": _DICT,
-    **dict.fromkeys(
-        ("folded", "vectors", "cloze_pairs", "labelled_pairs", "seed", "trained_steps", "distilled_steps"),
-        (int, "a whole number"),
-    ),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,14 +93,6 @@ class BaseHead:
     def precision(self) -> Precision:
         """Precision that the head was fitted for."""
         return self.record.precision
-
-    @property
-    def digest(self) -> str:
-        """Hash of everything that a reduced stored vector depends on."""
-        known = (self.activation, self.weight.shape, self.bias is not None, self.record.mean_norm)
-        digest = hashlib.sha256(repr(known).encode())
-        digest.update(self.weight.tobytes() + (b"" if self.bias is None else self.bias.tobytes()))
-        return digest.hexdigest()
 
     @property
     def fingerprint(self) -> str:
@@ -402,26 +216,6 @@ class BaseHead:
         """Return the same head with some fields of its record changed."""
         return replace(self, record=replace(self.record, **changes))
 
-    def fold_into(self, weight: np.ndarray, bias: np.ndarray | None) -> BaseHead:
-        """Return the head multiplied into the linear layer before it, whose inputs it then takes.
-
-        Args:
-            weight: Weight of that layer, array of shape (d, p), p >= k.
-            bias: Its bias, array of shape (d,), or None.
-
-        Returns:
-            A head of weight (k, p) that computes what the two layers compute, with ``folded`` in its record.
-
-        Raises:
-            ValueError: If the layer takes fewer dimensions than the head gives.
-        """
-        exact = self.weight.astype(np.float64)  # so that one product rounds as two do
-        given = [exact @ bias.astype(np.float64)] if bias is not None else []
-        given += [self.bias] if self.bias is not None else []
-        added = np.sum(given, axis=0) if given else None
-        folded = replace(self, weight=exact @ weight.astype(np.float64), bias=added)
-        return folded.with_record(folded=self.in_features)
-
     def for_norm(self, mean_norm: float) -> BaseHead:
         """Return the head for vectors of another mean norm, whose outputs are the same.
 
@@ -453,7 +247,7 @@ class BaseHead:
             activation = ACTIVATIONS[self.activation]
             write_json(folder / CONFIG, {**sizes, "bias": self.bias is not None, "activation_function": activation})
             save_file(tensors, folder / WEIGHTS)
-            write_json(folder / RECORD, {**sizes, **self.record.to_dict()})
+            write_record(folder, self.record, **sizes)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BaseHead:
@@ -468,21 +262,18 @@ class BaseHead:
             if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
                 raise UserError(f"{folder} holds a pickle: expected {WEIGHTS}")
             config, tensors = read_dense(folder)
-            content = config.get("record") or (read_object(folder / RECORD) if (folder / RECORD).exists() else {})
-            return cls.of_dense(config, tensors, content)
+            return cls.of_dense(config, tensors, read_record(folder, config))
         except (OSError, ValueError, TypeError) as error:
             expected = "expected the folder of a head or of a reduced model"
             raise UserError(f"{folder} holds no head: {expected} ({' '.join(str(error).split())})") from error
 
     @classmethod
-    def of_dense(cls, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], record: Any) -> BaseHead:
+    def of_dense(cls, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], record: FitRecord) -> BaseHead:
         """Return the head that a ``Dense`` is: settings and tensors as :func:`read_dense` returns them."""
         if config.get("use_residual"):
             raise UserError("it has a residual connection: expected a head without one")
-        if not isinstance(record, Mapping):
-            raise UserError(f"its fit record is {short(record)}: expected an object")
         activation: Any = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
-        return cls(tensors["linear.weight"], tensors.get("linear.bias"), activation, FitRecord.from_dict(record))
+        return cls(tensors["linear.weight"], tensors.get("linear.bias"), activation, record)
 
     def to_dense(self) -> Dense:
         """Return the stock ``Dense`` with the same weights, which loads without this package."""
@@ -538,7 +329,5 @@ def read_dense(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def is_activation(name: Any) -> bool:
-    """Whether this is the full name of an activation of ``torch.nn``; imports nothing."""
-    kind = str(name).rpartition(".")[2]
-    module = "linear" if kind == "Identity" else "activation"
-    return kind in _TORCH_ACTIVATIONS and name in {f"torch.nn.{kind}", f"torch.nn.modules.{module}.{kind}"}
+    """Whether this names an activation of ``torch.nn``, which a reader may import and call; imports nothing."""
+    return isinstance(name, str) and _ACTIVATION.fullmatch(name) is not None

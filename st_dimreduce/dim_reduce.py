@@ -1,20 +1,20 @@
-"""The head as a Sentence Transformers module, and where a model keeps the record of its head."""
+"""The head as a Sentence Transformers module."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
-from st_dimreduce.base_head import MODEL_KEY, BaseHead, FitRecord, record_in_card
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
+from st_dimreduce.record import FitRecord, record_of, set_record
 
 
 class DimReduce(Dense):
@@ -124,18 +124,10 @@ class DimReduce(Dense):
         """Return a copy of a reduced model's head with its record, from a ``DimReduce`` or a stock ``Dense``.
 
         Raises:
-            ValueError: If the model ends in no head, or has it folded into another layer and not alone as well.
+            UserError: If the model ends in no head.
         """
         dense, record = head_of(model)
-        if record.folded is None:
-            return _copy(dense, cls, record, dropout=getattr(dense, "dropout", 0.1))
-        alone = getattr(dense, "alone", None)
-        if not isinstance(alone, BaseHead):
-            raise UserError(
-                "the head is folded into the last Dense of the base model: only the folder that save_portable wrote "
-                "has it alone, take load_head(folder)"
-            )
-        return cls.from_head(replace(alone, record=record))
+        return _copy(dense, cls, record, dropout=getattr(dense, "dropout", 0.1))
 
 
 def head_of(model: SentenceTransformer) -> tuple[Dense, FitRecord]:
@@ -151,8 +143,7 @@ def head_of(model: SentenceTransformer) -> tuple[Dense, FitRecord]:
             f"the model ends in {kind}, it has no head: give a reduced model, or reduce this one first (reduce_model, "
             "st-dimreduce reduce)"
         )
-    record = getattr(modules[-1], "record", None)
-    return modules[-1], record if isinstance(record, FitRecord) else _kept_record(model)
+    return modules[-1], record_of(model, modules[-1])
 
 
 def chosen_precision(model: SentenceTransformer) -> Precision | None:
@@ -164,35 +155,9 @@ def chosen_precision(model: SentenceTransformer) -> Precision | None:
     return None if precision == Precision.FLOAT32 else precision
 
 
-def keep_record(model: SentenceTransformer, record: FitRecord, alone: BaseHead | None = None) -> None:
-    """Keep the record where a model saved by plain Sentence Transformers still has it.
-
-    That is the config of its transformer, whose unknown keys every version keeps. A static embedding has no config:
-    there the ``Dense`` in memory has the record, and what :func:`record_comment` adds to the model card.
-
-    Args:
-        model: The reduced model.
-        record: The record of its head.
-        alone: The head alone, where it is folded into another layer. Defaults to None: the one that is kept stays.
-    """
-    dense, _ = head_of(model)
-    dense.__dict__["record"] = record  # which a stock Dense does not declare
-    if alone is not None:
-        dense.__dict__["alone"] = alone
-    keep_in_config(model[0], record)
-
-
-def keep_in_config(module: nn.Module, record: FitRecord) -> None:
-    """Keep a record in the config of a model's first module, if that is a transformer."""
-    if isinstance(module, Transformer):
-        setattr(module.auto_model.config, MODEL_KEY, record.to_dict(large=False))
-
-
-def _kept_record(model: SentenceTransformer) -> FitRecord:
-    content = getattr(model[0].auto_model.config, MODEL_KEY, None) if isinstance(model[0], Transformer) else None
-    if isinstance(content, Mapping):
-        return FitRecord.from_dict(content)
-    return record_in_card(model._model_card_text)
+def keep_record(model: SentenceTransformer, record: FitRecord) -> None:
+    """Give the head of a reduced model a record, in place of the one it has."""
+    set_record(model, head_of(model)[0], record)
 
 
 def plain_head(dense: Dense, record: FitRecord) -> BaseHead:

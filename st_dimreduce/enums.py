@@ -81,16 +81,10 @@ class Kind(StringEnum):
     FLAT = "flat"
 
 
-class Format(StringEnum):
-    """File format of an exported graph."""
-
-    ONNX = "onnx"
-    OPENVINO = "openvino"
-
-
 class Variant(StringEnum):
-    """Number format of the weights in a smaller file of an exported model."""
+    """Number format of the weights of an exported model."""
 
+    FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
 

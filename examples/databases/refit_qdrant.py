@@ -41,7 +41,7 @@ FULL, FIRST, ALIAS = "documents", "documents_reduced", "documents_live"
 
 def collection_of(head: Head) -> str:
     """Return the name of the collection of vectors that a head reduced."""
-    return f"{FIRST}_{head.digest[:12]}"
+    return f"{FIRST}_{head.fingerprint[-12:]}"
 
 
 def live(client: QdrantClient) -> str:

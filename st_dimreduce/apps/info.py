@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from st_dimreduce.base_head import RECORD, BaseHead, FitRecord
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.fingerprint import shown
 from st_dimreduce.codes.manifest import MANIFEST
 from st_dimreduce.codes.origin import Origin, origin_beside
 from st_dimreduce.errors import UserError
 from st_dimreduce.models.load import load_head
 from st_dimreduce.portable.graphs import EXPORT
+from st_dimreduce.record import RECORD, FitRecord
 from st_dimreduce.untrusted import read_object
 from st_dimreduce.vectors.sources import mapped
 
@@ -29,7 +30,6 @@ _SAID: tuple[str, ...] = (
     "labelled_pairs",
     "mean_norm",
     "nested",
-    "folded",
 )
 _SAID += ("base_model", "license", "versions")
 

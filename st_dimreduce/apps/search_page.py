@@ -98,8 +98,6 @@ class Corpus:
             raise UserError("there is no text to search: give at least one")
         self._models = _load_all([path] if isinstance(path, (str, os.PathLike)) else path, len(texts))
         first = next(iter(self._models.values()))
-        if first.record.folded and base is None:
-            raise UserError("the head is folded into the base model's last Dense: give the base model too (--base)")
         # The full model has no name of its own, which any reduced model may have.
         encoding = {} if base is None else {"": load_model(base)}
         encoding |= {label: model.body for label, model in self._models.items()}

@@ -29,7 +29,7 @@ from st_dimreduce.cli.options import (
     read_sizes,
     say_choice,
 )
-from st_dimreduce.enums import Format, Objective, Precision
+from st_dimreduce.enums import Addition, Objective, Precision, Variant
 
 
 @command
@@ -103,8 +103,6 @@ def reduce(
     status = say_choice(record, keep, best_effort)
     title = f"{comparison.documents:,} held-out texts of {len(sentences):,}, {asked_with(comparison)} (percent)"
     show(comparison_table(comparison, title), *notes(comparison), *cautions(record, len(sentences)))
-    if record.folded:
-        show("The head is multiplied into the base model's last Dense: the folder has the same modules.")
     size_said = f"{comparison.rows[-1].dimensions} dimensions, to be stored as {record.precision.value}"
     show(f"Wrote {output}: {size_said}.")
     show_next(
@@ -160,18 +158,20 @@ def publish(
 
 @command
 def export(
-    source: Annotated[str, typer.Argument(help="Name or folder of a reduced model, or folder of a head.")],
+    source: Annotated[str, typer.Argument(help="Name or folder of a reduced model.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the graph to.")],
-    format_: Annotated[Format, typer.Option("--format", help="File format of the graph.")] = Format.ONNX,
     precision: Annotated[
         Precision | None,
         typer.Option(help="Precision of the codes, a further output (float32: none); the head's if not given."),
     ] = None,
-    variants: Variants = None,
+    variants: Annotated[
+        list[Variant] | None,
+        typer.Option("--variant", help="Number format of the weights; may be given again. fp32 if not given."),
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> Done:
-    """Export a reduced model or a head as a graph for ONNX Runtime or OpenVINO.
+    """Export a reduced model as a graph for ONNX Runtime.
 
     Example: st-dimreduce export small --output graph --variant int8
     """
@@ -179,17 +179,10 @@ def export(
     from st_dimreduce.portable.export import export as export_graph
 
     hide_loading_bars(quiet)
-    show(f"Exports {source} for {'ONNX Runtime' if format_ is Format.ONNX else 'OpenVINO'}, writes {output}.")
-    written = export_graph(
-        source,
-        output,
-        format_,
-        precision=precision,
-        variants=variants or (),
-        overwrite=force,
-    )
+    show(f"Exporting {source} for ONNX Runtime to {output}.")
+    written = export_graph(source, output, precision=precision, variants=variants or ("fp32",), overwrite=force)
     show(f"Wrote {written}.")
-    files = json.loads(Path(output, SETTINGS).read_text(encoding="utf-8")).get("files", {})
+    files = json.loads(Path(output, SETTINGS).read_text(encoding="utf-8"))["files"]
     for name, about in files.items():
         cosines = f"cosine to the model {about['mean_cosine']:.4f}, at least {about['least_cosine']:.4f}"
         show(f"  {name}: {about['bytes'] / 1e6:,.0f} MB, {cosines}")
@@ -210,21 +203,14 @@ def check(
     Example: st-dimreduce check small --fix
     """
     from st_dimreduce.portable.check import check as check_folder
+    from st_dimreduce.portable.readers import readers_table
 
     if fix:
-        from st_dimreduce.portable.fix import fix as fix_folder
-
         hide_loading_bars()
-        fix_folder(folder, trust_remote_code=trust_remote_code)
-    problems = check_folder(folder)
-
-    from st_dimreduce.portable.readers import check_readers, readers_table
-
-    readings = check_readers(folder)
-    if readings:
-        show(readers_table(readings))
-    show(*map(str, problems))
-    if not problems:
-        show(f"{folder}: nothing to mend.")
-    said = [{"reader": each.reader, "outcome": each.outcome.value, "why": each.why} for each in readings]
-    return Done({"problems": list(map(str, problems)), "readers": said}, 1 if problems else 0)
+    found = check_folder(folder, fix, trust_remote_code=trust_remote_code)
+    if found.readers:
+        show(readers_table(found.readers))
+    show(*map(str, found.problems))
+    if found:
+        show(f"{folder}: nothing is wrong.")
+    return Done(found.to_dict(), 0 if found else 1)

@@ -11,7 +11,7 @@ from st_dimreduce.enums import Objective, OnBadRow, Precision, Store, Variant, V
 from st_dimreduce.errors import UserError
 
 if TYPE_CHECKING:
-    from st_dimreduce.base_head import FitRecord
+    from st_dimreduce.record import FitRecord
     from st_dimreduce.vectors.drift import Drift
 
 _FEW = 1000  # texts: with fewer, what is chosen depends on which ones are held out

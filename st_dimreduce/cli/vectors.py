@@ -53,8 +53,8 @@ def fit(
 
     Example: st-dimreduce fit vectors.parquet --bytes 64 --output head
     """
-    from st_dimreduce.base_head import RECORD
     from st_dimreduce.files import check_target
+    from st_dimreduce.record import RECORD
     from st_dimreduce.vectors.fit import fit_on_vectors
 
     check_target(output, force, marker=RECORD)

@@ -10,11 +10,12 @@ from typing import Literal
 import numpy as np
 from scipy.linalg import eigh
 
-from st_dimreduce.base_head import BaseHead, FitRecord
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.errors import UserError
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.summary import Summary
 from st_dimreduce.progress import progress_bar
+from st_dimreduce.record import FitRecord
 
 Rotation = Literal["itq", "random"]
 

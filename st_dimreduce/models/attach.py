@@ -58,9 +58,7 @@ def attach_head(
 
 
 def stack_head(base: SentenceTransformer, head: BaseHead, *, trainable: bool, shared: bool) -> SentenceTransformer:
-    """Return the base model with a head behind it, or multiplied into the linear layer that it ends in.
-
-    The latter leaves the modules as they were, for readers that know them, and is exact but for rounding.
+    """Return the base model with a head behind it.
 
     Args:
         base: The base model.
@@ -72,26 +70,11 @@ def stack_head(base: SentenceTransformer, head: BaseHead, *, trainable: bool, sh
     body, tail = split_model(base)
     if shared:
         body, tail = copy.deepcopy((body, tail))
-    below, stacked = list(body.values()), head
-    if not trainable and takes_head(below[-1], head.out_features):
-        layer = {name: each.detach().float().cpu().numpy() for name, each in below.pop().named_parameters()}
-        stacked = head.fold_into(layer["linear.weight"], layer.get("linear.bias"))
-    modules = [*below, DimReduce.from_head(head) if trainable else stacked.to_dense(), *tail]
+    modules = [*body.values(), DimReduce.from_head(head) if trainable else head.to_dense(), *tail]
     reduced = assemble(base, OrderedDict((str(i), module) for i, module in enumerate(modules)))
     reduced.model_card_data.base_model = head.record.base_model
-    keep_record(reduced, stacked.record, None if stacked is head else head)
+    keep_record(reduced, head.record)
     return reduced
-
-
-def takes_head(module: nn.Module, out_features: int, feature: str = "sentence_embedding") -> bool:
-    """Whether a head can be multiplied into a module: a linear layer of the named feature, and nothing more."""
-    return (
-        type(module) is Dense
-        and isinstance(module.activation_function, nn.Identity)
-        and not module.use_residual
-        and {module.module_input_name, module.module_output_name} == {feature}
-        and module.in_features >= out_features
-    )
 
 
 def split_model(base: SentenceTransformer) -> tuple[OrderedDict[str, nn.Module], list[nn.Module]]:
@@ -113,8 +96,7 @@ def detach_head(model: SentenceTransformer) -> tuple[SentenceTransformer, BaseHe
     """Take a reduced model apart into its body, which is still the base model, and its head.
 
     So one encoding serves both: ``body.encode(texts)`` gives the base model's embeddings, not normalised, and
-    ``head.reduce`` the reduced model's from these. Where the head is folded into the base model's last ``Dense``, the
-    body ends below that one.
+    ``head.forward`` the reduced model's from these.
 
     Args:
         model: The reduced model, left unchanged; the body shares its modules.

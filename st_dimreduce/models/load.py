@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st_dimreduce.base_head import (
-    ALONE,
     CONFIG,
-    MODEL_KEY,
     PICKLE,
-    RECORD,
     WEIGHTS,
     BaseHead,
-    FitRecord,
     read_dense,
-    record_in_card,
 )
 from st_dimreduce.errors import UserError
 from st_dimreduce.models.folder import (
@@ -34,7 +29,8 @@ from st_dimreduce.models.folder import (
     read_layout,
     read_parts,
 )
-from st_dimreduce.untrusted import printable, read_json, read_object, read_text, short, stay_inside
+from st_dimreduce.record import RECORD, FitRecord, read_record
+from st_dimreduce.untrusted import Shapes, printable, read_json, read_object, short, stay_inside
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -124,8 +120,7 @@ def _keep_record(model: SentenceTransformer, path: Path) -> None:
     if type(dense).__name__ == "Dense":  # a DimReduce has its own
         content = read_object(path)
         try:
-            alone = BaseHead.load(path.parent / ALONE) if (path.parent / ALONE).exists() else None
-            keep_record(model, FitRecord.from_dict(content), alone)
+            keep_record(model, FitRecord.from_dict(content))
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is not as st_dimreduce writes it: {error}") from error
 
@@ -206,24 +201,12 @@ def load_head(path: str | os.PathLike[str]) -> BaseHead:
         for place in (root, root / relative):
             stay_inside(root, place)
         config, tensors = read_dense(root / relative)
-        head = BaseHead.of_dense(config, tensors, _record(root, config))
-        return head if head.record.folded is None else _alone(root, name if remote else None)
+        return BaseHead.of_dense(config, tensors, read_record(root, config))
     except (OSError, ValueError, TypeError) as error:
         expected = "expected the folder of a head or of a reduced model, or its name on the Hub"
         raise UserError(f"{name} holds no head: {expected} ({' '.join(str(error).split())})") from error
 
 
-def _alone(root: Path, repo: str | None) -> BaseHead:
-    """Return the head that stands alone in a model's folder, which has it folded into another layer as well."""
-    if repo is not None:
-        _snapshot(repo, [f"{ALONE}/*"], root.name)
-    if not (root / ALONE).is_dir():
-        raise UserError(
-            f"it is folded into the last Dense of the base model, and {ALONE}, where it stands alone, is missing: take "
-            "the folder that save_portable wrote"
-        )
-    stay_inside(root, root / ALONE)
-    return BaseHead.load(root / ALONE)
 
 
 def _head_entry(modules: Path) -> str:
@@ -234,18 +217,6 @@ def _head_entry(modules: Path) -> str:
     if kind not in ("Dense", "DimReduce"):
         raise UserError(f"the model ends in {short(kind)}: expected a DimReduce or Dense as its head")
     return relative
-
-
-def _record(root: Path, dense: dict[str, Any]) -> Any:
-    """Return the record of a head: its own, that of its folder, or that in its transformer's config or its card."""
-    if "record" in dense:
-        return dense["record"]
-    if (root / RECORD).exists():
-        return read_object(root / RECORD)
-    if (root / CONFIG).exists():
-        return read_object(root / CONFIG).get(MODEL_KEY, {})
-    card = read_text(root / CARD) if (root / CARD).exists() else None
-    return record_in_card(card).to_dict()
 
 
 def check_hub_name(name: str) -> None:
@@ -280,7 +251,7 @@ def _download(name: str, trust_remote_code: bool) -> tuple[str, Path]:
     }
     prefixes = {place: "" if place == folder else f"{place.relative_to(folder).as_posix()}/" for place in weighty}
     patterns = [f"{prefix}{file}" for prefix in prefixes.values() for file in (WEIGHTS, _SHARDS)]
-    _snapshot(repo, [*patterns, f"{ALONE}/{WEIGHTS}"], folder.name)
+    _snapshot(repo, patterns, folder.name)
     if lacking := [prefix for place, prefix in prefixes.items() if not any(place.glob("*.safetensors"))]:
         _snapshot(repo, [f"{prefix}{_PICKLES}" for prefix in lacking], folder.name)
     return repo, folder

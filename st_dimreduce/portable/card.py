@@ -9,9 +9,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from st_dimreduce.base_head import FitRecord, record_comment
 from st_dimreduce.enums import Precision
 from st_dimreduce.portable.serving import Serving
+from st_dimreduce.record import FitRecord, record_comment
 from st_dimreduce.untrusted import harmless
 
 MARK = "<!-- Written by st_dimreduce, anew at every publish: take this line out to keep a text of your own. -->"
@@ -41,7 +41,6 @@ _SETTINGS = {  # fields of the record, in the words of the card
     "rotation": "rotation",
     "gain": "gain (root mean square of the Tanh's input)",
     "nested": "sizes at which it may be truncated",
-    "folded": "multiplied into the base model's last Dense, of this size",
     "mean_norm": "mean norm of the vectors it reduces",
     "seed": "seed",
     "trained_steps": "steps of contrastive training",
@@ -225,10 +224,10 @@ No flag and no plug-in.
 To store {size:,} bytes per vector and search them (`pip install st_dimreduce`):
 
 ```python
-from st_dimreduce import quantize, search
+from st_dimreduce import Codes
 
-codes = quantize(embeddings, "{precision.value}")  # {size:,} bytes per row
-scores, rows = search(model.encode_query(["A question"]), codes, "{precision.value}")
+codes = Codes.of(model.encode_document(["A sentence", "Another sentence"]), "{precision.value}")
+scores, rows = codes.search(model.encode_query(["A question"]), k=10)
 ```
 """
 

@@ -1,4 +1,4 @@
-"""ONNX graphs of models and heads, traced from small modules."""
+"""ONNX graphs of models, traced from small modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, S
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name everybody gives it
 
-from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.precision import INT8_STEPS, thresholds
 from st_dimreduce.enums import Precision, Variant
 from st_dimreduce.errors import UserError
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 OPSET = 20
 IR_VERSION = 10  # which runtimes of 2024 read
-_SMALLEST_ENTRY = 1e-30  # a stored vector of smaller entries has no direction
 _SMALLEST_NORM = 1e-15  # a row of a smaller norm counts as zero and stays zero
 
 
@@ -49,28 +47,28 @@ def model_graph(embed: EmbedTokens, precision: Precision) -> ModelProto:
     ids = torch.zeros((2, 4), dtype=torch.int64)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     axes = {0: "batch", 1: "length"}
-    return _trace(embed, precision, {"input_ids": ids, "attention_mask": mask}, axes, embed.outputs)
-
-
-def head_graph(head: BaseHead, precision: Precision) -> ModelProto:
-    """Trace a head into a graph.
-
-    Args:
-        head: The head.
-        precision: Precision of the output ``codes``; no such output for float32.
-
-    Returns:
-        The graph from ``embedding``, float32 of shape (batch, d) and any norm, to ``reduced``, rows of norm 1 of shape
-        (batch, k): what :func:`st_dimreduce.reduce_vectors` stores. A row of zeros stays zero where the head has no
-        bias.
-    """
-    return _trace(
-        ReduceToUnit(head),
-        precision,
-        {"embedding": torch.zeros((2, head.in_features))},
-        {0: "batch"},
-        ["reduced"],
-    )
+    with _quiet(), torch.no_grad():
+        size = embed(ids, mask)[-1].shape[1]
+        try:
+            program: Any = torch.onnx.export(
+                WithCodes(embed, precision, size),
+                (ids, mask),
+                dynamo=True,
+                dynamic_shapes=((axes, axes),),  # of the one parameter, *inputs
+                input_names=["input_ids", "attention_mask"],
+                output_names=embed.outputs if precision is Precision.FLOAT32 else [*embed.outputs, "codes"],
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = " ".join(str(error.__cause__ or error).split())[:300]
+            raise UserError(f"this model cannot be exported: torch cannot trace it: {reason}") from error
+    proto: ModelProto = program.model_proto
+    proto.ir_version = min(proto.ir_version, IR_VERSION)
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        part.ClearField("metadata_props")  # source files and lines on this machine
+    return proto
 
 
 class EmbedTokens(nn.Module):
@@ -144,25 +142,6 @@ def pooling_of(module: Pooling) -> str | None:
     return modes[0] if len(modes) == 1 and modes[0] in {"mean", "cls", "lasttoken"} else None
 
 
-class ReduceToUnit(nn.Module):
-    """Reduces stored vectors, as :meth:`st_dimreduce.Head.reduce_stored` does, and scales the rows to norm 1.
-
-    Args:
-        head: The head.
-    """
-
-    def __init__(self, head: BaseHead) -> None:
-        super().__init__()
-        self.dense, self.mean_norm = head.to_dense(), head.record.mean_norm
-
-    def forward(self, embedding: Tensor) -> tuple[Tensor]:
-        if self.mean_norm is not None:
-            # By the largest entry first: the square of a large norm would overflow.
-            embedding = embedding / embedding.abs().amax(dim=1, keepdim=True).clamp(min=_SMALLEST_ENTRY)
-            embedding = _unit(embedding) * self.mean_norm
-        return (_unit(self.dense.activation_function(self.dense.linear(embedding))),)
-
-
 class WithCodes(nn.Module):
     """Computes embeddings, and their codes as a further output.
 
@@ -220,46 +199,6 @@ class Codes(nn.Module):
 
 def _unit(rows: Tensor) -> Tensor:
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=_SMALLEST_NORM)
-
-
-def _trace(
-    embed: nn.Module, precision: Precision, inputs: dict[str, Tensor], axes: dict[int, str], outputs: list[str]
-) -> ModelProto:
-    """Trace a module that computes embeddings into a graph.
-
-    Args:
-        embed: The module.
-        precision: Precision of the output ``codes``; no such output for float32.
-        inputs: An example of every input, by name.
-        axes: Names of the dynamic axes, the same for every input.
-        outputs: Names of its outputs, the embeddings last.
-
-    Raises:
-        ValueError: If torch cannot trace it.
-    """
-    example = tuple(inputs.values())
-    with _quiet(), torch.no_grad():
-        size = embed(*example)[-1].shape[1]
-        try:
-            program: Any = torch.onnx.export(
-                WithCodes(embed, precision, size),
-                example,
-                dynamo=True,
-                dynamic_shapes=((axes,) * len(inputs),),  # of the one parameter, *inputs
-                input_names=list(inputs),
-                output_names=outputs if precision is Precision.FLOAT32 else [*outputs, "codes"],
-                opset_version=OPSET,
-                verbose=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:300]
-            raise UserError(f"this model cannot be exported: torch cannot trace it: {reason}") from error
-    proto = program.model_proto
-    proto.ir_version = min(proto.ir_version, IR_VERSION)
-    graph = proto.graph
-    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
-        part.ClearField("metadata_props")  # source files and lines on this machine
-    return proto
 
 
 def write_variant(graph: ModelProto, path: Path, variant: Variant) -> None:

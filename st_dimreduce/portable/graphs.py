@@ -1,4 +1,4 @@
-"""Graphs in a model's folder, which some readers take in place of its modules: are they reduced?"""
+"""ONNX files in a model's folder, which some readers take in place of its modules: are they reduced?"""
 
 from __future__ import annotations
 
@@ -10,69 +10,61 @@ from typing import Any
 from st_dimreduce.errors import UserError
 from st_dimreduce.untrusted import read_object, short
 
-EXPORT = "export.json"  # what an export says of itself
-FOLDERS = ("onnx", "openvino")  # where readers look for graphs
-_ENDS = (".onnx", ".xml")
+EXPORT = "export.json"  # what ``export`` says of its files
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph in a model's folder.
+    """An ONNX file in a model's folder.
 
     Attributes:
-        where: Its file, relative to the model's folder.
+        where: Its place, relative to the model's folder.
         tokens: Size of its token embeddings; None if it gives none, or it is not known what it gives.
         sentence: Size of its ``sentence_embedding``; None likewise.
     """
 
     where: str
-    tokens: int | None
-    sentence: int | None
+    tokens: int | None = None
+    sentence: int | None = None
 
-    def is_reduced(self, out_features: int) -> bool:
-        """Whether everything that it gives has the reduced size."""
-        sizes = {size for size in (self.tokens, self.sentence) if size is not None}
-        return sizes == {out_features}
+    @property
+    def sizes(self) -> set[int]:
+        """The sizes of all that it gives."""
+        return {size for size in (self.tokens, self.sentence) if size is not None}
 
 
 def graphs_of(root: Path) -> list[Graph]:
-    """Return the graphs in a model's folder, where readers look for them, in the order in which these do.
+    """Return the ONNX files in a model's folder, where readers look for them.
 
     Raises:
-        ValueError: If ``export.json`` cannot be read.
+        UserError: If ``export.json`` or a file cannot be read.
     """
-    places = [*sorted(root.glob("*.onnx")), *(path for name in FOLDERS for path in sorted((root / name).glob("*")))]
-    said = read_object(root / EXPORT) if (root / EXPORT).exists() else {}
-    return [_graph(root, path, said) for path in places if path.suffix in _ENDS]
+    about = read_object(root / EXPORT) if (root / EXPORT).exists() else {}
+    return [_graph(root, path, about) for path in [*sorted(root.glob("*.onnx")), *sorted(root.glob("onnx/*.onnx"))]]
 
 
 def files_of(graph: Path) -> list[Path]:
-    """Return the files of a graph: itself, and the weights beside it."""
-    beside = {graph.with_suffix(".bin").name} if graph.suffix == ".xml" else set()
-    return [path for path in graph.parent.iterdir() if path.name.startswith(graph.name) or path.name in beside]
+    """Return an ONNX file and those of its weights, which are beside it."""
+    return [path for path in graph.parent.iterdir() if path.name.startswith(graph.name)]
 
 
-def _graph(root: Path, path: Path, said: dict[str, Any]) -> Graph:
+def _graph(root: Path, path: Path, about: dict[str, Any]) -> Graph:
     where = path.relative_to(root).as_posix()
-    files, outputs, size = said.get("files"), said.get("outputs"), said.get("dimensions")
-    about = files.get(where) if isinstance(files, dict) else None
-    if isinstance(about, dict) and isinstance(outputs, list) and isinstance(size, int):
-        held = sum(part.stat().st_size for part in files_of(path))
-        if about.get("bytes") == held:  # else it is no longer the file of the export
-            return Graph(where, size if "last_hidden_state" in outputs else None, size)
-    return _looked_into(where, path) if path.suffix == ".onnx" and find_spec("onnx") else Graph(where, None, None)
-
-
-def _looked_into(where: str, path: Path) -> Graph:
-    """Return what a graph says of its outputs, without its weights where they lie beside it."""
+    files, outputs, size = about.get("files"), about.get("outputs"), about.get("dimensions")
+    exported = files.get(where) if isinstance(files, dict) else None
+    known = isinstance(exported, dict) and isinstance(outputs, list) and isinstance(size, int)
+    if known and exported.get("bytes") == sum(part.stat().st_size for part in files_of(path)):
+        return Graph(where, size if "last_hidden_state" in outputs else None, size)
+    if find_spec("onnx") is None:
+        return Graph(where)
     import onnx  # noqa: PLC0415, optional
     from google.protobuf.message import DecodeError  # noqa: PLC0415, which onnx needs
 
     try:
-        outputs = onnx.load(path, load_external_data=False).graph.output
+        given = onnx.load(path, load_external_data=False).graph.output
     except (DecodeError, OSError) as error:
-        raise UserError(f"{path} is no ONNX graph: {short(str(error))}: take it out") from error
-    shapes = {output.name: [size.dim_value for size in output.type.tensor_type.shape.dim] for output in outputs}
+        raise UserError(f"{path} is not an ONNX file: {short(str(error))}: remove it") from error
+    shapes = {output.name: [size.dim_value for size in output.type.tensor_type.shape.dim] for output in given}
     tokens = [shape[2] for shape in shapes.values() if len(shape) == 3 and shape[2]]
     sentence = shapes.get("sentence_embedding") or [0]
     return Graph(where, tokens[0] if tokens else None, sentence[-1] or None)

@@ -7,15 +7,16 @@ is the one to ship. No other file of the package spells it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from st_dimreduce.base_head import ACTIVATIONS, CONFIG, MODEL_KEY, PICKLE, RECORD, WEIGHTS, FitRecord, record_comment
+from st_dimreduce.base_head import ACTIVATIONS, CONFIG, PICKLE, WEIGHTS
+from st_dimreduce.enums import Variant
 from st_dimreduce.files import write_json
 from st_dimreduce.models.folder import (
     OTHER_CONFIGS,
@@ -27,6 +28,7 @@ from st_dimreduce.models.folder import (
     pooling_modes,
 )
 from st_dimreduce.portable.transformers4 import add_old_settings
+from st_dimreduce.record import RECORD, FitRecord, write_record
 from st_dimreduce.untrusted import read_json, read_object, read_pickle
 
 MODULES = "modules.json"
@@ -36,6 +38,11 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 CARD = "README.md"
+GRAPHS = {  # the ONNX file of each variant, by the names that transformers.js and others look for
+    Variant.FP32: "onnx/model.onnx",
+    Variant.FP16: "onnx/model_fp16.onnx",
+    Variant.INT8: "onnx/model_quantized.onnx",
+}
 OLD_NAMES = {
     kind: f"sentence_transformers.models.{kind}"
     for kind in (
@@ -167,19 +174,24 @@ def rewrite(folder: Path, parts: list[Part]) -> None:
     write_json(folder / MODULES, entries)
     _rewrite_model(folder / MODEL_CONFIG)
     _keep_record(folder, parts)
+    name_sizes(folder)
 
 
-def write_record(folder: Path, record: FitRecord, in_features: int, out_features: int) -> None:
-    """Write the record of a model's head to ``st_dimreduce.json`` and, where it has one, to its transformer's config.
+def to_safetensors(folder: Path, parts: list[Part]) -> None:
+    """Turn pickled weights of a ``Dense`` into safetensors, which every reader reads.
 
-    Sentence Transformers of every version keeps the latter when it saves the model again. It could not be in the
-    head's own config: before 6, ``Dense`` refuses settings that it does not know.
+    Args:
+        folder: The folder.
+        parts: Its modules.
     """
-    write_json(folder / RECORD, {"in_features": in_features, "out_features": out_features, **record.to_dict()})
-    if (folder / CONFIG).exists():
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        write_json(folder / CONFIG, config | {MODEL_KEY: record.to_dict(large=False)})
-        name_sizes(folder)
+    for part in parts:
+        here = replace(part, folder=folder / part.path)
+        for each in (here, *(direct_parts(here) if part.kind == "Router" else ())):
+            pickle, weights = each.folder / PICKLE, each.folder / WEIGHTS
+            if each.kind in {"Dense", "DimReduce"} and not weights.exists():
+                tensors = read_pickle(pickle)
+                save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, weights)
+                pickle.unlink()
 
 
 def kept_sizes(folder: Path) -> list[int]:
@@ -264,10 +276,6 @@ def _rewrite_dense(folder: Path, part: Part) -> None:
     config = {"bias": True, "activation_function": ACTIVATIONS["Tanh"], **part.config}
     if reads_sentences(config) and not config.get("use_residual"):
         write_json(folder / CONFIG, {key: config[key] for key in DENSE_KEYS if key in config})
-    if not (folder / WEIGHTS).exists():
-        weights = read_pickle(folder / PICKLE)
-        save_file({name: np.ascontiguousarray(weight) for name, weight in weights.items()}, folder / WEIGHTS)
-        (folder / PICKLE).unlink()
 
 
 def _rewrite_other(folder: Path, part: Part) -> None:
@@ -316,10 +324,6 @@ def _keep_record(folder: Path, parts: list[Part]) -> None:
         if is_head(part) and isinstance(part.config.get("record"), dict):
             record = FitRecord.from_dict(part.config["record"])
             write_record(folder, record, part.config["in_features"], part.config["out_features"])
-            card = folder / CARD
-            if parts[0].kind == "StaticEmbedding" and card.exists():
-                text = card.read_text(encoding="utf-8")
-                card.write_text(f"{text}\n{record_comment(record)}\n", encoding="utf-8")
 
 
 _SETTINGS = {

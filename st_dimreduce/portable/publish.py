@@ -19,7 +19,7 @@ from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce.base_head import RECORD, FitRecord
+from st_dimreduce.record import RECORD, FitRecord
 from st_dimreduce.enums import Variant
 from st_dimreduce.errors import UserError
 from st_dimreduce.models.load import load_model
@@ -156,7 +156,8 @@ def _with_graphs(folder: Path, variants: Sequence[Variant | str], work: Path) ->
     """Return a folder that holds a model's files and its graphs."""
     if there := graphs_of(folder):
         raise UserError(f"{folder} holds {there[0].where}: publish it as it is, or take its graphs out")
-    export(folder, work / "export", variants=variants)
+    wanted = dict.fromkeys([Variant.FP32, *map(Variant, variants)])
+    export(folder, work / "export", variants=list(wanted))
     whole = Path(shutil.copytree(folder, work / "whole"))
     for name in ("onnx", EXPORT):
         shutil.move(work / "export" / name, whole / name)

@@ -1,29 +1,67 @@
-"""What each reader of a model's folder makes of it: the model's vectors, unreduced ones, or an error.
+"""Which program reads what of a model's folder, as data, and what each makes of one: right vectors, others, an error.
 
-The rules are those of the readers' own sources, and of tests with the readers themselves; docs/serving.md names both.
-Nothing in the folder is loaded or run here.
+The rules are those of the readers' own sources, and of tests with the readers themselves; docs/serving.md names both,
+and has this table.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from st_dimreduce.enums import Outcome
-from st_dimreduce.models.folder import Part, read_layout
-from st_dimreduce.portable.check import Problem, is_export, problems_of, reduced_size
-from st_dimreduce.portable.graphs import Graph, graphs_of
-from st_dimreduce.portable.layout import SERVED
+from st_dimreduce.portable.graphs import Graph
 from st_dimreduce.untrusted import printable
 
-_WORST = (Outcome.UNREDUCED, Outcome.DIFFERENT, Outcome.FAILS)  # the silent ones first
-_ADD = "export it, or publish --with onnx"
-_IN_GRAPH = "the head is in the graph, before any pooling"
+FIX = "rewrite the folder with st-dimreduce check --fix"
+EXPORT_IT = "export it, or publish --with onnx"
+RULES = {  # by which modules.json is read, or the ONNX files
+    "new": "Sentence Transformers 6",
+    "old": "Sentence Transformers before 6",
+    "tei": "Text Embeddings Inference",
+    "vllm": "vLLM",
+    "onnx": "readers of ONNX files",
+}
+_EFFECTS = {
+    Outcome.UNREDUCED: "would give unreduced vectors",
+    Outcome.DIFFERENT: "would give other vectors",
+    Outcome.FAILS: "would fail",
+}
+_WORST = list(_EFFECTS)  # the silent ones first
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing in a model's folder that a reader misreads or cannot read.
+
+    Attributes:
+        where: The file, relative to the model's folder.
+        what: What is wrong there.
+        remedy: What to do about it.
+        outcomes: What becomes of it, by the rule of :data:`RULES` that a reader follows; right by those not named.
+    """
+
+    where: str
+    what: str
+    remedy: str
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def fixable(self) -> bool:
+        """Whether ``check(path, fix=True)`` mends it."""
+        return self.remedy == FIX
+
+    def __str__(self) -> str:
+        """Return it in one line that a terminal can print."""
+        effects = []
+        for outcome, effect in _EFFECTS.items():
+            if names := [RULES[rule] for rule, each in self.outcomes.items() if each is outcome]:
+                effects.append(f"{' and '.join(names)} {effect}")
+        affected = f": {', '.join(effects)}" if effects else ""
+        return printable(f"{self.where}: {self.what}{affected}; {self.remedy}")
 
 
 @dataclass(frozen=True)
@@ -45,167 +83,121 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class _Folder:
-    """What readers see of a folder.
+class Reader:
+    """A program that reads model folders.
 
     Attributes:
-        parts: Its modules.
-        problems: What is wrong with them.
-        graphs: Its graphs, by their files.
+        name: Its name.
+        reads: What it reads.
+        tested: Whether a test runs it, rather than computes what its source says.
+        modules: The rule of :data:`RULES` by which it reads ``modules.json``; ``"none"`` if it reads the weights of the
+            transformer and no ``Dense``; None if it reads no weights.
+        graph: What it takes of an ONNX file: ``"tokens"``, which it pools; ``"sentence"``, ready-made; ``"body"``, in
+            place of the transformer; ``"no"`` if it feeds inputs that ours have not; None if it reads none.
+        hint: What it gives the model's vectors with.
+    """
+
+    name: str
+    reads: str
+    tested: bool
+    modules: str | None = None
+    graph: str | None = None
+    hint: str = ""
+
+
+READERS = (
+    Reader("Sentence Transformers 6", "modules.json", True, "new"),
+    Reader("Sentence Transformers 3.4 to 5", "modules.json", True, "old"),
+    Reader("Sentence Transformers, backend='onnx'", "modules.json and ONNX", True, "new", "body"),
+    Reader("LangChain, LlamaIndex, Haystack, mteb", "modules.json", True, "new"),
+    Reader("eland, opensearch-py-ml", "modules.json", False, "new"),
+    Reader("Text Embeddings Inference, Candle", "modules.json", False, "tei"),
+    Reader("Text Embeddings Inference, CPU", "ONNX, else modules.json", False, "tei", "sentence"),
+    Reader("Text Embeddings Inference, Python backend", "weights, first token", False, "none"),
+    Reader("vLLM", "modules.json", True, "vllm"),
+    Reader("Infinity, torch", "modules.json", True, "new"),
+    Reader("Infinity, ONNX", "ONNX", True, None, "tokens", "--pooling-method, which is cls unless given"),
+    Reader("fastembed", "ONNX", True, None, "tokens"),
+    Reader("transformers.js", "ONNX", True, None, "tokens", "texts up to the maximum length"),
+    Reader("ONNX Runtime", "ONNX", True, None, "sentence"),
+    Reader("txtai", "weights, or ONNX", True, "none", "tokens", "method: sentence-transformers"),
+    Reader("langchain4j", "ONNX", False, None, "tokens"),
+    Reader("Spring AI", "ONNX", False, None, "tokens", "vectors not of norm 1"),
+    Reader("Vespa, hugging-face-embedder", "ONNX", False, None, "tokens", "the name of the output"),
+    Reader("Vespa, bert-embedder", "ONNX, vocab.txt", False, None, "no"),
+    Reader("Semantic Kernel", "ONNX, vocab.txt", False, None, "no"),
+    Reader("llama.cpp, Ollama", "weights, pooling", False, "none"),
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a reader may find in the folder of a reduced model, or of its export.
+
+    Attributes:
         size: Size of the reduced vectors.
-        alone: Whether there are graphs and no weights.
+        problems: What is wrong with its modules.
+        graphs: Its ONNX files, by their place.
+        weights: Whether there are weights, or ONNX files alone.
     """
 
-    parts: list[Part]
-    problems: list[Problem]
-    graphs: dict[str, Graph]
     size: int
-    alone: bool
-
-    def reads(self, of: Callable[[Problem], Outcome | None]) -> Problem | None:
-        """Return the problem that is worst for a reader; None if there is none."""
-        hurt = [problem for problem in self.problems if of(problem) is not None]
-        return min(hurt, key=lambda problem: _WORST.index(of(problem)), default=None)
+    problems: Sequence[Problem] = ()
+    graphs: Mapping[str, Graph] = field(default_factory=dict)
+    weights: bool = True
 
 
-def check_readers(path: str | os.PathLike[str]) -> list[Reading]:
-    """Say what each reader makes of a reduced model's folder, or of the folder of its export.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        One for each reader, as in the table in docs/serving.md; none for a model without a head.
-
-    Raises:
-        ValueError: If the folder is no model or is damaged.
-    """
-    root = Path(path)
-    parts = read_layout(root, trust_remote_code=True)
-    size = reduced_size(root, parts)
-    if size is None:
-        return []
-    graphs = graphs_of(root)
-    by_file = {graph.where: graph for graph in graphs}
-    folder = _Folder(parts, problems_of(root, parts, graphs), by_file, size, is_export(root))
-    return [
-        _from_modules(folder, "Sentence Transformers 6", lambda problem: problem.newer),
-        _from_modules(folder, "Sentence Transformers 3.4 to 5", lambda problem: problem.older),
-        _by_backend(folder),
-        _from_modules(folder, "Text Embeddings Inference, Candle", lambda problem: problem.server),
-        _by_server_on_cpu(folder),
-        _without_modules("Text Embeddings Inference, Python backend", folder),
-        _by_vllm(folder),
-        _from_modules(folder, "Infinity, torch", lambda problem: problem.newer),
-        _from_tokens(folder, "Infinity, ONNX", "right with --pooling-method, which is cls if not given"),
-        _from_tokens(folder, "fastembed"),
-        _from_tokens(folder, "transformers.js"),
-        _from_tokens(folder, "langchain4j, Spring AI"),
-        _from_tokens(folder, "Vespa", "right if last_hidden_state or sentence_embedding is named as its output"),
-        _by_semantic_kernel(folder),
-        _from_modules(folder, "eland, opensearch-py-ml", lambda problem: problem.newer),
-        _by_txtai(folder),
-        _without_modules("llama.cpp, Ollama", folder),
-    ]
+def readings(facts: Facts) -> list[Reading]:
+    """Return what each reader makes of a folder."""
+    return [Reading(reader.name, *_read(reader, facts)) for reader in READERS]
 
 
-def readers_table(readings: Sequence[Reading]) -> Table:
-    """Return what readers make of a model's folder as a rich table.
+def _read(reader: Reader, facts: Facts) -> tuple[Outcome, str, str]:
+    """Return the outcome, what is read, and what to do about it."""
+    graph = facts.graphs.get("onnx/model.onnx") or next(
+        (graph for where, graph in facts.graphs.items() if where.startswith("onnx/")), None
+    )
+    if reader.modules == "tei":
+        graph = facts.graphs.get("onnx/model.onnx") or facts.graphs.get("model.onnx")
+    if reader.graph and graph and not (reader.modules == "none" and facts.weights):
+        return _of_graph(reader, facts, graph)
+    if reader.modules is None:
+        return Outcome.FAILS, "there is no ONNX file", EXPORT_IT
+    if not facts.weights:
+        return Outcome.FAILS, "there are no weights", "give it the folder that save_portable wrote"
+    if reader.modules == "none":
+        remedy = f"use it with {reader.hint}" if reader.hint else "use another reader"
+        return Outcome.UNREDUCED, "it reads no Dense of modules.json", remedy
+    hurt = [problem for problem in facts.problems if reader.modules in problem.outcomes]
+    if not hurt:
+        return Outcome.RIGHT, "modules.json names the head", ""
+    worst = min(hurt, key=lambda problem: _WORST.index(problem.outcomes[reader.modules]))  # type: ignore[index]
+    return worst.outcomes[reader.modules], f"{worst.where}: {worst.what}", worst.remedy
 
-    Args:
-        readings: What :func:`check_readers` returned.
-    """
+
+def _of_graph(reader: Reader, facts: Facts, graph: Graph) -> tuple[Outcome, str, str]:
+    if reader.graph == "no":
+        return Outcome.FAILS, "it feeds token_type_ids, which the graph does not take", "use ONNX Runtime"
+    if reader.graph == "body":
+        if facts.weights != (graph.tokens == facts.size):
+            return Outcome.RIGHT, "the graph is below the head" if facts.weights else "the head is in the graph", ""
+        remedy = "model_kwargs={'export': True}" if facts.weights else "take its sentence_embedding"
+        return Outcome.FAILS, "the head is in the graph and in modules.json", remedy
+    found = graph.tokens if reader.graph == "tokens" else graph.sentence or graph.tokens
+    if found == facts.size:
+        hint = f"; with {reader.hint}" if reader.hint and reader.modules is None else ""
+        return Outcome.RIGHT, f"the head is in the graph{hint}", ""
+    if found is None and graph.sentence == facts.size:
+        return Outcome.FAILS, "the graph gives no tokens to pool", "use a reader of sentence_embedding"
+    return Outcome.UNREDUCED, f"{graph.where} is a graph without the head", FIX
+
+
+def readers_table(found: Sequence[Reading]) -> Table:
+    """Return what readers make of a model's folder as a rich table."""
     table = Table(title="What each reader makes of it", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("reader", "vectors", "why; what to do"):
         table.add_column(name, overflow="fold")
-    for reading in readings:
-        why = f"{reading.why}; {reading.remedy}" if reading.remedy else reading.why
-        table.add_row(reading.reader, reading.outcome.value, printable(why))
+    for each in found:
+        why = f"{each.why}; {each.remedy}" if each.remedy else each.why
+        table.add_row(each.reader, each.outcome.value, printable(why))
     return table
-
-
-def _from_modules(folder: _Folder, reader: str, of: Callable[[Problem], Outcome | None]) -> Reading:
-    """Say what a reader makes of the modules that ``modules.json`` names."""
-    if folder.alone:
-        return _weightless(reader)
-    problem = folder.reads(of)
-    if problem is None:
-        return Reading(reader, Outcome.RIGHT, "modules.json names the head")
-    return Reading(reader, of(problem) or Outcome.FAILS, f"{problem.where}: {problem.what}", problem.remedy)
-
-
-def _weightless(reader: str, remedy: str = "give it the folder that save_portable wrote") -> Reading:
-    return Reading(reader, Outcome.FAILS, "there are no weights", remedy)
-
-
-def _by_backend(folder: _Folder) -> Reading:
-    """Say what Sentence Transformers makes of graphs, which it takes for the transformer, before the modules."""
-    reader, graph = "Sentence Transformers, backend='onnx'", folder.graphs.get("onnx/model.onnx")
-    if graph is None:
-        return _from_modules(folder, reader, lambda problem: problem.newer)
-    if folder.alone == (graph.tokens == folder.size):
-        return Reading(reader, Outcome.RIGHT, _IN_GRAPH if folder.alone else "the graph is below the head")
-    remedy = "model_kwargs={'export': True}" if not folder.alone else "take its sentence_embedding"
-    return Reading(reader, Outcome.FAILS, "the head is in the graph and in modules.json", remedy)
-
-
-def _by_server_on_cpu(folder: _Folder) -> Reading:
-    """Say what the server makes of a graph: its sentence embedding, else its tokens, pooled."""
-    reader = "Text Embeddings Inference, CPU"
-    graph = folder.graphs.get("onnx/model.onnx") or folder.graphs.get("model.onnx")
-    if graph is None:
-        return _from_modules(folder, reader, lambda problem: problem.server)
-    if folder.size == (graph.sentence or graph.tokens):
-        return Reading(reader, Outcome.RIGHT, _IN_GRAPH)
-    return _unreduced(reader, graph)
-
-
-def _from_tokens(folder: _Folder, reader: str, why: str = _IN_GRAPH) -> Reading:
-    """Say what a reader makes of a graph whose token embeddings it pools."""
-    graph = folder.graphs.get("onnx/model.onnx")
-    if graph is None:
-        return Reading(reader, Outcome.FAILS, "there is no onnx/model.onnx", _ADD)
-    if graph.tokens == folder.size:
-        return Reading(reader, Outcome.RIGHT, why)
-    if graph.tokens is None and graph.sentence == folder.size:
-        return Reading(reader, Outcome.FAILS, "the graph gives no tokens to pool", "use a reader of sentence_embedding")
-    return _unreduced(reader, graph)
-
-
-def _unreduced(reader: str, graph: Graph) -> Reading:
-    remedy = "set the graph aside with st-dimreduce check --fix"
-    return Reading(reader, Outcome.UNREDUCED, f"{graph.where} is a graph without the head", remedy)
-
-
-def _by_vllm(folder: _Folder) -> Reading:
-    """Say what vLLM makes of the modules: it takes a stock Dense by its old and its new name, and no other module."""
-    reader = "vLLM"
-    others = [part.kind for part in folder.parts if part.kind not in SERVED]
-    if folder.alone:
-        return _weightless(reader)
-    if folder.parts[0].kind != "Transformer":
-        return Reading(reader, Outcome.FAILS, f"it knows no {folder.parts[0].kind}", "use Sentence Transformers")
-    if "DimReduce" in others:
-        return Reading(reader, Outcome.UNREDUCED, "it leaves DimReduce out", "save the model with save_portable")
-    if others:
-        return Reading(reader, Outcome.DIFFERENT, f"it leaves {' and '.join(others)} out", "use Sentence Transformers")
-    return Reading(reader, Outcome.RIGHT, "modules.json names the head")
-
-
-def _by_txtai(folder: _Folder) -> Reading:
-    if folder.alone:
-        return _from_tokens(folder, "txtai", "right with path=.../onnx/model.onnx and tokenizer=")
-    return _without_modules("txtai", folder, "method: sentence-transformers")
-
-
-def _by_semantic_kernel(folder: _Folder) -> Reading:
-    reader, why = "Semantic Kernel", "it feeds token_type_ids, which the graph does not take, and wants a vocab.txt"
-    missing = "onnx/model.onnx" not in folder.graphs
-    return Reading(reader, Outcome.FAILS, "there is no onnx/model.onnx" if missing else why, "use ONNX Runtime itself")
-
-
-def _without_modules(reader: str, folder: _Folder, remedy: str = "use another reader") -> Reading:
-    """Say what a reader makes of a model that leaves out what stands behind the transformer."""
-    if folder.alone:
-        return _weightless(reader, "use another reader")
-    return Reading(reader, Outcome.UNREDUCED, "it reads no Dense of modules.json", remedy)

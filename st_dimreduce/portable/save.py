@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer import modules as stock_modules
 from sentence_transformers.sentence_transformer.modules import BoW, Dense, Normalize, Pooling, Router, Transformer
 from torch import nn
 
-from st_dimreduce.base_head import ACTIVATIONS, ALONE, CONFIG, BaseHead, is_activation
+from st_dimreduce.base_head import ACTIVATIONS, CONFIG, is_activation
 from st_dimreduce.dim_reduce import DimReduce, head_of
 from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_folder, write_json
@@ -38,12 +38,13 @@ from st_dimreduce.portable.layout import (
     in_order,
     misread_before,
     module_path,
+    name_sizes,
     rewrite,
-    write_record,
 )
 from st_dimreduce.portable.serving import Serving
 from st_dimreduce.portable.transformers4 import add_old_settings
 from st_dimreduce.portable.verify import check_vectors
+from st_dimreduce.record import write_record
 from st_dimreduce.untrusted import read_object
 
 _KINDS = tuple(getattr(stock_modules, kind) for kind in OLD_NAMES)
@@ -101,11 +102,9 @@ def save_portable(
                 if isinstance(each, Transformer):
                     _add_settings(each, place)
         rewrite(folder, parts)
-        in_features = record.folded or head.in_features
-        write_record(folder, record, in_features, head.out_features)
-        if isinstance(alone := getattr(head, "alone", None), BaseHead):
-            replace(alone, record=record).save(folder / ALONE)
-        card = model_card(record, in_features, head.out_features, serving=Serving.of(folder))
+        write_record(folder, record, head.in_features, head.out_features)
+        name_sizes(folder)
+        card = model_card(record, head.in_features, head.out_features, serving=Serving.of(folder))
         (folder / CARD).write_text(card, encoding="utf-8")
         check_vectors(model, folder)
 

@@ -9,25 +9,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from st_dimreduce.base_head import CONFIG
-from st_dimreduce.enums import Outcome
+from st_dimreduce.enums import Outcome, Variant
+from st_dimreduce.portable.check import check
 from st_dimreduce.portable.graphs import EXPORT
-from st_dimreduce.portable.readers import Reading, check_readers
+from st_dimreduce.portable.layout import GRAPHS
+from st_dimreduce.portable.readers import Reading
 from st_dimreduce.untrusted import harmless, read_object
 
 BROWSER, VLLM = "transformers.js", "vLLM"
 SERVERS = ("Text Embeddings Inference, Candle", "Text Embeddings Inference, CPU")
-GRAPH = "onnx/model.onnx"
 # `Config` of backends/candle/src/lib.rs in huggingface/text-embeddings-inference.
 SERVED_TYPES = {"bert", "camembert", "distilbert", "gemma3_text", "gte", "mistral", "modernbert", "mpnet", "new"}
 SERVED_TYPES |= {"nomic_bert", "qwen2", "qwen3", "roberta", "xlm-roberta"}
 _POOLINGS = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}  # ours, and what transformers.js calls them
-_DTYPES = {GRAPH: "fp32", "onnx/model_fp16.onnx": "fp16", "onnx/model_quantized.onnx": "q8"}
+_DTYPES = {Variant.FP32: "fp32", Variant.FP16: "fp16", Variant.INT8: "q8"}  # as transformers.js calls them
 _GIVES = {
     Outcome.RIGHT: "this model's vectors",
     Outcome.UNREDUCED: "vectors that are not reduced",
     Outcome.DIFFERENT: "other vectors",
     Outcome.FAILS: "an error",
 }
+_SERVER = """```bash
+text-embeddings-router --model-id "{name}" --port 8080
+curl 127.0.0.1:8080/embed -H 'Content-Type: application/json' -d '{{"inputs": "A sentence"}}'
+```"""
+_VLLM = """```bash
+vllm serve "{name}" --runner pooling
+curl 127.0.0.1:8000/v1/embeddings -H 'Content-Type: application/json' \\
+  -d '{{"model": "{name}", "input": "A sentence"}}'
+```"""
+_BROWSER = """```js
+import {{ pipeline }} from "@huggingface/transformers";
+
+const extractor = await pipeline("feature-extraction", "{name}", {{ dtype: "{dtype}" }});{hint}
+const embeddings = await extractor(["A sentence"], {{ pooling: "{pooling}", normalize: true }});
+```"""
 
 
 @dataclass(frozen=True)
@@ -51,12 +67,12 @@ class Serving:
         """Look at a model's folder.
 
         Raises:
-            ValueError: If the folder is no model or is damaged.
+            UserError: If the folder is no model or is damaged.
         """
         config, export = (read_object(folder / name) if (folder / name).exists() else {} for name in (CONFIG, EXPORT))
-        dtypes = tuple(dtype for where, dtype in _DTYPES.items() if (folder / where).exists())
+        dtypes = tuple(dtype for variant, dtype in _DTYPES.items() if (folder / GRAPHS[variant]).exists())
         pooling = _POOLINGS.get(str(export.get("pooling")))
-        return cls(check_readers(folder), str(config.get("model_type", "")), pooling, dtypes)
+        return cls(check(folder).readers, str(config.get("model_type", "")), pooling, dtypes)
 
     @property
     def in_browser(self) -> bool:
@@ -73,7 +89,7 @@ class Serving:
 
     def tags(self) -> list[str]:
         """Return the tags by which people look for models on the Hub."""
-        tags = {"onnx": "fp32" in self.dtypes, BROWSER: self.in_browser, "text-embeddings-inference": self.by_server}
+        tags = {"onnx": bool(self.dtypes), BROWSER: self.in_browser, "text-embeddings-inference": self.by_server}
         return [tag for tag, holds in tags.items() if holds]
 
     def section(self, name: str) -> str:
@@ -82,44 +98,20 @@ class Serving:
         Args:
             name: Name of the model, or what stands for it.
         """
+        if not self.readings:
+            return ""
+        smaller = ", ".join(f'"{dtype}"' for dtype in self.dtypes[1:])
+        hint = f" // smaller: {smaller}" if smaller else ""
+        dtype = self.dtypes[0] if self.dtypes else ""
         snippets = {
-            BROWSER: (self.in_browser, self._browser(name)),
-            "Text Embeddings Inference": (self.by_server, _server(name)),
-            "vLLM": (self._is_right(VLLM), _vllm(name)),
+            BROWSER: (self.in_browser, _BROWSER.format(name=name, dtype=dtype, hint=hint, pooling=self.pooling)),
+            "Text Embeddings Inference": (self.by_server, _SERVER.format(name=name)),
+            VLLM: (self._is_right(VLLM), _VLLM.format(name=name)),
         }
         parts = [f"{title}:\n\n{snippet}\n" for title, (holds, snippet) in snippets.items() if holds]
-        return "\n".join(["## Other readers\n", *parts, self._table()]) if self.readings else ""
-
-    def _table(self) -> str:
-        """Lay out what readers do, those that do the same in one line."""
-        lines: dict[str, list[str]] = {}
+        same: dict[str, list[str]] = {}  # readers that do the same, in one line
         for each in self.readings:
             why = "" if each.outcome is Outcome.RIGHT else f": {harmless(each.why)}"
-            lines.setdefault(_GIVES[each.outcome] + why, []).append(each.reader)
-        rows = [f"| {'; '.join(readers)} | {gives} |" for gives, readers in lines.items()]
-        return "\n".join(["| reader | gives |", "| --- | --- |", *rows, ""])
-
-    def _browser(self, name: str) -> str:
-        smaller = [f'"{dtype}"' for dtype in self.dtypes if dtype != "fp32"]
-        hint = f" // smaller: {', '.join(smaller)}" if smaller else ""
-        return f"""```js
-import {{ pipeline }} from "@huggingface/transformers";
-
-const extractor = await pipeline("feature-extraction", "{name}", {{ dtype: "fp32" }});{hint}
-const embeddings = await extractor(["A sentence"], {{ pooling: "{self.pooling}", normalize: true }});
-```"""
-
-
-def _server(name: str) -> str:
-    return f"""```bash
-text-embeddings-router --model-id "{name}" --port 8080
-curl 127.0.0.1:8080/embed -H 'Content-Type: application/json' -d '{{"inputs": "A sentence"}}'
-```"""
-
-
-def _vllm(name: str) -> str:
-    return f"""```bash
-vllm serve "{name}" --runner pooling
-curl 127.0.0.1:8000/v1/embeddings -H 'Content-Type: application/json' \\
-  -d '{{"model": "{name}", "input": "A sentence"}}'
-```"""
+            same.setdefault(_GIVES[each.outcome] + why, []).append(each.reader)
+        rows = [f"| {'; '.join(readers)} | {gives} |" for gives, readers in same.items()]
+        return "\n".join(["## Other readers\n", *parts, "| reader | gives |", "| --- | --- |", *rows, ""])

@@ -7,11 +7,11 @@ both forms as it read the original.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from st_dimreduce.files import write_json
+from st_dimreduce.untrusted import read_object
 
 
 def add_old_settings(folder: Path) -> None:
@@ -19,14 +19,8 @@ def add_old_settings(folder: Path) -> None:
     for name, old_settings in (("config.json", _config), ("tokenizer_config.json", _tokenizer)):
         path = folder / name
         if path.exists():
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_object(path)
             write_json(path, content | old_settings(content))
-
-
-def missing_settings(config: dict[str, Any], tokenizer: dict[str, Any]) -> list[str]:
-    """Return the names of the settings that transformers 4 would miss or not understand in the two files."""
-    settings = {**_config(config), **_tokenizer(tokenizer)}
-    return [name for name, value in settings.items() if {**config, **tokenizer}.get(name) != value]
 
 
 def _config(config: dict[str, Any]) -> dict[str, Any]:

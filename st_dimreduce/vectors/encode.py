@@ -73,7 +73,7 @@ def encode_and_reduce(
     if not path.suffix:
         raise UserError(f"{sink} has no suffix: expected .npy, .parquet or .arrow")
     part, whole = sink_files(path, tabular=path.suffix != ".npy")
-    identity = {"source": [[digest_of(texts)]], "head": head.digest, "precision": precision.value}
+    identity = {"source": [[digest_of(texts)]], "head": head.fingerprint, "precision": precision.value}
     sample = DriftSample(head)
     with (
         exclusive_run(path),
@@ -92,9 +92,9 @@ def encode_and_reduce(
 
 @contextmanager
 def _sampled(model: SentenceTransformer, sample: DriftSample) -> Iterator[None]:
-    """Add to a sample what reaches the model's head within a block, unless that is folded or reduces tokens."""
-    module, record = head_of(model)
-    if record.folded is not None or module.module_input_name != "sentence_embedding":
+    """Add to a sample what reaches the model's head within a block, unless that reduces tokens."""
+    module, _ = head_of(model)
+    if module.module_input_name != "sentence_embedding":
         yield
         return
 

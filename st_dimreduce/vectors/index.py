@@ -125,7 +125,7 @@ def build_index(
     if model is not None:
         source = _texts(source)
     count = cells or 0 if kind is Kind.IVF else None
-    asked = [_recognised(source, model), known.digest, precision.value, column, on_bad_row.value, count, seed]
+    asked = [_recognised(source, model), known.fingerprint, precision.value, column, on_bad_row.value, count, seed]
     options: dict[str, Any] = {
         "batch_size": batch_size,
         "batch_bytes": batch_bytes,
@@ -133,7 +133,7 @@ def build_index(
     with exclusive_run(target), _Work(target, asked, overwrite) as work:
         ids = _read_ids(source, column, id_column) if ids is None else ids  # before hours of work
         codes = _codes(source, known, model, precision, column, on_bad_row, work, **options)
-        manifest = Manifest(kind, precision, known.out_features, known.digest, holds_names(ids), known.fingerprint)
+        manifest = Manifest(kind, precision, known.out_features, known.fingerprint, holds_names(ids), known.fingerprint)
         middles, of_rows = None, None
         if count is not None:
             count = count or usual_cells(len(codes))
@@ -240,7 +240,7 @@ def index_head(index: CodeIndex) -> BaseHead:
         ValueError: If it is missing, damaged, or not the one that the index names.
     """
     head = BaseHead.load(index.path / HEAD)
-    if head.digest != index.manifest.head:
+    if head.fingerprint != index.manifest.head:
         raise UserError(f"{index.path / HEAD} is another head than {MANIFEST} names: {DAMAGED}")
     return head
 

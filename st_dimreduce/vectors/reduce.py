@@ -88,7 +88,7 @@ def transform_file(
     identity = {
         "source": opened.files.states if opened.files else None,
         "column": opened.column,
-        "head": head.digest,
+        "head": head.fingerprint,
         "precision": precision.value,
         **({"rows before": kept} if kept else {}),
     }

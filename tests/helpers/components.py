@@ -27,7 +27,7 @@ COMPONENTS = {
     "mteb": ["mteb"],
     "atheris": ["atheris"],
     "ONNX Runtime": ["onnx", "onnxruntime", "onnxscript"],
-    "OpenVINO": ["onnx", "onnxscript", "openvino"],
+    "OpenVINO": ["onnx", "onnxruntime", "onnxscript", "openvino"],
     "Chromium": ["selenium", "chromedriver"],
     "Node.js": ["node", "npm"],
     "check-jsonschema": ["check_jsonschema"],

@@ -12,12 +12,12 @@ from tests.helpers.tiny import SENTENCES
 
 CONFIG, POOL, DENSE = "config.json", "1_Pooling/config.json", "2_Dense/config.json"
 TOKENIZER, BERT, MODEL = "tokenizer_config.json", "sentence_bert_config.json", "config_sentence_transformers.json"
-TEI = "Text Embeddings Inference"
-STOPS, OLDER = f"{TEI} does not start", "Sentence Transformers before 6 does not load it"
-NOT_OLD = "is not written as transformers before 5 reads it: transformers before 5 fails, or gives different vectors"
+TEI, OLD, VLLM = "Text Embeddings Inference", "Sentence Transformers before 6", "vLLM"
+UNREDUCED, OTHER, FAIL = "would give unreduced vectors", "would give other vectors", "would fail"
+LAYOUT = "not as in the portable layout"
 FIX = "rewrite the folder with st-dimreduce check --fix"
 REDUCE = "reduce the base model again, with the head directly behind Pooling"
-SERVED = f"{TEI} knows only cls, mean and lasttoken; choose a base model with one of these"
+BOTH_FAIL, BOTH_OTHER = f"{OLD} and {TEI} {FAIL}", f"{OLD} and {TEI} {OTHER}"
 
 
 def tiny_of(tiny_path, mode="mean", *more):

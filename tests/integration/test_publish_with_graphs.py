@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from st_dimreduce import check, check_readers, export, publish, reduce_model, save_portable
+from st_dimreduce import check, export, publish, reduce_model, save_portable
 from st_dimreduce.cli import app
 from tests.helpers.tiny import SENTENCES
 
@@ -82,8 +82,8 @@ def test_module_and_graph_give_the_same_vectors(consumed, folders, name, folder)
     assert np.array_equal(np.array(vectors, np.float32), expected)
     assert np.allclose(from_graph, expected, atol=1e-5)
     assert tokens[2] == expected.shape[1]
-    assert check(there) == []
-    right = {reading.reader for reading in check_readers(there) if reading.outcome == "right"}
+    assert check(there)
+    right = {reading.reader for reading in check(there).readers if reading.outcome == "right"}
     assert {"Sentence Transformers 6", "transformers.js", "fastembed", "Text Embeddings Inference, CPU"} <= right
 
 

@@ -25,9 +25,9 @@ import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from st_dimreduce import export, quantize, reduce_model, save_portable, search
+from st_dimreduce import Codes, export, reduce_model, save_portable
 from st_dimreduce.apps.docstrings import docstring_pairs
-from st_dimreduce.codes.precision import bytes_to_levels
+from st_dimreduce.codes.precision import bytes_to_levels, quantize
 from st_dimreduce.enums import Precision
 from tests.helpers import readers
 from tests.helpers.environments import WITHOUT_US, node_modules, packages, run_python
@@ -65,7 +65,7 @@ def folders(minilm, tmp_path_factory):
     texts = [*(query for query, _ in pairs[:120]), *documents[:40], *cut, *KOREAN, "x", "naïve café 😀"]
     model = reduce_model(minilm, documents, 128)
     save_portable(model, folder / "portable")
-    export(model, folder / "exported", variants=["fp16", "int8"])
+    export(model, folder / "exported", variants=["fp32", "fp16", "int8"])
     (folder / "texts.json").write_text(json.dumps(texts))
     return folder, texts, model.encode(texts, normalize_embeddings=True)
 
@@ -359,7 +359,8 @@ def test_the_browser_finds_what_search_finds(site, browser, precision):
     loaded = f"{len(documents)} documents, {codes.shape[1]} bytes each."
     WebDriverWait(browser, 120).until(lambda page: page.find_element("id", "status").text == loaded)
     queries = ["inverse of a matrix", KOREAN[0], " ".join(documents[:20]), documents[7]]
-    scores, rows = search(embed(folder / "model", queries), codes, precision, top_k=len(codes))
+    stored = Codes(codes, Precision(precision), 128)
+    scores, rows = stored.search(embed(folder / "model", queries), k=len(codes))
     for query, by_rank, ranked in zip(queries, scores, rows, strict=True):
         found, given = answers(browser, query)
         of_row = dict(zip(ranked.tolist(), by_rank.tolist(), strict=True))

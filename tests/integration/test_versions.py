@@ -16,12 +16,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
 from transformers import AutoTokenizer, ModernBertConfig, ModernBertModel, Qwen3Config, Qwen3Model
 
-from st_dimreduce import DimReduce, load_head, reduce_model, save_portable
+from st_dimreduce import DimReduce, Head, reduce_model, save_portable
 from st_dimreduce.dim_reduce import keep_record
 from st_dimreduce.portable.layout import misread_before
 from tests.helpers.environments import WITHOUT_US, packages, run_python
 from tests.helpers.kinds import KINDS, make
-from tests.helpers.tiny import SENTENCES
+from tests.helpers.tiny import SENTENCES, trainable
 
 ROOT = Path(__file__).parent.parent.parent
 TRANSFORMERS_4 = {"transformers": "4.57.6", "huggingface_hub": "0.36.2", "tokenizers": "0.22.2", "datasets": "4.4.1"}
@@ -135,10 +135,10 @@ def test_the_portable_form_gives_the_same_vectors(found, portable):
 
 @pytest.mark.parametrize("kind", ["mean", "static"])
 def test_the_record_is_kept_where_a_version_saves_the_model_again(found, portable, kind):
-    again, record = found[1] / f"vectors.npz{kind}", load_head(portable[0][kind]).record
+    again, record = found[1] / f"vectors.npz{kind}", Head.load(portable[0][kind]).record
     assert not (again / "st_dimreduce.json").exists()
     assert record.mean_norm > 0
-    for head in (load_head(again), DimReduce.from_model(SentenceTransformer(str(again), device="cpu"))):
+    for head in (Head.load(again), DimReduce.from_model(SentenceTransformer(str(again), device="cpu"))):
         assert (head.precision, head.record) == ("int4", record)
 
 
@@ -187,7 +187,7 @@ def poolings(tiny_path, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", map(versions, ["3.4.1", "5.1.0", "6.0.0"]))
-def test_what_is_refused_for_older_versions_is_what_they_pool_elsewhere(name, poolings, tmp_path):
+def test_poolings_are_refused_exactly_where_older_versions_give_other_vectors(name, poolings, tmp_path):
     found = encode_with(name, poolings[0], TEXTS, tmp_path / "vectors.npz")
     elsewhere = {key for key in found if np.abs(found[key] - poolings[1][key]).max() > 1e-4}
     named = {f"{side} {mode} {prompt}": misread_before(side, [mode], prompt) for side, mode, prompt in SIDES}
@@ -240,7 +240,7 @@ assert "st_dimreduce" not in sys.modules
 
 @pytest.mark.parametrize("name", map(versions, ["6.0.0", "newest"]))
 def test_the_plug_in_form_needs_the_flag_and_the_package_and_gives_the_same_vectors(name, tiny, tmp_path):
-    reduced = reduce_model(tiny, SENTENCES, 8, trainable=True)
+    reduced = trainable(reduce_model(tiny, SENTENCES, 8))
     assert type(reduced[2]) is DimReduce
     reduced.save_pretrained(str(tmp_path / "plug-in"))
     folders = {"plug-in": tmp_path / "plug-in"}

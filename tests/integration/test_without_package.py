@@ -10,7 +10,7 @@ import pytest
 
 from st_dimreduce import reduce_model, save_portable
 from tests.helpers.environments import WITHOUT_US
-from tests.helpers.tiny import SENTENCES
+from tests.helpers.tiny import SENTENCES, trainable
 
 CONSUMER = f"""{WITHOUT_US}
 import numpy as np
@@ -26,9 +26,9 @@ def encode_elsewhere(path, texts, tmp_path):
     return np.load(out)
 
 
-@pytest.mark.parametrize("trainable", [False, True])
-def test_loads_where_the_package_cannot_be_imported(tiny, tmp_path, trainable):
-    reduced = reduce_model(tiny, SENTENCES, 8, trainable=trainable)
+@pytest.mark.parametrize("form", [lambda model: model, trainable])
+def test_loads_where_the_package_cannot_be_imported(tiny, tmp_path, form):
+    reduced = form(reduce_model(tiny, SENTENCES, 8))
     save_portable(reduced, tmp_path / "portable")
     assert np.array_equal(
         encode_elsewhere(tmp_path / "portable", SENTENCES[:5], tmp_path), reduced.encode(SENTENCES[:5])
@@ -36,7 +36,7 @@ def test_loads_where_the_package_cannot_be_imported(tiny, tmp_path, trainable):
 
 
 def test_the_plug_in_form_does_not_load_there(tiny, tmp_path):
-    reduce_model(tiny, SENTENCES, 8, trainable=True).save_pretrained(str(tmp_path / "plug-in"))
+    trainable(reduce_model(tiny, SENTENCES, 8)).save_pretrained(str(tmp_path / "plug-in"))
     with pytest.raises(subprocess.CalledProcessError):
         encode_elsewhere(tmp_path / "plug-in", SENTENCES[:1], tmp_path)
 

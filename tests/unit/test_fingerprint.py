@@ -18,7 +18,6 @@ HEAD = Head.fit(RNG.normal(size=(300, 32)), 8)
 @pytest.mark.parametrize("norm", [1e-3, 7.3, 1e4])
 def test_it_stays_whatever_norm_the_head_is_scaled_to(norm):
     scaled = HEAD.for_norm(norm)
-    assert scaled.digest != HEAD.digest
     assert same_head(scaled.fingerprint, HEAD.fingerprint)
     halved = Head(HEAD.weight.astype(np.float16), None, record=HEAD.record)
     assert same_head(halved.fingerprint, HEAD.fingerprint), "saved in half precision"

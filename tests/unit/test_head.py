@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Dense
 
 from st_dimreduce import DimReduce, FitRecord, Head, Summary
 from st_dimreduce.fitting.fit import fit_head
-from st_dimreduce.base_head import record_comment, record_in_card
+from st_dimreduce.record import record_comment, record_in_card
 
 RNG = np.random.default_rng(0)
 WEIGHT, BIAS = RNG.standard_normal((3, 8)).astype(np.float32), RNG.standard_normal(3).astype(np.float32)
@@ -186,8 +186,8 @@ def test_a_folder_holds_all_of_a_head(bias, activation, tmp_path):
         "st_dimreduce.json",
     ]
     read = Head.load(tmp_path / "head")
-    assert np.array_equal(read.reduce(X), head.forward(X))
-    assert (read.record, read.activation, read.digest) == (RECORD, activation, head.digest)
+    assert np.array_equal(read.forward(X), head.forward(X))
+    assert (read.record, read.activation, read.fingerprint) == (RECORD, activation, head.fingerprint)
     dense, module = Dense.load(str(tmp_path / "head")), DimReduce.load(str(tmp_path / "head"))
     for form in (dense, module.eval()):
         embedding = form({"sentence_embedding": torch.from_numpy(X)})["sentence_embedding"]
@@ -199,7 +199,7 @@ def test_the_folder_of_a_module_is_that_of_a_head(tmp_path):
     module.save(str(tmp_path))
     read = Head.load(tmp_path)
     assert read.record == RECORD
-    assert np.array_equal(read.reduce(X), module.reduce(X))
+    assert np.array_equal(read.forward(X), module.reduce(X))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -241,7 +241,7 @@ def test_for_another_norm_the_outputs_are_the_same():
         head.for_norm(0.0)
 
 
-def test_the_digest_tells_heads_apart():
+def test_the_fingerprint_tells_heads_apart():
     heads = [
         Head(WEIGHT),
         Head(WEIGHT, np.zeros(3)),
@@ -251,8 +251,8 @@ def test_the_digest_tells_heads_apart():
         Head(WEIGHT, record=RECORD),
         Head(WEIGHT, record=FitRecord(mean_norm=5.6)),
     ]
-    assert len({head.digest for head in heads}) == len(heads)
-    assert Head(WEIGHT, record=FitRecord(mean_norm=5.5)).digest == Head(WEIGHT.copy(), record=RECORD).digest
+    assert len({head.fingerprint for head in heads}) == len(heads)
+    assert Head(WEIGHT, record=FitRecord(mean_norm=5.5)).fingerprint == Head(WEIGHT.copy(), record=RECORD).fingerprint
 
 
 def test_a_head_needs_neither_torch_nor_sentence_transformers(tmp_path):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from st_dimreduce.cli import app
 from st_dimreduce.cli.main import hide_loading_bars, show
 from st_dimreduce.evaluation.report import publication_table
+from st_dimreduce.portable.check import Check
 from tests.helpers.command import run
 
 COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))
@@ -22,19 +23,18 @@ COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))
 def raising(code, module):
     """A function of a module that runs a line of code."""
     namespace = {"__name__": module}
-    exec(f"def check(folder):\n    {code}", namespace)  # noqa: S102, the code of the test
+    exec(f"def check(folder, *_):\n    {code}", namespace)  # noqa: S102, the code of the test
     return namespace["check"]
 
 
 @pytest.fixture
 def check_does(monkeypatch):
-    """Let ``check`` run a line of code, as if a module of this name held it."""
+    """Let ``check`` run a line of code, as if a module of this name held it; what it returns are the problems."""
 
     def replace(code, module="st_dimreduce.made_up"):
-        fake = types.SimpleNamespace(check=raising(code, module))
+        problems_of = raising(code, module)
+        fake = types.SimpleNamespace(check=lambda *given, **_: Check(problems_of(*given), []))
         monkeypatch.setitem(sys.modules, "st_dimreduce.portable.check", fake)
-        readers = types.SimpleNamespace(check_readers=lambda _: [], readers_table=None)
-        monkeypatch.setitem(sys.modules, "st_dimreduce.portable.readers", readers)
 
     return replace
 
@@ -70,7 +70,7 @@ def test_without_a_command_it_says_how_to_begin():
         ("apply", "--precision", ["float32", "int8", "int4", "int2", "binary"]),
         ("export", "--precision", ["float32", "int8", "int4", "int2", "binary"]),
         ("compare", "--precision", ["float32", "int8", "int4", "int2", "binary"]),
-        ("export", "--format", ["onnx", "openvino"]),
+        ("export", "--variant", ["fp32", "fp16", "int8"]),
     ],
 )
 def test_choices_are_listed_checked_and_completed(command, option, choices):
@@ -151,7 +151,7 @@ def test_what_the_user_cannot_correct_is_one_line_and_status_1(code, module, mes
 def test_debug_shows_the_traceback(tmp_path):
     code = """
 import sys, types
-def check(folder): raise RuntimeError(f"no {folder}")
+def check(folder, *_, **__): raise RuntimeError(f"no {folder}")
 sys.modules["st_dimreduce.portable.check"] = types.SimpleNamespace(check=check)
 from st_dimreduce.cli import app
 app()

@@ -44,13 +44,12 @@ def test_a_mean_norm_that_cannot_be_is_one_line_wherever_it_is_read(value, tiny,
     plain = SentenceTransformer(str(tmp_path / "portable"), device="cpu")
     ways = [
         lambda: Head.load(tmp_path / "head"),
-        lambda: load_head(tmp_path / "head"),
         lambda: DimReduce.load(str(tmp_path / "module")),
         lambda: Head.load(tmp_path / "module"),
-        lambda: load_head(tmp_path / "portable"),
+        lambda: Head.load(tmp_path / "portable"),
         lambda: DimReduce.from_model(plain),
-        lambda: Head(np.eye(3)).with_record(mean_norm=value).attach("base"),
-        lambda: Head(np.eye(3), record=FitRecord(mean_norm=value)).transform(np.ones((9, 3))),
+        lambda: Head(np.eye(3)).with_record(mean_norm=value),
+        lambda: Head(np.eye(3), record=FitRecord(mean_norm=value)),
         lambda: load_model(tmp_path / "trained", trust_remote_code=True),
     ]
     for number, way in enumerate(ways):
@@ -61,7 +60,7 @@ def test_a_mean_norm_that_cannot_be_is_one_line_wherever_it_is_read(value, tiny,
         ("transform", tmp_path / "head", tmp_path / "x.npy", tmp_path / "y.npy"),
         ("transform", tmp_path / "portable", tmp_path / "x.npy", tmp_path / "y.npy"),
         ("attach", tmp_path / "head", tiny_path, "--output", tmp_path / "attached"),
-        ("export", tmp_path / "head", "--output", tmp_path / "exported"),
+        ("export", tmp_path / "portable", "--output", tmp_path / "exported"),
     ):
         done = run(*command)
         assert done.exit_code == 2, (command, done.output)

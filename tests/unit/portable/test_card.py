@@ -10,11 +10,11 @@ from huggingface_hub import ModelCard
 
 from st_dimreduce import FitRecord, reduce_model, save_portable
 from st_dimreduce.enums import Outcome
-from st_dimreduce.base_head import record_in_card
 from st_dimreduce.models.attach import origin
 from st_dimreduce.portable.card import MARK, figures_table, model_card, recommended
 from st_dimreduce.portable.readers import Reading
 from st_dimreduce.portable.serving import Serving
+from st_dimreduce.record import record_in_card
 from tests.helpers.hub_card_rules import card_errors
 from tests.helpers.tiny import SENTENCES
 
@@ -85,7 +85,7 @@ def test_says_how_to_load_what_it_costs_how_it_was_fitted_and_whose_it_is():
         'SentenceTransformer("user/small")',
         "# shape (2, 128)",
         "This is 512 bytes per vector instead of 1,536, or 64 stored as `int4`.",
-        'quantize(embeddings, "int4")',
+        'Codes.of(model.encode_document(["A sentence", "Another sentence"]), "int4")',
         "(quality.png)",
         "2,500 documents, 1,000 queries",
         "In brackets: 95 % confidence intervals.",

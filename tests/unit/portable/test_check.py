@@ -12,22 +12,26 @@ import pytest
 import torch
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
-from st_dimreduce import check, check_readers, fix, reduce_model, save_portable
+from st_dimreduce import check, reduce_model, save_portable
 from tests.helpers.command import run
 from tests.helpers.folders import (
     BERT,
+    BOTH_FAIL,
+    BOTH_OTHER,
     CONFIG,
     DENSE,
+    FAIL,
     FIX,
+    LAYOUT,
     MODEL,
-    NOT_OLD,
-    OLDER,
+    OLD,
+    OTHER,
     POOL,
     REDUCE,
-    SERVED,
-    STOPS,
     TEI,
     TOKENIZER,
+    UNREDUCED,
+    VLLM,
     change,
     tiny_of,
 )
@@ -40,99 +44,103 @@ def test_what_we_save_is_clean(mode, tiny_path, tmp_path):
     torch.manual_seed(0)
     base = tiny_of(tiny_path, mode, Dense(32, 24, activation_function=None), Normalize())
     save_portable(reduce_model(base, SENTENCES, 8), tmp_path / "p")
-    assert check(tmp_path / "p") == []
+    assert check(tmp_path / "p")
 
 
 GELU = "torch.nn.modules.activation.GELU"
 BROKEN = {
     "an activation": (
         (DENSE, {"activation_function": GELU}),
-        [f"its activation is {GELU}: {STOPS}; train the head with Tanh or Identity"],
+        [f"its activation is {GELU}: {TEI} {FAIL}; train the head with Tanh or Identity"],
     ),
     "no activation": (
         (DENSE, {"activation_function": None}),
-        [f"it names no activation: {TEI} takes Identity, all others Tanh; {FIX}"],
+        [f"activation_function {LAYOUT}: {BOTH_FAIL}; {FIX}"],
     ),
-    "no bias": ((DENSE, {"bias": 0}), [f"it does not set bias to true or false: {STOPS}; {FIX}"]),
     "new keys of a head": (
         (DENSE, {"module_output_name": "sentence_embedding", "module_input_name": "sentence_embedding"}),
-        [f"it has the new keys module_input_name, module_output_name: {OLDER}; {FIX}"],
+        [f"module_output_name, module_input_name {LAYOUT}: {BOTH_FAIL}; {FIX}"],
     ),
     "a head for tokens": (
         (DENSE, {"module_output_name": "token_embeddings"}),
-        [
-            f"it has the new keys module_output_name: {OLDER}; {FIX}",
-            f"it does not reduce the sentence embedding: {TEI} applies it to that; {REDUCE}",
-        ],
+        [f"it does not reduce the sentence embedding: {TEI} and {VLLM} {OTHER}, {OLD} {FAIL}; {REDUCE}"],
     ),
     "a head on tokens": (
         (DENSE, {"module_input_name": "token_embeddings"}),
-        [
-            f"it has the new keys module_input_name: {OLDER}; {FIX}",
-            f"it does not reduce the sentence embedding: {TEI} applies it to that; {REDUCE}",
-        ],
+        [f"it does not reduce the sentence embedding: {TEI} and {VLLM} {OTHER}, {OLD} {FAIL}; {REDUCE}"],
     ),
     "max pooling": (
         (POOL, {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}),
-        [f"its pooling is pooling_mode_max_tokens: {SERVED}"],
+        [f"its pooling is pooling_mode_max_tokens: {TEI} {FAIL}; choose a base model with cls, mean or lasttoken"],
     ),
-    "no pooling": ((POOL, {"pooling_mode_mean_tokens": False}), [f"its pooling is none: {SERVED}"]),
-    "pooling as a word": ((POOL, {"pooling_mode": "mean"}), [f"it has the new keys pooling_mode: {OLDER}; {FIX}"]),
-    "no word on cls and mean": (
-        (POOL, {"pooling_mode_cls_token": None, "pooling_mode_mean_tokens": 1}),
-        [
-            f"it does not set pooling_mode_cls_token, pooling_mode_mean_tokens to true or false: {STOPS}; {FIX}",
-            f"its pooling is none: {SERVED}",
-        ],
+    "no pooling": (
+        (POOL, {"pooling_mode_mean_tokens": False}),
+        [f"its pooling is none: {TEI} {FAIL}; choose a base model with cls, mean or lasttoken"],
     ),
+    "pooling as a word": ((POOL, {"pooling_mode": "mean"}), [f"pooling_mode {LAYOUT}: {BOTH_FAIL}; {FIX}"]),
+    "no word on cls": (
+        (POOL, {"pooling_mode_cls_token": None}),
+        [f"pooling_mode_cls_token {LAYOUT}: {BOTH_FAIL}; {FIX}"],
+    ),
+    "no word on modes that no server knows": ((POOL, {"pooling_mode_lasttoken": None, "include_prompt": None}), []),
     "prompts left out": (
         (POOL, {"include_prompt": False}),
-        [f"include_prompt is false: {TEI} pools the prompt too; use it without prompts there"],
+        [f"include_prompt is false: {TEI} {OTHER}; use it without prompts there"],
     ),
     "a classifier": (
         (CONFIG, {"architectures": ["DistilBertForSequenceClassification"]}),
         [
-            f"it names ['DistilBertForSequenceClassification']: {TEI} takes it for a classifier; "
+            f"it is the classifier DistilBertForSequenceClassification: {TEI} {FAIL}; "
             "save the base model without its classifier"
         ],
     ),
     "no architecture": (
         (CONFIG, {"architectures": None}),
-        [f"it names no architectures: {STOPS}; save the base model again"],
+        [f"it names no architectures: {TEI} {FAIL}; save the base model again"],
     ),
     "rotary positions in new words": (
         (CONFIG, {"rope_parameters": {"rope_theta": 5.0}}),
-        [f"rope_theta {NOT_OLD}; {FIX}"],
+        [f"rope_theta {LAYOUT}: {BOTH_OTHER}; {FIX}"],
     ),
     "code of its own": (
         (CONFIG, {"auto_map": {"AutoModel": "m.M"}, "model_type": "mine"}),
-        ["it needs code of its own: every reader needs trust_remote_code; choose a base model that does not"],
+        [
+            f"it needs code of its own: Sentence Transformers 6 and {OLD} and {TEI} and {VLLM} {FAIL}; "
+            "choose a base model that does not"
+        ],
     ),
     "code that it does not need": ((CONFIG, {"auto_map": {"AutoModel": "m.M"}}), []),
     "the record of the head": ((CONFIG, {"st_dimreduce": {"precision": "int4", "nested": [4, 8]}}), []),
-    "a new tokenizer": ((TOKENIZER, {"tokenizer_class": "TokenizersBackend"}), [f"tokenizer_class {NOT_OLD}; {FIX}"]),
+    "a new tokenizer": (
+        (TOKENIZER, {"tokenizer_class": "TokenizersBackend"}),
+        [f"tokenizer_class {LAYOUT}: {BOTH_OTHER}; {FIX}"],
+    ),
     "new special tokens": (
         (TOKENIZER, {"extra_special_tokens": ["[A]"]}),
-        [f"additional_special_tokens {NOT_OLD}; {FIX}", f"extra_special_tokens {NOT_OLD}; {FIX}"],
+        [f"extra_special_tokens, additional_special_tokens {LAYOUT}: {BOTH_OTHER}; {FIX}"],
     ),
-    "no length": (
-        (BERT, {"max_seq_length": None}),
-        [f"it has no max_seq_length: {STOPS} in some versions; {FIX}"],
-    ),
+    "no length": ((BERT, {"max_seq_length": None}), [f"max_seq_length {LAYOUT}: {BOTH_FAIL}; {FIX}"]),
     "lower case": (
         (BERT, {"do_lower_case": True}),
-        [f"do_lower_case is true: {TEI} does not lowercase; lowercase in tokenizer.json"],
+        [f"do_lower_case is true: {TEI} {OTHER}; lowercase in tokenizer.json"],
     ),
-    "a new transformer": ((BERT, {"modality_config": {}}), [f"it has the new keys modality_config: {OLDER}; {FIX}"]),
+    "a new transformer": ((BERT, {"modality_config": {}}), [f"modality_config {LAYOUT}: {BOTH_FAIL}; {FIX}"]),
+    "a setting without a place": (
+        (BERT, {"module_output_name": "pooled"}),
+        [
+            f"it sets module_output_name to 'pooled': {TEI} {OTHER}, {OLD} {FAIL}; set it to its default and save the "
+            "model again"
+        ],
+    ),
     "cut vectors": (
         (MODEL, {"truncate_dim": 4}),
         [
-            f"truncate_dim is 4: {TEI} serves all dimensions; "
+            f"truncate_dim is 4: {TEI} and {VLLM} {OTHER}; "
             "truncate the vectors where they are used, or fit a head of this size"
         ],
     ),
-    "a prompt that is a number": ((MODEL, {"prompts": {"query": 5}}), [f"a prompt is no string: {STOPS}; {FIX}"]),
-    "prompts in a list": ((MODEL, {"prompts": ["query: "]}), [f"a prompt is no string: {STOPS}; {FIX}"]),
+    "a prompt that is null": ((MODEL, {"prompts": {"query": None}}), [f"prompts {LAYOUT}: {TEI} {FAIL}; {FIX}"]),
+    "a version": ((MODEL, {"__version__": {"transformers": "5.0.0"}}), []),
 }
 
 
@@ -140,58 +148,82 @@ BROKEN = {
 def test_each_thing_is_named_alone(case, copy):
     (file, settings), expected = BROKEN[case]
     change(copy / file, **settings)
-    assert [str(problem) for problem in check(copy)] == [f"{file}: {line}" for line in expected]
-    assert [problem.fixable for problem in check(copy)] == [line.endswith(FIX) for line in expected]
+    assert [str(problem) for problem in check(copy).problems] == [f"{file}: {line}" for line in expected]
+    assert [problem.fixable for problem in check(copy).problems] == [line.endswith(FIX) for line in expected]
 
 
 @pytest.mark.parametrize(
     ("change_modules", "expected"),
     [
         (
-            lambda entries: entries.insert(2, {**entries[3], "name": "4"}),
-            f"a Normalize is before a Dense: {TEI} leaves it out and serves different vectors; {REDUCE}",
+            lambda entries: (
+                entries.insert(2, {**entries[3], "idx": 2}) or [e.update(idx=i) for i, e in enumerate(entries)]
+            ),
+            [
+                f"path {LAYOUT}: {TEI} {UNREDUCED}; {FIX}",
+                f"a Normalize is before a Dense: {TEI} and {VLLM} {OTHER}; {REDUCE}",
+            ],
         ),
         (
-            lambda entries: entries.insert(1, entries.pop(2)),
-            f"a Dense is before Pooling: {TEI} applies it behind Pooling, to other vectors; {REDUCE}",
+            lambda entries: entries.insert(1, entries.pop(2)) or [e.update(idx=i) for i, e in enumerate(entries)],
+            [
+                f"path {LAYOUT}: {TEI} {UNREDUCED}; {FIX}",
+                f"a Dense is before Pooling: {TEI} and {VLLM} {OTHER}; {REDUCE}",
+            ],
         ),
         (
             lambda entries: entries[2].update(type="sentence_transformers.models.LayerNorm"),
-            f"it names 'sentence_transformers.models.LayerNorm': {TEI} serves unreduced embeddings; "
-            "use only Transformer, Pooling, Dense and Normalize",
+            [
+                f"it names 'sentence_transformers.models.LayerNorm': {TEI} {UNREDUCED}, {VLLM} {OTHER}; "
+                "serve it with Sentence Transformers"
+            ],
+        ),
+        (
+            lambda entries: entries[0].update(type="sentence_transformers.models.BoW"),
+            [
+                f"it names 'sentence_transformers.models.BoW': {TEI} and {VLLM} {FAIL}; "
+                "serve it with Sentence Transformers",
+                f"it has a BoW, whose words it puts in another order each time: {OLD} {OTHER}; "
+                "use it with Sentence Transformers from 5 on",
+            ],
         ),
         (
             lambda entries: entries[2].update(type="os.system"),
-            f"it names 'os.system': {TEI} serves unreduced embeddings, every other reader needs trust_remote_code; "
-            "use only Transformer, Pooling, Dense and Normalize",
+            [
+                f"it names 'os.system': {TEI} and {VLLM} {UNREDUCED}, Sentence Transformers 6 and {OLD} {FAIL}; "
+                "use modules of Sentence Transformers"
+            ],
         ),
         (
             lambda entries: entries[2].update(type="st_dimreduce.dim_reduce.DimReduce"),
-            "it names 'st_dimreduce.dim_reduce.DimReduce': every reader needs trust_remote_code and the package, "
-            f"{TEI} serves unreduced embeddings; {FIX}",
+            [
+                f"type {LAYOUT}: {TEI} {UNREDUCED}, {OLD} {FAIL}; {FIX}",
+                f"it names 'st_dimreduce.dim_reduce.DimReduce', which only this package has: {TEI} and {VLLM} "
+                f"{UNREDUCED}, Sentence Transformers 6 and {OLD} {FAIL}; {FIX}",
+            ],
         ),
         (
             lambda entries: entries[1].update(type="sentence_transformers.base.modules.Pooling"),
-            "Pooling has its new name 'sentence_transformers.base.modules.Pooling': "
-            f"{OLDER}, {TEI} may serve unreduced embeddings; {FIX}",
+            [f"type {LAYOUT}: {TEI} {UNREDUCED}, {OLD} {FAIL}; {FIX}"],
         ),
-        (lambda entries: entries[3].update(idx="3"), f"module 3 has no idx: {TEI} serves unreduced embeddings; {FIX}"),
-        (lambda entries: entries[3].update(idx=True), f"module 3 has no idx: {TEI} serves unreduced embeddings; {FIX}"),
-        (lambda entries: entries[3].update(idx=-1), f"module 3 has no idx: {TEI} serves unreduced embeddings; {FIX}"),
+        (lambda entries: entries[3].update(idx="3"), [f"idx {LAYOUT}: {TEI} {UNREDUCED}; {FIX}"]),
+        (lambda entries: entries[1].update(idx=True), [f"idx {LAYOUT}: {TEI} {UNREDUCED}; {FIX}"]),
+        (lambda entries: entries[3].update(idx=-1), [f"idx {LAYOUT}: {TEI} {UNREDUCED}; {FIX}"]),
     ],
 )
-def test_modules_that_the_server_misreads(change_modules, expected, copy):
+def test_modules_that_readers_misread(change_modules, expected, copy):
     entries = json.loads((copy / "modules.json").read_text())
     change_modules(entries)
     (copy / "modules.json").write_text(json.dumps(entries))
-    assert [str(problem) for problem in check(copy)] == [f"modules.json: {expected}"]
+    found = [str(problem) for problem in check(copy).problems if problem.where == "modules.json"]
+    assert found == [f"modules.json: {line}" for line in expected]
 
 
 def test_poolings_that_are_concatenated(tiny_path, tmp_path):
     save_portable(reduce_model(tiny_of(tiny_path, ("cls", "mean")), SENTENCES, 8), tmp_path / "p")
-    assert [str(problem) for problem in check(tmp_path / "p")] == [
+    assert [str(problem) for problem in check(tmp_path / "p").problems] == [
         f"{POOL}: it concatenates the poolings pooling_mode_cls_token, pooling_mode_mean_tokens: "
-        f"{TEI} takes only one of them; choose a base model with one"
+        f"{TEI} {OTHER}; choose a base model with one"
     ]
 
 
@@ -199,28 +231,30 @@ def test_files_that_are_missing(copy, tiny_path):
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "tokenizer.json").rename(copy / "vocab.txt")
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    assert [str(problem) for problem in check(copy)] == [
-        f"tokenizer.json: it is missing: {STOPS}; save the model with a fast tokenizer",
-        ".: there is no model.safetensors: readers that refuse pickles do not load it; save the model again",
+    assert [str(problem) for problem in check(copy).problems] == [
+        f"tokenizer.json: it is missing: {TEI} {FAIL}; save the model with a fast tokenizer",
+        f"model.safetensors: it is missing: {TEI} {FAIL}; save the model again",
     ]
     (copy / "part.safetensors").write_bytes(weights)
     (copy / "model.safetensors.index.json").write_text('{"weight_map": {"x": "part.safetensors"}}')
-    assert [problem.where for problem in check(copy)] == ["tokenizer.json"]
-    missing = f"modules.json: it is missing: {TEI} finds no pooling; save the model with save_portable"
-    assert str(check(tiny_path)[0]) == missing
+    assert [problem.where for problem in check(copy).problems] == ["tokenizer.json"]
+    everyone = f"Sentence Transformers 6 and {OLD} and {TEI} and {VLLM}"
+    missing = f"modules.json: it is missing: {everyone} {UNREDUCED}; save the model with save_portable"
+    assert str(check(tiny_path).problems[0]) == missing
     with pytest.raises(ValueError, match=r"has no modules\.json: save the model with save_portable"):
-        fix(tiny_path)
+        check(tiny_path, fix=True)
 
 
 def test_the_command(saved, tmp_path):
     folder = str(shutil.copytree(saved / "stock", tmp_path / "model"))
     first = run("check", folder)
     assert first.exit_code == 1
-    assert first.output.splitlines()[-len(check(folder)) :] == [str(problem) for problem in check(folder)]
-    for reading in check_readers(folder):
+    found = check(folder)
+    assert first.output.splitlines()[-len(found.problems) :] == [str(problem) for problem in found.problems]
+    for reading in found.readers:
         assert re.search(rf"^ {re.escape(reading.reader)} +{reading.outcome.value} ", first.output, re.MULTILINE)
     assert run("check", folder, "--fix").exit_code == 0
-    assert run("check", folder).output.endswith(f"{folder}: nothing to mend.\n")
+    assert run("check", folder).output.endswith(f"{folder}: nothing is wrong.\n")
     for path in (tmp_path, tmp_path / "none"):
         bad = run("check", path, "--fix")
         assert (bad.exit_code, len(bad.stderr.splitlines())) == (2, 1), bad.output
@@ -229,8 +263,8 @@ def test_the_command(saved, tmp_path):
 LIGHT = """
 import sys
 from st_dimreduce import check
-assert check(sys.argv[1]) == []
-assert check(sys.argv[2])
+assert check(sys.argv[1])
+assert not check(sys.argv[2])
 print([name for name in ("torch", "transformers", "sentence_transformers") if name in sys.modules])
 """
 

@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbedding
 from transformers import AutoTokenizer
 
-from st_dimreduce import DimReduce, FitRecord, attach_head, fix, load_head, reduce_model, save_portable
+from st_dimreduce import DimReduce, FitRecord, Head, check, reduce_model, save_portable
 from st_dimreduce.dim_reduce import keep_record
 from tests.helpers.tiny import SENTENCES, make_tiny
 
@@ -30,9 +30,9 @@ def base(request, tiny_path):
 
 def reduce(base, trainable=False):
     """Return a model reduced to 8 dimensions with a head made for int4, and the head's record."""
-    fitted = DimReduce.from_model(reduce_model(base, SENTENCES, 8)).to_head()
+    fitted = Head.from_model(reduce_model(base, SENTENCES, 8))
     head = fitted.with_record(precision="int4", nested=(4, 8), choice=CHOICE, mean_norm=fitted.record.mean_norm)
-    model = attach_head(base, head, trainable=trainable)
+    model = head.attach(base, trainable=trainable)
     record = DimReduce.from_model(model).record
     assert (record.precision, record.nested) == ("int4", (4, 8))
     assert record.mean_norm > 0
@@ -53,7 +53,7 @@ def test_a_portable_folder(base, tmp_path):
     content = json.loads((tmp_path / "p" / "st_dimreduce.json").read_text())
     sizes = {"in_features": 32, "out_features": 8}
     assert content == {**sizes, **record.to_dict(), "figures": FIGURES}
-    head = load_head(tmp_path / "p")
+    head = Head.load(tmp_path / "p")
     assert head.record == FitRecord.from_dict(content)
     assert head.record.choice == CHOICE
     assert head.record.figures == FIGURES
@@ -64,7 +64,7 @@ def test_a_portable_folder(base, tmp_path):
     assert again.precision == "int4"
     assert np.array_equal(again.to_head().weight, head.weight)
     loaded.save_pretrained(str(tmp_path / "copied"))
-    for found in (load_head(tmp_path / "copied"), DimReduce.from_model(load(tmp_path / "copied"))):
+    for found in (Head.load(tmp_path / "copied"), DimReduce.from_model(load(tmp_path / "copied"))):
         assert found.record == without_large(record)
 
 
@@ -73,12 +73,12 @@ def test_a_trainable_model_saved_as_it_is_and_fixed(base, tmp_path):
     model.save_pretrained(str(tmp_path / "p"))
     loaded = load(tmp_path / "p", trust_remote_code=True)
     assert [type(module) for module in loaded].count(DimReduce) == 1
-    for found in (load_head(tmp_path / "p"), DimReduce.from_model(loaded)):
+    for found in (Head.load(tmp_path / "p"), DimReduce.from_model(loaded)):
         assert found.record == record
-    fix(tmp_path / "p")
+    check(tmp_path / "p", fix=True)
     stock = load(tmp_path / "p")
     assert [type(module) for module in stock].count(Dense) == 1
-    assert load_head(tmp_path / "p").record == record
+    assert Head.load(tmp_path / "p").record == record
     assert DimReduce.from_model(stock).record == without_large(record)
 
 
@@ -88,7 +88,7 @@ def test_a_head_stacked_by_hand(tiny, tmp_path):
     model = SentenceTransformer(modules=[*list(tiny)[:2], head], device="cpu")
     model[0].auto_model.config.st_dimreduce = {"precision": "int8"}
     save_portable(model, tmp_path / "p")
-    for found in (load_head(tmp_path / "p"), DimReduce.from_model(load(tmp_path / "p"))):
+    for found in (Head.load(tmp_path / "p"), DimReduce.from_model(load(tmp_path / "p"))):
         assert (found.precision, found.record.mean_norm) == ("int4", 2.5)
 
 
@@ -97,10 +97,10 @@ def test_a_folder_that_stock_sentence_transformers_saved(base, tmp_path):
     model, record = reduce(base)
     model.save_pretrained(str(tmp_path / "p"))
     expected = FitRecord() if isinstance(base[0], StaticEmbedding) else without_large(record)
-    for found in (load_head(tmp_path / "p"), DimReduce.from_model(load(tmp_path / "p"))):
+    for found in (Head.load(tmp_path / "p"), DimReduce.from_model(load(tmp_path / "p"))):
         assert found.record == expected
-    fix(tmp_path / "p")
-    for found in (load_head(tmp_path / "p"), DimReduce.from_model(load(tmp_path / "p"))):
+    check(tmp_path / "p", fix=True)
+    for found in (Head.load(tmp_path / "p"), DimReduce.from_model(load(tmp_path / "p"))):
         assert found.record == expected
 
 
@@ -114,16 +114,16 @@ def test_a_trainers_checkpoint(tiny, tmp_path, trainable):
     SentenceTransformerTrainer(model, arguments, pairs, loss=MultipleNegativesRankingLoss(model)).train()
     checkpoint = tmp_path / "checkpoint-2"
     expected = record if trainable else without_large(record)
-    for found in (load_head(checkpoint), DimReduce.from_model(load(checkpoint, trust_remote_code=trainable))):
+    for found in (Head.load(checkpoint), DimReduce.from_model(load(checkpoint, trust_remote_code=trainable))):
         assert found.record == expected
         assert found.precision == "int4"
     save_portable(model, tmp_path / "p")
-    assert load_head(tmp_path / "p").record == record
+    assert Head.load(tmp_path / "p").record == record
 
 
 def test_the_record_may_be_changed(tiny, tmp_path):
     model, record = reduce(tiny)
     keep_record(model, FitRecord(precision="binary", mean_norm=record.mean_norm))
     save_portable(model, tmp_path / "p")
-    assert load_head(tmp_path / "p").precision == "binary"
+    assert Head.load(tmp_path / "p").precision == "binary"
     assert DimReduce.from_model(load(tmp_path / "p")).precision == "binary"

@@ -21,7 +21,7 @@ from st_dimreduce import DimReduce, reduce_model, save_portable
 from st_dimreduce.portable.card import model_card
 from st_dimreduce.portable.layout import POOLING_KEYS
 from st_dimreduce.portable.serving import Serving
-from tests.helpers.tiny import SENTENCES
+from tests.helpers.tiny import SENTENCES, trainable
 
 
 def read(path, *names):
@@ -160,9 +160,9 @@ def test_modules_are_numbered_and_a_normalize_has_no_folder(tiny, tmp_path):
     assert sorted(path.name for path in (tmp_path / "p").iterdir() if path.is_dir()) == ["1_Pooling", "2_Dense"]
 
 
-@pytest.mark.parametrize("trainable", [False, True])
-def test_the_model_is_left_unchanged(tiny, tmp_path, trainable):
-    reduced = reduce_model(tiny, SENTENCES, 8, trainable=trainable)
+@pytest.mark.parametrize("form", [lambda model: model, trainable])
+def test_the_model_is_left_unchanged(tiny, tmp_path, form):
+    reduced = form(reduce_model(tiny, SENTENCES, 8))
     reduced.train()
     reduced[0].auto_model.config.st_dimreduce = kept = {"precision": "int8"}
     modules, before = list(reduced), {name: value.clone() for name, value in reduced.state_dict().items()}

@@ -12,14 +12,18 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
 from transformers import AutoTokenizer
 
-from st_dimreduce import DimReduce, check, fix, reduce_model, save_portable
+from st_dimreduce import DimReduce, check, reduce_model, save_portable
 from st_dimreduce.models.folder import read_layout
 from st_dimreduce.portable import layout, verify
 from st_dimreduce.portable.save import unportable
 from tests.helpers.command import run
 from tests.helpers.folders import BERT, POOL, TOKENIZER, change, encode
-from tests.helpers.resuming import content
-from tests.helpers.tiny import SENTENCES
+from tests.helpers.tiny import SENTENCES, trainable
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
 
 BEYOND = {
     "query_length": 3,
@@ -47,15 +51,15 @@ def test_a_setting_that_cannot_be_kept_is_refused_and_stays(name, tiny_path, sto
     assert not (tmp_path / "p").exists()
     change(stock / BERT, **{name: BEYOND[name]})
     before = SentenceTransformer(str(stock), device="cpu").encode_query(SENTENCES)
-    fix(stock)
+    check(stock, fix=True)
     assert json.loads((stock / BERT).read_text())[name] == BEYOND[name]
     assert np.array_equal(SentenceTransformer(str(stock), device="cpu").encode_query(SENTENCES), before)
-    said = [problem for problem in check(stock) if problem.where == BERT]
+    said = [problem for problem in check(stock).problems if problem.where == BERT]
     assert [problem.fixable for problem in said] == [False]
     assert f"it sets {name} to " in str(said[0])
     done = run("check", stock)
     assert done.exit_code == 1
-    assert "nothing to mend" not in done.stdout
+    assert "nothing is wrong" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -70,11 +74,11 @@ def test_arguments_keep_their_place_under_their_old_name(new, old, stock):
     }[new]
     change(stock / BERT, **{new: values})
     before = encode(stock)
-    fix(stock)
+    check(stock, fix=True)
     said = json.loads((stock / BERT).read_text())
     assert (said[old], new in said) == (values, False)
     assert np.array_equal(encode(stock), before)
-    assert check(stock) == []
+    assert check(stock)
 
 
 class OwnPooling(Pooling):
@@ -129,7 +133,7 @@ def test_a_class_of_another_package_keeps_its_settings_under_whatever_name(stock
     (stock / POOL).write_text(json.dumps({"pooling_mode": "mean", "embedding_dimension": 32, "theirs": 1}))
     before = content(stock)
     with pytest.raises(ValueError, match="needs code that comes with the model or from another package"):
-        fix(stock)
+        check(stock, fix=True)
     assert content(stock) == before
     layout.rewrite(stock, read_layout(stock, trust_remote_code=True))
     assert json.loads((stock / POOL).read_text()) == {"pooling_mode": "mean", "embedding_dimension": 32, "theirs": 1}
@@ -165,8 +169,9 @@ def test_what_older_versions_pool_elsewhere_is_refused_and_named(side, mode, pro
     model[2] = model[2].to_dense()
     model.save_pretrained(str(tmp_path / "p"))
     change(tmp_path / "p" / TOKENIZER, padding_side=side)  # which it does not save
-    found = [problem for problem in check(tmp_path / "p") if problem.what == what]
-    assert [(problem.fixable, reader.strip() in problem.reader) for problem in found] == [(False, True)]
+    found = [problem for problem in check(tmp_path / "p").problems if problem.what == what]
+    assert [(problem.fixable, *problem.outcomes.items()) for problem in found] == [(False, ("old", "different"))]
+    assert f"use it from {reader.split()[1]} on" in found[0].remedy
     assert unportable(list(model)) == [], "a graph of it is right"
 
 
@@ -207,7 +212,7 @@ def spoil_norm(folder, *_):
 
 
 @pytest.mark.parametrize("spoil", [spoil_weights, spoil_prompts, spoil_length, spoil_norm])
-@pytest.mark.parametrize("command", ["save", "fix"])
+@pytest.mark.parametrize("command", ["save", "check"])
 def test_what_would_give_other_vectors_does_not_take_the_models_place(spoil, command, tiny, tmp_path, monkeypatch):
     model = reduce_model(tiny, SENTENCES, 8)
     model.prompts = {"query": "the small dog "}
@@ -220,7 +225,7 @@ def test_what_would_give_other_vectors_does_not_take_the_models_place(spoil, com
 
     monkeypatch.setattr(f"st_dimreduce.portable.{command}.rewrite", spoiled)
     with pytest.raises(ValueError, match="what was written gives other vectors than the model"):
-        save_portable(model, tmp_path / "p", overwrite=True) if command == "save" else fix(tmp_path / "p")
+        save_portable(model, tmp_path / "p", overwrite=True) if command == "save" else check(tmp_path / "p", fix=True)
     assert content(tmp_path / "p") == before
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
@@ -267,12 +272,12 @@ def test_fix_copies_nothing_that_a_link_leads_to(link, stock, tmp_path):
     place.symlink_to(target)
     before = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(ValueError, match=r"is a link"):
-        fix(stock)
+        check(stock, fix=True)
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_modules_in_training_are_so_afterwards(tiny, tmp_path):
-    model = reduce_model(tiny, SENTENCES, 8, trainable=True)
+    model = trainable(reduce_model(tiny, SENTENCES, 8))
     model.train()
     model[0].eval()
     before = [module.training for module in model.modules()]
@@ -293,8 +298,8 @@ def test_vectors_are_alike_up_to_rounding():
 
 
 def test_a_copy_that_was_fixed_is_fixed_again_without_a_change(stock, tmp_path):
-    fix(stock)
+    check(stock, fix=True)
     once = content(stock)
     shutil.copytree(stock, tmp_path / "again")
-    fix(tmp_path / "again")
+    check(tmp_path / "again", fix=True)
     assert content(tmp_path / "again") == once
