@@ -106,7 +106,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: If the disk is full, or refuses otherwise.
     """
-    target = followed(path)
+    target = resolve_target(path)
     with disk_errors(target), _work_folder(target) as work:
         written = work / "new" / target.name
         written.parent.mkdir()
@@ -114,7 +114,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         put_in_place(written, target, overwrite=True)
 
 
-def followed(path: str | os.PathLike[str]) -> Path:
+def resolve_target(path: str | os.PathLike[str]) -> Path:
     """Return the absolute path of a file to be written: of a link, that of the file it leads to.
 
     Raises:
@@ -264,7 +264,7 @@ def _work_folder(target: Path) -> Iterator[Path]:
     clear_up(target)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with held(work / _LOCK):
+        with lock(work / _LOCK):
             try:
                 yield work
             finally:
@@ -287,7 +287,7 @@ def clear_up(target: Path) -> None:
             if not os.path.lexists(work / _LOCK):
                 work.rmdir()  # anything in it is not of a process that was killed
                 continue
-            with held(work / _LOCK):
+            with lock(work / _LOCK):
                 _empty(work, target)
             _remove_lock(work)
 
@@ -319,7 +319,7 @@ def _remove_lock(work: Path) -> None:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     """Hold a lock until the block ends, at most as long as the process lives.
 
     On a file system without locks, as some network file systems are, it is a file that only one process can make.
@@ -328,22 +328,22 @@ def held(path: Path) -> Iterator[None]:
         Timeout: If another process holds it.
         OSError: If it cannot be made.
     """
-    lock: BaseFileLock = FileLock(path, timeout=0)
+    taken: BaseFileLock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        taken.acquire()
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
             raise
-        lock = SoftFileLock(path.with_name(f"{path.name}.exclusive"), timeout=0)
-        lock.acquire()
+        taken = SoftFileLock(path.with_name(f"{path.name}.exclusive"), timeout=0)
+        taken.acquire()
     try:
         yield
     finally:
-        lock.release()
+        taken.release()
 
 
 @contextmanager
-def only_run(sink: Path) -> Iterator[None]:
+def exclusive_run(sink: Path) -> Iterator[None]:
     """Keep a second run from writing the same sink meanwhile; a run that was killed no longer does.
 
     Raises:
@@ -354,7 +354,7 @@ def only_run(sink: Path) -> Iterator[None]:
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with held(path):
+        with lock(path):
             try:
                 yield
             finally:

@@ -35,7 +35,7 @@ from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe,
 from st_dimreduce.codes.writing import write_codes, write_merged, write_reassigned
 from st_dimreduce.enums import Kind, Precision
 from st_dimreduce.errors import UserError
-from st_dimreduce.files import clear_up, disk_errors, held, new_file, new_folder
+from st_dimreduce.files import clear_up, disk_errors, lock, new_file, new_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -379,11 +379,11 @@ class CodeIndex:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Be the only one who writes, after looking at what others have written."""
-        lock = self.path / "writer.lock"
+        path = self.path / "writer.lock"
         if not self.path.is_dir():  # which the lock would make
             raise FileNotFoundError(f"{self.path} is gone: build the index again")
         try:
-            with disk_errors(self.path), held(lock):
+            with disk_errors(self.path), lock(path):
                 self.refresh()
                 yield
         except Timeout as error:

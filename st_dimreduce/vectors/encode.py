@@ -18,7 +18,7 @@ from st_dimreduce.codes.search import search
 from st_dimreduce.dim_reduce import DimReduce, head_of
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
-from st_dimreduce.files import followed, only_run
+from st_dimreduce.files import exclusive_run, resolve_target
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.texts import digest_of
 from st_dimreduce.vectors.drift import DriftSample
@@ -69,14 +69,14 @@ def encode_and_reduce(
         raise UserError("there is no text: give a list of at least one")
     head = DimReduce.from_model(model).to_head()
     precision = head.precision if precision is None else Precision(precision)
-    origin, path = Origin(precision, head.out_features, head.fingerprint), followed(sink)
+    origin, path = Origin(precision, head.out_features, head.fingerprint), resolve_target(sink)
     if not path.suffix:
         raise UserError(f"{sink} has no suffix: expected .npy, .parquet or .arrow")
     part, whole = sink_files(path, tabular=path.suffix != ".npy")
     identity = {"source": [[digest_of(texts)]], "head": head.digest, "precision": precision.value}
     sample = DriftSample(head)
     with (
-        only_run(path),
+        exclusive_run(path),
         Parts(path, part, whole, _PART_ROWS, identity, None, overwrite, origin) as parts,
         _sampled(model, sample),
     ):

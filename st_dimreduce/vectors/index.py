@@ -29,7 +29,7 @@ from st_dimreduce.codes.segments import DAMAGED, save_array
 from st_dimreduce.codes.writing import cells_of
 from st_dimreduce.enums import Kind, OnBadRow, Precision
 from st_dimreduce.errors import UserError
-from st_dimreduce.files import check_target, is_own, new_file, new_folder, only_run, write_json
+from st_dimreduce.files import check_target, is_own, new_file, new_folder, exclusive_run, write_json
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.texts import digest_of
 from st_dimreduce.untrusted import read_json
@@ -130,7 +130,7 @@ def build_index(
         "batch_size": batch_size,
         "batch_bytes": batch_bytes,
     }
-    with only_run(target), _Work(target, asked, overwrite) as work:
+    with exclusive_run(target), _Work(target, asked, overwrite) as work:
         ids = _read_ids(source, column, id_column) if ids is None else ids  # before hours of work
         codes = _codes(source, known, model, precision, column, on_bad_row, work, **options)
         manifest = Manifest(kind, precision, known.out_features, known.digest, holds_names(ids), known.fingerprint)

@@ -19,7 +19,7 @@ from st_dimreduce.codes.origin import Origin
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.enums import OnBadRow, Precision
 from st_dimreduce.errors import UserError
-from st_dimreduce.files import followed, only_run
+from st_dimreduce.files import exclusive_run, resolve_target
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.vectors.drift import Drift, DriftSample
 from st_dimreduce.vectors.kinds import open_source, sink_files
@@ -79,7 +79,7 @@ def transform_file(
     precision = head.precision if precision is None else Precision(precision)
     on_bad_row, batch_bytes = OnBadRow(on_bad_row), DEFAULT_BATCH_BYTES
     opened = open_source(source, column)
-    path = followed(target) if Path(target).suffix else Path(target)
+    path = resolve_target(target) if Path(target).suffix else Path(target)
     part, whole = sink_files(path, opened.schema is not None)
     part_rows = _PART_BATCHES * batch_rows(head.in_features, batch_bytes)
     kept = _rows_kept(path, opened, head, precision, on_bad_row) if append and os.path.lexists(path) else 0
@@ -95,7 +95,7 @@ def transform_file(
     source_path = opened.files.path if opened.files else None
     asked: dict[str, Any] = {"overwrite": overwrite, "origin": Origin(precision, head.out_features, head.fingerprint), "append": kept > 0}
     sample = DriftSample(head)
-    with only_run(path), Parts(path, part, whole, part_rows, identity, source_path, **asked) as parts:
+    with exclusive_run(path), Parts(path, part, whole, part_rows, identity, source_path, **asked) as parts:
         if parts.bad_rows and on_bad_row is OnBadRow.RAISE:
             raise UserError(
                 f"{parts.folder} was begun with on_bad_row='zero' and holds {parts.bad_rows} bad rows as zeros: "

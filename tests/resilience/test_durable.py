@@ -20,8 +20,8 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from st_dimreduce import Head, Precision, Summary, files, save_head
-from st_dimreduce.files import held, new_file, new_folder, only_run
 from st_dimreduce.codes.origin import Origin
+from st_dimreduce.files import exclusive_run, lock, new_file, new_folder
 from st_dimreduce.vectors.sinks import NpyFile
 from st_dimreduce.vectors.stored import open_codes
 from tests.helpers.resuming import X, content, reduce_vectors
@@ -271,11 +271,11 @@ def test_without_locks_one_run_at_a_time_all_the_same(refusal, tmp_path, monkeyp
         raise OSError(refusal, os.strerror(refusal))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with held(tmp_path / "lock"), pytest.raises(Timeout), held(tmp_path / "lock"):
+    with lock(tmp_path / "lock"), pytest.raises(Timeout), lock(tmp_path / "lock"):
         raise AssertionError("held twice")
-    with held(tmp_path / "lock"):
+    with lock(tmp_path / "lock"):
         pass
-    with only_run(tmp_path / "x.npy"), pytest.raises(BlockingIOError, match="another run is writing"):
+    with exclusive_run(tmp_path / "x.npy"), pytest.raises(BlockingIOError, match="another run is writing"):
         reduce_vectors(X, HEAD, tmp_path / "x.npy")
     reduce_vectors(X, HEAD, tmp_path / "x.npy")
     assert {path.name for path in tmp_path.iterdir()} - {"lock"} == {"x.npy", "x.npy.codes.json"}

@@ -16,7 +16,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import Head, reduce_model, reduce_vectors, save_portable
-from st_dimreduce.files import only_run
+from st_dimreduce.files import exclusive_run
 from tests.helpers.tiny import SENTENCES
 
 X = np.random.default_rng(0).standard_normal((4000, 32)).astype(np.float32)
@@ -79,7 +79,7 @@ def test_a_folder_that_appears_while_one_is_made_stays(tiny, tmp_path, monkeypat
 
 
 def hold(sink, held, leave):
-    with only_run(sink):
+    with exclusive_run(sink):
         held.set()
         leave.wait(60)
 
@@ -104,8 +104,8 @@ def test_a_second_run_into_one_sink_is_told_to_wait(tmp_path, name):
 
 def test_a_run_that_was_killed_holds_nobody_up(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from st_dimreduce.files import only_run\n"
-        "with only_run(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys; from pathlib import Path; from st_dimreduce.files import exclusive_run\n"
+        "with exclusive_run(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "sink.npy")], timeout=120, check=False)
     assert done.returncode == -9
