@@ -24,13 +24,12 @@ from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.fingerprint import shown
 from st_dimreduce.codes.metrics import cosines, nearest, overlaps
 from st_dimreduce.codes.precision import dequantize, quantize
-from st_dimreduce.codes.rows import as_count
+from st_dimreduce.codes.rows import as_count, row_norms
 from st_dimreduce.codes.stores import Column, columns_of
 from st_dimreduce.enums import Objective, OnBadRow, Precision, Store
 from st_dimreduce.errors import UserError
 from st_dimreduce.files import check_place
 from st_dimreduce.fitting.budget import Size
-from st_dimreduce.fitting.summary import row_norms
 from st_dimreduce.models.load import load_head
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.vectors.fit import fit_on_vectors
