@@ -79,7 +79,7 @@ def refuse_masked(array: Any, name: str) -> None:
     """Raise ``UserError`` if a masked array has masked entries, which NumPy's functions read as if they were not."""
     if np.ma.is_masked(array):
         count = np.ma.count_masked(array)
-        raise UserError(f"{name} are a masked array with {count} masked entries: drop those rows, or fill them")
+        raise UserError(f"{name}: got a masked array with {count} masked entries: drop those rows, or fill them")
 
 
 def refuse_multi_vector(vectors: Any, name: str) -> None:

@@ -160,9 +160,10 @@ class Sink:
                 flush(self._partial)
                 self._partial.replace(self.path / _part_name(self.done.parts, self._output.suffix))
                 flush(self.path)
-            done = self.done
-            self.done = Done(done.rows + self._rows, done.bad_rows + self._bad_rows, done.parts + 1)
-            self.save()
+            before = self.done
+            done = Done(before.rows + self._rows, before.bad_rows + self._bad_rows, before.parts + 1)
+            self.save(done)
+            self.done = done
         self._rows = self._bad_rows = self._bytes = 0
 
     def copy(self, table: Path, rows: int) -> None:
@@ -181,11 +182,11 @@ class Sink:
         if writer is not None:
             writer.close()
 
-    def save(self) -> None:
+    def save(self, done: Done) -> None:
         """Write down what is safe on the disk, and what it is made of."""
         if self._work is not None:
             new, identity = self._work / f"{_JOB}.new", self._output.identity if self._output.is_resumable else None
-            write_json(new, {"format": _FORMAT, "identity": identity, "done": asdict(self.done)})
+            write_json(new, {"format": _FORMAT, "identity": identity, "done": asdict(done)})
             flush(new)
             new.replace(self._work / _JOB)
 
@@ -272,7 +273,7 @@ def open_sink(output: Output, overwrite: bool = False, source: Path | None = Non
     try:
         with disk_errors(output.target):
             work.mkdir(0o700, parents=True, exist_ok=True)
-            sink.save()
+            sink.save(done)
             if not output.target.suffix:
                 sink.path.mkdir(exist_ok=True)
         with _closing(sink, output):
