@@ -39,6 +39,13 @@ def test_a_target_that_is_replaced_has_the_origin_of_the_new_codes(tmp_path):
         assert origin_beside(tmp_path / "s.npy").head == head.fingerprint
 
 
+def test_files_of_two_heads_are_not_read_as_one(tmp_path):
+    for number, head in enumerate((HEAD, OTHER)):
+        head.transform_file(X, tmp_path / f"{number}.parquet", "int4")
+    with pytest.raises(ValueError, match="holds codes of several heads or precisions"):
+        Codes.load(tmp_path)
+
+
 @pytest.fixture
 def grown(tmp_path):
     """A function that writes a source of so many rows, as an array or a table."""
