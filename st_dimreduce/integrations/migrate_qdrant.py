@@ -63,7 +63,9 @@ class Qdrant(Database):
             )
         self._vector = vector
         if self._vector.multivector_config is not None:
-            raise UserError(f"{self._from} holds several vectors per point: expected one, see examples/7_late_interaction.py")
+            raise UserError(
+                f"{self._from} holds several vectors per point: expected one, see examples/7_late_interaction.py"
+            )
         self.full = f"{self._from}.{self._name}" if self._name else self._from
         self.full_type, self.dimensions, self.reduced = _type(self._vector), self._vector.size, self._to
 

@@ -111,12 +111,16 @@ def encoded_batches(
     """Yield the codes of each batch from a row on, the other columns of a table, and the number of bad rows."""
     with closing(source.batches(start)) as batches:
         for batch in batches:
-            codes, bad = _encode(head, batch, precision, on_bad_row)
+            codes, bad = reduce_batch(head, batch, precision, on_bad_row)
             yield codes, batch.others, bad
 
 
-def _encode(head: BaseHead, batch: Batch, precision: Precision, on_bad_row: OnBadRow) -> tuple[np.ndarray, int]:
-    """Return the codes of a batch, and the number of its vectors that have no direction."""
+def reduce_batch(head: BaseHead, batch: Batch, precision: Precision, on_bad_row: OnBadRow) -> tuple[np.ndarray, int]:
+    """Return the codes of a batch, and the number of its vectors that have no direction.
+
+    Raises:
+        UserError: If the vectors are not of the head's size, or one has no direction and none is expected.
+    """
     check_width(head, batch)
     bad = row_norms(batch.vectors)[1]
     if len(bad) and on_bad_row is OnBadRow.RAISE:
@@ -150,7 +154,7 @@ def _rows_to_keep(source: Source, head: BaseHead, output: Output, on_bad_row: On
         with closing(source.batches(start)) as batches:
             vectors = next(batches).vectors[:_CHECKED_ROWS]
         there = stored.values[start : start + len(vectors)]
-        here = _encode(head, Batch(start, vectors[: len(there)]), precision, on_bad_row)[0]
+        here = reduce_batch(head, Batch(start, vectors[: len(there)]), precision, on_bad_row)[0]
         one, other = (dequantize(codes, precision, head.out_features) for codes in (here, there))
         if cosines(one, other)[one.any(axis=1)].min(initial=1.0) < _SAME:
             found = f"the codes in {target} from row {start:,} on are not those of the same rows of the source"
