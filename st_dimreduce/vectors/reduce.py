@@ -95,14 +95,15 @@ def transform_file(
                     f"{sink.done.bad_rows} rows of the unfinished run are zeros, as on_bad_row='zero' asked for: pass "
                     "that again (--on-bad-row zero), or start anew with overwrite=True (--force)"
                 )
-            batches = encoded_batches(opened, head, precision, on_bad_row, sink.done.rows)
-            bar = progress_bar("Transforming", "rows", total=opened.rows, done=sink.done.rows)
+            start = kept + sink.done.rows
+            batches = encoded_batches(opened, head, precision, on_bad_row, start)
+            bar = progress_bar("Transforming", "rows", total=opened.rows, done=start)
             with bar, closing(batches):
                 for codes, others, bad in batches:
                     sink.write(codes, others, bad)
                     bar.update(len(codes))
         size = size_of(output.target)
-    return Transformed(Path(target), sink.done.rows, sink.done.bad_rows, size, time.perf_counter() - begin)
+    return Transformed(Path(target), kept + sink.done.rows, sink.done.bad_rows, size, time.perf_counter() - begin)
 
 
 def encoded_batches(

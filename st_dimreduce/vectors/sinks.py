@@ -1,12 +1,12 @@
 """Where codes go: a ``.npy`` file, a folder of part files, or a table.
 
-All of them are written in a hidden folder beside the target, ``.NAME.parts``, and renamed when they are complete. A
-``.npy`` file and a folder grow part by part, and ``job.json`` there says what they are made of and how many rows are
-safe on the disk: a run that was killed goes on behind these rows, and ends with the same bytes as one that was not. A
-single ``.parquet`` or ``.arrow`` file is written in one go: a run that was killed starts anew.
+All of them grow part by part in a hidden folder beside the target, ``.NAME.parts``: a ``.npy`` file in itself, a folder
+and a table as part files, of which the table is joined. ``job.json`` there says what they are made of, and how many
+rows are safe on the disk: a run that was killed goes on behind these rows, and ends with the same bytes as one that was
+not. When everything is there, the target gets its name.
 
 Codes are appended to a ``.npy`` file or a folder in place, part by part: killed in between, either holds the codes of
-fewer rows, and can be appended to again. A table is copied first.
+fewer rows, and can be appended to again. A table is joined of what it was and the new parts.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from st_dimreduce.files import (
     resolve_target,
     write_json,
 )
+from st_dimreduce.progress import progress_bar
 
 _FORMAT = "st_dimreduce.job.3"
 _JOB = "job.json"
@@ -83,14 +84,20 @@ class Output:
         return self.suffix != ".npy"
 
     @property
-    def is_resumable(self) -> bool:
-        """Whether a second call can go on where a run was killed."""
-        return self.identity is not None and self.target.suffix not in _TABLES
+    def is_folder(self) -> bool:
+        """Whether part files are written; one file if False."""
+        return self.target.suffix != ".npy"
 
     @property
     def suffix(self) -> str:
         """Suffix of the file, or of the part files."""
         return self.target.suffix or (".npy" if self.schema is None else ".parquet")
+
+    def table_writer(self, path: Path) -> Any:
+        """Return a writer of a table at another path."""
+        from st_dimreduce.vectors.tables import TableWriter  # noqa: PLC0415, optional
+
+        return TableWriter(path, self.suffix, self.schema, self.column, self.origin)
 
     def check(self, overwrite: bool, source: Path | None) -> None:
         """Check, before any work, that the target can be written.
@@ -129,13 +136,14 @@ class Sink:
         output: What it will be.
         done: What is there already.
         work: The folder with ``job.json``. Defaults to None: the target itself is written.
+        before: Rows of a ``.npy`` file that come before those. Defaults to 0.
 
     Attributes:
         done: What is safe on the disk.
     """
 
-    def __init__(self, path: Path, output: Output, done: Done, work: Path | None = None) -> None:
-        self.path, self.done, self._output, self._work = path, done, output, work
+    def __init__(self, path: Path, output: Output, done: Done, work: Path | None = None, before: int = 0) -> None:
+        self.path, self.done, self._output, self._work, self._before = path, done, output, work, before
         self._writer: Any = None
         self._rows = self._bad_rows = self._bytes = 0  # of the part that is being written
 
@@ -146,8 +154,7 @@ class Sink:
             self._writer.write(codes, others)
         self._rows, self._bad_rows = self._rows + len(codes), self._bad_rows + bad_rows
         self._bytes += codes.nbytes + (0 if others is None else others.nbytes)
-        full = self._rows >= self._output.part_rows or self._bytes >= _PART_BYTES
-        if full and self._output.target.suffix not in _TABLES:
+        if self._rows >= self._output.part_rows or self._bytes >= _PART_BYTES:
             self.end_part()
 
     def end_part(self) -> None:
@@ -156,7 +163,7 @@ class Sink:
             return
         with self._disk_errors():
             self.close()
-            if self.path.is_dir():
+            if self._output.is_folder:
                 flush(self._partial)
                 self._partial.replace(self.path / _part_name(self.done.parts, self._output.suffix))
                 flush(self.path)
@@ -165,16 +172,6 @@ class Sink:
             self.save(done)
             self.done = done
         self._rows = self._bad_rows = self._bytes = 0
-
-    def copy(self, table: Path, rows: int) -> None:
-        """Add a table of so many rows that was written with the same columns."""
-        from st_dimreduce.vectors.tables import stored_tables  # noqa: PLC0415, optional
-
-        with self._disk_errors():
-            self._writer = self._open()
-            for some in stored_tables(table):
-                self._writer.write_table(some)
-        self.done = Done(rows)
 
     def close(self) -> None:
         """Close the part that is being written."""
@@ -185,8 +182,8 @@ class Sink:
     def save(self, done: Done) -> None:
         """Write down what is safe on the disk, and what it is made of."""
         if self._work is not None:
-            new, identity = self._work / f"{_JOB}.new", self._output.identity if self._output.is_resumable else None
-            write_json(new, {"format": _FORMAT, "identity": identity, "done": asdict(done)})
+            new = self._work / f"{_JOB}.new"
+            write_json(new, {"format": _FORMAT, "identity": self._output.identity, "done": asdict(done)})
             flush(new)
             new.replace(self._work / _JOB)
 
@@ -195,17 +192,16 @@ class Sink:
         return self.path / ".writing"  # a name that no reader of the folder looks at
 
     def _open(self) -> Any:
-        output, folder = self._output, self.path.is_dir()
-        path = self._partial if folder else self.path
+        output = self._output
         if output.is_table:
-            from st_dimreduce.vectors.tables import TableWriter  # noqa: PLC0415, optional
-
-            return TableWriter(path, output.suffix, output.schema, output.column, output.origin)
-        return _NpyWriter(path, output.origin, 0 if folder else self.done.rows)
+            return output.table_writer(self._partial)
+        if output.is_folder:
+            return _NpyWriter(self._partial, output.origin, 0)
+        return _NpyWriter(self.path, output.origin, self._before + self.done.rows)
 
     def _disk_errors(self) -> Any:
         output = self._output
-        return disk_errors(output.target, lambda: f"{self.done.rows:,} rows are done" if output.is_resumable else "")
+        return disk_errors(output.target, lambda: f"{self.done.rows:,} rows are done" if output.identity else "")
 
 
 class _NpyWriter:
@@ -245,7 +241,7 @@ class _NpyWriter:
 
 
 @contextmanager
-def open_sink(output: Output, overwrite: bool = False, source: Path | None = None) -> Iterator[Sink]:
+def open_sink(output: Output, overwrite: bool = False, source: Path | None = None, before: int = 0) -> Iterator[Sink]:
     """Write a new target within a block, at the end of which it takes its place.
 
     If the block ends in an error, the parts of a run that can be resumed stay, and nothing else.
@@ -254,6 +250,7 @@ def open_sink(output: Output, overwrite: bool = False, source: Path | None = Non
         output: What to write.
         overwrite: Replace a target that exists, and the parts of another run. Defaults to False.
         source: The file or folder that is read. Defaults to None.
+        before: Rows of a table that is there, to which the new ones are added. Defaults to 0.
 
     Yields:
         The sink, whose ``done`` tells what an earlier run has completed.
@@ -266,41 +263,37 @@ def open_sink(output: Output, overwrite: bool = False, source: Path | None = Non
             arguments.
     """
     work = output.target.parent / f".{output.target.name}.parts"
-    done = _resume(work, output, overwrite)
-    output.check(overwrite, source)
-    sink = Sink(work / f"new{output.target.suffix}", output, done, work)
-    placed = False
+    new = work / ("new" if output.is_folder else "new.npy")
+    done = _resume(new, output, overwrite)
+    output.check(overwrite or before > 0, source)
+    sink, placed = Sink(new, output, done, work), False
     try:
         with disk_errors(output.target):
             work.mkdir(0o700, parents=True, exist_ok=True)
             sink.save(done)
-            if not output.target.suffix:
-                sink.path.mkdir(exist_ok=True)
+            if output.is_folder:
+                new.mkdir(exist_ok=True)
         with _closing(sink, output):
             yield sink
             sink.end_part()
             with disk_errors(output.target):
-                _place(sink.path, output, overwrite)
+                _place(new, output, overwrite, before)
         placed = True
     finally:
-        if placed or not (output.is_resumable and sink.done.rows and sink.path.exists()):
+        if placed or not (output.identity and sink.done.rows and new.exists()):
             _discard(work)
 
 
 @contextmanager
 def append_sink(output: Output, rows: int) -> Iterator[Sink]:
-    """Add codes within a block to a target that has ``rows`` of them; yields a sink that has as many.
-
-    Raises:
-        KeyboardInterrupt: With the number of rows that are done, if it was raised in the block.
-    """
+    """Add codes within a block to a target that has ``rows`` of them; raises as :func:`open_sink`."""
     if output.target.suffix in _TABLES:
-        with open_sink(output, overwrite=True) as sink:
-            sink.copy(output.target, rows)
+        identity = None if output.identity is None else {**output.identity, "rows before": rows}
+        with open_sink(replace(output, identity=identity), before=rows) as sink:
             yield sink
         return
     parts = len(list(output.target.glob(f"part-*{output.suffix}")))
-    sink = Sink(output.target, output, Done(rows, 0, parts))
+    sink = Sink(output.target, output, Done(parts=parts), before=rows)
     with _closing(sink, output):
         yield sink
         sink.end_part()
@@ -319,33 +312,46 @@ def _closing(sink: Sink, output: Output) -> Iterator[None]:
     except BaseException as error:
         with suppress(OSError, ValueError):  # the disk may still be full
             sink.close()
-        if sink.path.is_dir():
+        if output.is_folder:
             (sink.path / ".writing").unlink(missing_ok=True)
-        if isinstance(error, KeyboardInterrupt) and output.is_resumable and sink.path.exists():
+        if isinstance(error, KeyboardInterrupt) and output.identity and sink.path.exists():
             raise KeyboardInterrupt(f"{sink.done.rows:,} rows are done, the same call resumes") from error
         raise
 
 
-def _place(new: Path, output: Output, overwrite: bool) -> None:
+def _place(new: Path, output: Output, overwrite: bool, before: int) -> None:
     """Give the new file or folder its name; at no time have codes in ``.npy`` files the origin of others."""
     target, origin = output.target, new.with_name("codes.json")
-    if output.suffix == ".npy" and not target.suffix:
+    if target.suffix in _TABLES:
+        parts, new = [target] * (before > 0) + sorted(new.iterdir()), new.with_name(f"joined{target.suffix}")
+        _join(parts, new, output)
+    elif not output.is_table and not target.suffix:
         write_json(beside(new), output.origin.content)
-    if target.suffix == ".npy" and overwrite:
+    elif target.suffix and overwrite:
         beside(target).unlink(missing_ok=True)
-    put_in_place(new, target, overwrite)
+    put_in_place(new, target, overwrite or before > 0)
     if target.suffix == ".npy":
         write_json(origin, output.origin.content)
         put_in_place(origin, beside(target), overwrite=True)
 
 
-def _resume(work: Path, output: Output, overwrite: bool) -> Done:
+def _join(parts: Sequence[Path], whole: Path, output: Output) -> None:
+    from st_dimreduce.vectors.tables import stored_tables  # noqa: PLC0415, optional
+
+    with closing(output.table_writer(whole)) as writer:
+        for part in progress_bar("Joining", "parts", parts):
+            for table in stored_tables(part):
+                writer.write_table(table)
+
+
+def _resume(new: Path, output: Output, overwrite: bool) -> Done:
     """Return what an earlier run has completed, after checking that it was made of the same.
 
     Raises:
         PermissionError: If somebody else could write to it.
         UserError: If it was made of something else, and is not to be replaced.
     """
+    work = new.parent
     if not os.path.lexists(work):
         return Done()
     if not is_own(work.lstat()):
@@ -358,17 +364,20 @@ def _resume(work: Path, output: Output, overwrite: bool) -> Done:
         theirs, done, known = None, Done(), {path.name for path in work.iterdir()} <= {f"{_JOB}.new"}
     if not known:
         raise UserError(f"{work} is in the way and holds no {_JOB} of this version: remove it")
-    ours = json.loads(json.dumps(output.identity if output.is_resumable else None))  # as it was read back
+    ours = json.loads(json.dumps(output.identity))  # as it was read back
     if theirs not in (None, ours) and not overwrite:
         changed = [name for name, value in theirs.items() if ours is None or ours.get(name) != value]
         raise UserError(
             f"{work} holds {done.rows:,} rows of a run with another {' and '.join(changed)}: call again with the same "
             "arguments, or start anew with overwrite=True (--force)"
         )
-    if theirs is not None and theirs == ours and (work / f"new{output.target.suffix}").exists():
-        return done
-    _discard(work)
-    return Done()
+    if theirs is None or theirs != ours or not new.exists():
+        _discard(work)
+        return Done()
+    for number, part in enumerate(sorted(new.glob("part-*"))):  # none of a .npy file
+        if number >= done.parts:
+            part.unlink()
+    return done
 
 
 def _discard(work: Path) -> None:

@@ -159,7 +159,13 @@ class TableWriter:
         self.write_table(code_table(self._schema, self._column, codes, others))
 
     def write_table(self, table: pa.Table) -> None:
-        """Add rows that have all columns."""
+        """Add rows that have all columns.
+
+        Raises:
+            UserError: If their columns are others.
+        """
+        if not table.schema.equals(self._schema):
+            raise UserError(f"the columns are {_listed(table.schema)}: expected {_listed(self._schema)}")
         self._writer.write_table(table)
 
     def close(self) -> None:

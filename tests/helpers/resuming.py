@@ -18,7 +18,6 @@ BATCH = 64 * 4 * WIDTH  # bytes of 64 rows: 512 rows a part, 10 parts
 X = np.random.default_rng(0).standard_normal((ROWS, WIDTH)).astype(np.float32)
 HEAD = Head(np.random.default_rng(1).standard_normal((4, WIDTH)) / 4)
 TARGETS = ["target.npy", "target.parquet", "target.arrow", "target"]
-RESUMABLE = ["target.npy", "target"]
 
 
 class Killed(BaseException):
@@ -85,5 +84,7 @@ def rows_done(target):
 def reduced_rows(monkeypatch):
     """A list to which every later call of ``head.transform`` adds its number of rows."""
     counted, transform_rows = [], BaseHead.transform
-    monkeypatch.setattr(BaseHead, "transform", lambda self, rows: counted.append(len(rows)) or transform_rows(self, rows))
+    monkeypatch.setattr(
+        BaseHead, "transform", lambda self, rows: counted.append(len(rows)) or transform_rows(self, rows)
+    )
     return counted

@@ -42,9 +42,7 @@ def test_stored_and_encoded_vectors_agree_whatever_the_norm(tiny):
     for norm in (1, 100):
         head = Head.fit(norm * stored, 8, objective="fidelity")
         reduced = head.transform(norm * stored)
-        assert (head.attach(tiny).encode(SENTENCES, normalize_embeddings=True) * reduced).sum(
-            axis=1
-        ).min() >= 0.9999
+        assert (head.attach(tiny).encode(SENTENCES, normalize_embeddings=True) * reduced).sum(axis=1).min() >= 0.9999
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,10 @@ BAD = {
     "a number": (lambda f: 5, "int holds no vectors: give an array"),
     "one vector": (lambda f: X[0], r"the ndarray: got shape \(8,\), expected \(n, d\), one vector per row"),
     "integers": (lambda f: X.astype(int), "the ndarray: got int64, expected floats: convert them first"),
-    "masked entries": (lambda f: np.ma.masked_less(X, -2), r"the MaskedArray: got a masked array with \d+ masked entries"),
+    "masked entries": (
+        lambda f: np.ma.masked_less(X, -2),
+        r"the MaskedArray: got a masked array with \d+ masked entries",
+    ),
     "masked items": (
         lambda f: [X, np.ma.masked_less(X, -2)],
         "item 1 of the list: got a masked array",
