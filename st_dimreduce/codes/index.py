@@ -35,7 +35,7 @@ from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe,
 from st_dimreduce.codes.writing import write_codes, write_merged, write_reassigned
 from st_dimreduce.enums import Kind, Precision
 from st_dimreduce.errors import UserError
-from st_dimreduce.files import clear_up, disk_errors, lock, new_file, new_folder
+from st_dimreduce.files import recover, disk_errors, lock, new_file, new_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -447,7 +447,7 @@ class CodeIndex:
     def _tidy(self) -> None:
         """Remove files of former generations, and of processes that were killed; readers that opened them keep them."""
         for left in [*self.path.glob(".*.????????"), *self.path.glob("segment-*/.*.????????")]:
-            clear_up(left.with_name(left.name[1:-9]))
+            recover(left.with_name(left.name[1:-9]))
         named = {state.name: state.removed for state in self.manifest.segments}
         for folder in self.path.glob("segment-*"):
             if folder.name not in named:

@@ -28,7 +28,8 @@ from tqdm import tqdm
 from st_dimreduce import Head, reduce_model, save_portable
 from st_dimreduce.codes.origin import beside, origin_beside
 from st_dimreduce.models.load import load_model
-from tests.helpers.resuming import content, transform
+from tests.helpers.disk import content
+from tests.helpers.resuming import transform
 
 MOMENTS = 50
 LONGEST = 900  # seconds until it says where it hangs: a quiet machine takes a fiftieth
@@ -98,7 +99,8 @@ class Vectors:
         rng = np.random.default_rng(0)
         self.source, self.replacing = folder.parent / "source" / "x.npy", replacing
         np.save(self.source, rng.standard_normal((rows, 32)).astype(np.float32))
-        self.head, self.batch_bytes = Head(rng.standard_normal((8, 32)) / 8), 4 * 32 * rows // 8 // parts
+        self.head = Head(rng.standard_normal((8, 32)) / 8)
+        vectors_reduce.DEFAULT_BATCH_BYTES = 4 * 32 * rows // 8 // parts
         self.target, self.before = folder / name, folder.parent / f"before-{name}"
         self.good, self.origins = [None], [None]
         if replacing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import nullcontext
 
@@ -29,13 +28,6 @@ def transform(source, target, precision="float32", head=HEAD, batch_bytes=BATCH,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "BATCH_BYTES", batch_bytes)
         return head.transform_file(source, target, precision, **options)
-
-
-def content(path):
-    """What is at a path, told by hashes; None if there is nothing."""
-    if path.is_dir():
-        return {str(file.relative_to(path)): content(file) for file in path.rglob("*") if file.is_file()}
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def write_folder(folder):

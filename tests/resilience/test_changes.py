@@ -14,7 +14,7 @@ import pytest
 from st_dimreduce import Head
 from st_dimreduce.vectors import sinks
 from st_dimreduce.vectors.sinks import Sink
-from tests.helpers.disk import no_large_files
+from tests.helpers.disk import content, no_large_files
 from tests.helpers.resuming import (
     HEAD,
     ROWS,
@@ -22,7 +22,6 @@ from tests.helpers.resuming import (
     WIDTH,
     X,
     begin,
-    content,
     rows_done,
     transform,
     write_folder,

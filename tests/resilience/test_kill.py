@@ -18,8 +18,8 @@ from filelock import FileLock
 from st_dimreduce import Head
 from st_dimreduce.files import new_folder
 from st_dimreduce.vectors import sinks
+from tests.helpers.disk import content
 from tests.helpers.killing import LONGEST, MOMENTS
-from tests.helpers.resuming import content
 from tests.helpers.tiny import SENTENCES
 
 

@@ -19,6 +19,7 @@ from pyarrow import feather
 from st_dimreduce.codes.codes import Codes
 from st_dimreduce.codes.origin import origin_beside
 from st_dimreduce.vectors import sinks
+from tests.helpers.disk import content
 from tests.helpers.resuming import (
     ROWS,
     TARGETS,
@@ -26,7 +27,6 @@ from tests.helpers.resuming import (
     Killed,
     X,
     begin,
-    content,
     do_not_tidy,
     interrupt,
     reduced_rows,

@@ -132,10 +132,9 @@ def test_a_page_that_decodes_to_much_takes_little_more_than_itself(tmp_path):
     """A file of 54 kB, of one page of 384 MB: a page cannot be decoded in part."""
     count, width = 4_000_000, 24
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(count * width, np.float32)), width)
-    one_page = {"row_group_size": count, "data_page_size": 2**31 - 1, "write_batch_size": 10**9}
-    pq.write_table(
-        pa.table({"v": vectors}), tmp_path / "x.parquet", compression="zstd", use_dictionary=False, **one_page
-    )
+    options = {"row_group_size": count, "data_page_size": 2**31 - 1, "write_batch_size": 10**9}
+    options |= {"compression": "zstd", "use_dictionary": False}
+    pq.write_table(pa.table({"v": vectors}), tmp_path / "x.parquet", **options)
     assert (tmp_path / "x.parquet").stat().st_size < 1 << 17
     done = subprocess.run(
         [sys.executable, "-c", BOMB, tmp_path / "x.parquet"], capture_output=True, text=True, check=True

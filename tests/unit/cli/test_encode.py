@@ -17,7 +17,7 @@ from st_dimreduce.models import encode_texts
 from st_dimreduce.models.encode_texts import encode_file, search_codes
 from st_dimreduce.vectors.sinks import size_of
 from tests.helpers.command import run
-from tests.helpers.resuming import content
+from tests.helpers.disk import content
 from tests.helpers.tiny import SENTENCES
 
 

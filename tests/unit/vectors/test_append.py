@@ -13,7 +13,8 @@ from st_dimreduce import Codes, Head
 from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.fingerprint import shown
 from st_dimreduce.codes.origin import beside, origin_beside
-from tests.helpers.resuming import content, transform
+from tests.helpers.disk import content
+from tests.helpers.resuming import transform
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3000, 16)).astype(np.float32)
