@@ -12,12 +12,12 @@ from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.fingerprint import shown
 from st_dimreduce.codes.manifest import MANIFEST
 from st_dimreduce.codes.origin import Origin, origin_beside
+from st_dimreduce.codes.rows import map_array
 from st_dimreduce.errors import UserError
 from st_dimreduce.models.load import load_head
 from st_dimreduce.portable.graphs import EXPORT
 from st_dimreduce.record import RECORD, FitRecord
 from st_dimreduce.untrusted import read_object
-from st_dimreduce.vectors.sources import mapped
 
 _MODULES = "modules.json"
 _TABLES = (".parquet", ".arrow", ".feather")
@@ -100,7 +100,7 @@ def _index(place: Path) -> dict[str, Any]:
 
 
 def _array(place: Path) -> dict[str, Any]:
-    rows = mapped(place)
+    rows = map_array(place)
     about: dict[str, Any] = {"kind": "vectors", "vectors": len(rows), "dimensions": rows.shape[1]}
     if origin := origin_beside(place):
         about = {"kind": "codes", "vectors": len(rows), **origin.said}
@@ -110,12 +110,17 @@ def _array(place: Path) -> dict[str, Any]:
 
 
 def _folder_of_codes(place: Path, origin: Origin) -> dict[str, Any]:
-    files = [mapped(path) for path in sorted(place.glob("*.npy"))]
+    files = [map_array(path) for path in sorted(place.glob("*.npy"))]
     return {"kind": "codes", "vectors": sum(map(len, files)), **origin.said, "files": len(files)}
 
 
 def _table(place: Path) -> dict[str, Any]:
-    from st_dimreduce.vectors.arrow import columns_about  # noqa: PLC0415, needs pyarrow
+    from st_dimreduce.codes.tables import field_origin  # noqa: PLC0415, needs pyarrow
+    from st_dimreduce.vectors.tables import schema_and_rows  # noqa: PLC0415, needs pyarrow
 
-    rows, columns = columns_about(place)
+    schema, rows = schema_and_rows(place)
+    columns = []
+    for field in schema:
+        origin = field_origin(field)
+        columns.append({"name": field.name, "type": str(field.type), **(origin.said if origin else {})})
     return {"kind": "table", "vectors": rows, "bytes": place.stat().st_size, "columns": columns}

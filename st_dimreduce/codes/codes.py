@@ -11,6 +11,7 @@ import numpy as np
 
 from st_dimreduce.codes.origin import Origin, beside, origin_beside
 from st_dimreduce.codes.precision import check_codes, dequantize, quantize
+from st_dimreduce.codes.rows import map_array
 from st_dimreduce.codes.search import rescore as rescore_candidates
 from st_dimreduce.codes.search import search
 from st_dimreduce.enums import Precision
@@ -161,13 +162,6 @@ class Codes:
         if found is None:
             made = "Codes(np.load(path), precision, out_features)"
             raise UserError(f"nothing beside {source} says what its codes are: if you know, give {made}")
-        parts = [_mapped(file) for file in files]
+        parts = [map_array(file) for file in files]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return cls(values, found.precision, found.out_features, found.head)
-
-
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a complete .npy file of numbers: write it again") from error

@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from st_dimreduce.codes.rows import refuse_masked, refuse_multi_vector, scale_rows
+from st_dimreduce.codes.rows import as_array, refuse_masked, refuse_multi_vector, scale_rows
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 
@@ -43,10 +43,7 @@ def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
     """
     precision = Precision(precision)
     refuse_multi_vector(embeddings, "embeddings")
-    if embeddings.ndim != 2:
-        raise UserError(f"embeddings have shape {embeddings.shape}, expected (n, out_features)")
-    refuse_masked(embeddings, "the embeddings")
-    embeddings = np.asarray(embeddings)
+    embeddings = as_array(embeddings, "the embeddings", "(n, out_features)")
     if precision is Precision.BINARY:
         return np.packbits(embeddings > 0, axis=1)
     if precision is Precision.FLOAT32:

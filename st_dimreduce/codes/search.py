@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from st_dimreduce.codes.precision import bytes_to_levels, check_codes
-from st_dimreduce.codes.rows import as_array, as_count, refuse_masked, refuse_multi_vector, scale_rows
+from st_dimreduce.codes.rows import as_array, as_count, check_finite, refuse_masked, refuse_multi_vector, scale_rows
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 
@@ -142,7 +142,7 @@ def rescore(
             holds NaN or infinity, entries are masked, or ``top_k`` is less than 1.
     """
     unit = unit_queries(queries, top_k)
-    refuse_masked(vectors, "the vectors")
+    vectors = as_array(vectors, "the vectors", "(n, d)")
     refuse_masked(candidates, "the candidates")
     fits = vectors.ndim == candidates.ndim == 2 and vectors.shape[1] == unit.shape[1] and len(candidates) == len(unit)
     if not fits:
@@ -170,6 +170,7 @@ def rescore(
 def unit_queries(queries: Any, top_k: int) -> np.ndarray:
     """Return queries, an array or a tensor, scaled to norm 1."""
     refuse_multi_vector(queries, "queries")
-    queries = as_array(queries, "queries", "(q, k)")
+    queries = as_array(queries, "the queries", "(q, k)")
+    check_finite(queries, "the queries")
     as_count(top_k, "top_k", "ask for at least 1")
     return scale_rows(queries)

@@ -106,9 +106,7 @@ def closed_form_head(
     return BaseHead(weight, record=record)
 
 
-def _check(
-    summary: Summary, out_features: int, strength: float, whitening: float, rotation: str | None
-) -> None:
+def _check(summary: Summary, out_features: int, strength: float, whitening: float, rotation: str | None) -> None:
     if not 1 <= out_features <= summary.width:
         raise UserError(f"out_features={out_features}: choose a size from 1 to in_features={summary.width}")
     if summary.count < out_features:

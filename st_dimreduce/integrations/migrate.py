@@ -21,13 +21,12 @@ import numpy as np
 
 from st_dimreduce.codes.metrics import cosines, nearest, overlaps
 from st_dimreduce.codes.precision import dequantize, quantize
-from st_dimreduce.codes.rows import as_count
+from st_dimreduce.codes.rows import as_count, row_norms
 from st_dimreduce.codes.stores import Column, columns_of
 from st_dimreduce.enums import Objective, OnBadRow, Precision, Store
 from st_dimreduce.errors import UserError
 from st_dimreduce.files import check_place
 from st_dimreduce.fitting.size import Size
-from st_dimreduce.fitting.summary import row_norms
 from st_dimreduce.head import Head
 from st_dimreduce.progress import progress_bar
 

@@ -252,6 +252,11 @@ def _is_of(module: nn.Module, names: set[str]) -> bool:
     return kind.__name__ in names and kind.__module__.partition(".")[0] in _PACKAGES
 
 
+def body_digest(model: SentenceTransformer, modules: Sequence[nn.Module] | None = None) -> str | None:
+    """Return a digest of all that embeddings depend on but texts and prompt; None if it cannot be told."""
+    return _digest(model, list(model.children()) if modules is None else modules)
+
+
 def _digest(model: SentenceTransformer, modules: Sequence[nn.Module]) -> str | None:
     """Return a digest of all that the embeddings of modules depend on but the prompt; None if that cannot be told."""
     if any((getattr(model, "module_kwargs", None) or {}).values()):
@@ -294,5 +299,7 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any] | None:
     if not hasattr(fast, "to_str"):
         return None
     content: dict[str, Any] = json.loads(fast.to_str())
-    said = {name: str(getattr(tokenizer, name, None)) for name in ("model_max_length", "padding_side")}
+    said = {
+        name: str(getattr(tokenizer, name, None)) for name in ("model_max_length", "padding_side", "truncation_side")
+    }
     return {key: content[key] for key in content if key not in ("padding", "truncation")} | said

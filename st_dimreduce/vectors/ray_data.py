@@ -14,10 +14,10 @@ from st_dimreduce.codes.origin import Origin
 from st_dimreduce.enums import OnBadRow, Precision
 from st_dimreduce.errors import MissingExtraError, UserError
 from st_dimreduce.fitting.summary import Summary
+from st_dimreduce.vectors.batches import Source
 from st_dimreduce.vectors.fit import NO_GOOD_ROWS, read_summary
-from st_dimreduce.vectors.kinds import open_source
 from st_dimreduce.vectors.reduce import reduce_batch
-from st_dimreduce.vectors.sources import Source
+from st_dimreduce.vectors.sources import open_source
 
 try:
     import pyarrow as pa

@@ -75,7 +75,7 @@ def test_embeddings_of_a_wrong_shape(shape, way):
 def test_masked_entries_are_not_read_as_if_they_were_none(way):
     for head in (Head(WEIGHT), DimReduce(8, 3)):
         with pytest.raises(
-            ValueError, match="the embeddings are a masked array with 1 masked entries: drop those rows"
+            ValueError, match="the embeddings: got a masked array with 1 masked entries: drop those rows"
         ):
             getattr(head, way)(np.ma.masked_equal(X, X[3, 3]))
 
@@ -120,7 +120,7 @@ def test_zeros_and_rows_for_a_head_whose_norm_is_not_known_are_taken_as_they_are
         ({"weight": np.zeros(3)}, r"weight has shape \(3,\), expected \(out_features, in_features\)"),
         ({"weight": np.zeros((4, 3))}, r"weight has shape \(4, 3\)"),
         ({"weight": np.zeros((0, 3))}, r"weight has shape \(0, 3\)"),
-        ({"weight": np.ma.masked_equal(np.eye(2, 3), 1)}, "the values of weight are a masked array with 2 masked"),
+        ({"weight": np.ma.masked_equal(np.eye(2, 3), 1)}, "the values of weight: got a masked array with 2 masked"),
         ({"weight": np.full((2, 3), np.nan)}, "the weights hold NaN or infinity"),
         ({"weight": np.zeros((2, 3)), "bias": np.zeros(3)}, r"bias has shape \(3,\), expected \(2,\)"),
         ({"weight": np.zeros((2, 3)), "activation": "GELU"}, "ends in GELU, expected Tanh or Identity"),

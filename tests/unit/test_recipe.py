@@ -229,7 +229,7 @@ def test_reduce_model_with_bad_budgets_and_pairs(tiny, arguments, message):
 
 def test_masked_embeddings_are_refused(tiny):
     vectors = tiny.encode(SENTENCES)
-    with pytest.raises(ValueError, match="the vectors are a masked array with"):
+    with pytest.raises(ValueError, match="the vectors: got a masked array with"):
         reduce_model(tiny, embeddings=np.ma.masked_less(vectors, -0.2), out_features=8)
 
 

@@ -136,8 +136,8 @@ def test_no_documents_and_no_queries():
         ),
         (QUERIES, quantize(DOCUMENTS, "int4").view(np.int8), "int4", 10, "codes are of type int8, int4 codes .* uint8"),
         (QUERIES, quantize(DOCUMENTS, "int8"), "float32", 10, "codes are of type int8, float32 codes .* floats"),
-        (np.ma.masked_less(QUERIES, 0), quantize(DOCUMENTS, "int4"), "int4", 10, "the queries are a masked array"),
-        (QUERIES, np.ma.masked_equal(quantize(DOCUMENTS, "int8"), 1), "int8", 10, "the codes are a masked array"),
+        (np.ma.masked_less(QUERIES, 0), quantize(DOCUMENTS, "int4"), "int4", 10, "the queries: got a masked array"),
+        (QUERIES, np.ma.masked_equal(quantize(DOCUMENTS, "int8"), 1), "int8", 10, "the codes: got a masked array"),
     ],
 )
 def test_bad_input(queries, codes, precision, top_k, message):
@@ -162,9 +162,9 @@ def changed(candidate):
         (QUERIES, DOCUMENTS, changed(0).astype(float), "candidates are of type float64: expected whole numbers"),
         (QUERIES * np.inf, DOCUMENTS, changed(0), "expected finite vectors"),
         (QUERIES, DOCUMENTS * np.inf, changed(0), "row 0 of vectors holds NaN or infinity"),
-        (np.ma.masked_less(QUERIES, 0), DOCUMENTS, changed(0), "the queries are a masked array"),
-        (QUERIES, np.ma.masked_less(DOCUMENTS, 0), changed(0), "the vectors are a masked array"),
-        (QUERIES, DOCUMENTS, np.ma.masked_equal(changed(9), 9), "the candidates are a masked array"),
+        (np.ma.masked_less(QUERIES, 0), DOCUMENTS, changed(0), "the queries: got a masked array"),
+        (QUERIES, np.ma.masked_less(DOCUMENTS, 0), changed(0), "the vectors: got a masked array"),
+        (QUERIES, DOCUMENTS, np.ma.masked_equal(changed(9), 9), "the candidates: got a masked array"),
     ],
 )
 def test_bad_rescoring(queries, vectors, candidates, message):
