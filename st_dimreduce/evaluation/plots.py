@@ -36,8 +36,8 @@ class Theme:
         ink: Text and axes.
         soft: Lines to compare with.
         grid: The grid.
-        colours: Lines and their labels: the palette of Okabe and Ito ("Color universal design", 2008), which colour-blind
-            readers tell apart, darkened or lightened until the labels are readable.
+        colours: Lines and their labels: the palette of Okabe and Ito ("Color universal design", 2008), which
+            colour-blind readers tell apart, darkened or lightened until the labels are readable.
     """
 
     back: str
