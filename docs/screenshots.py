@@ -68,7 +68,7 @@ def main(folder: Path, count: int = PAIRS) -> None:
         for dark in (False, True):
             look(browser, report.as_uri(), folder / f"report-{theme(dark)}.png", dark)
         save_portable(model, Path(work, _NAME))
-        with served(Corpus(Path(work, _NAME), documents, examples=EXAMPLES)) as (site, _):
+        with served(Corpus(Path(work, _NAME), documents, examples=EXAMPLES)) as site:
             for dark in (False, True):
                 look(browser, site, folder / f"search-page-{theme(dark)}.png", dark, click_example)
     print(json.dumps(comparison.to_dict()["rows"][:6], indent=1))

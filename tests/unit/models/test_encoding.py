@@ -71,35 +71,32 @@ def test_embeddings_are_those_of_encoding(tiny, tmp_path, encoded, kind):
     assert encoder.seconds["reduced"] > 0
 
 
+def change_weights(model):
+    with torch.no_grad():
+        next(model[0].parameters())[5, 0] += 1e-3
+
+
+CHANGES = {
+    "copy": lambda model: None,
+    "weights": change_weights,
+    "pooling": lambda model: setattr(model[1], "pooling_mode", "cls"),
+    "pooled prompt": lambda model: setattr(model[1], "include_prompt", False),
+    "length": lambda model: setattr(model, "max_seq_length", 4),
+    "dtype": lambda model: model.half(),
+    "prompts": lambda model: setattr(model, "prompts", {"document": "document : "}),
+    "tokenizer": lambda model: model.tokenizer.add_tokens(["cat dog"]),
+    "truncation side": lambda model: setattr(model.tokenizer, "truncation_side", "left"),
+    "inputs": lambda model: setattr(model.tokenizer, "model_input_names", ["input_ids"]),
+    "lower case": lambda model: setattr(model[0], "do_lower_case", True),
+}
+SETTINGS = [how for how in CHANGES if how not in ("copy", "prompts")]
+
+
 def changed(model, how):
-    """A copy of a model that gives other embeddings below its head."""
+    """A copy of a model with one change."""
     other = copy.deepcopy(model)
-    if how == "weights":
-        with torch.no_grad():
-            next(other[0].parameters())[5, 0] += 1e-3
-    elif how == "pooling":
-        other[1].pooling_mode = "cls"
-    elif how == "length":
-        other.max_seq_length = 4
-    elif how == "dtype":
-        other.half()
-    elif how == "prompts":
-        other.prompts = {"document": "document : "}
-    elif how == "tokenizer":
-        other.tokenizer.add_tokens(["cat dog"])
-    elif how == "truncation side":
-        other.tokenizer.truncation_side = "left"
-    elif how == "inputs":
-        other.tokenizer.model_input_names = ["input_ids"]  # as if there were no padding to ignore
-    elif how == "lower case":
-        other[0].do_lower_case = True
-    elif how == "pooled prompt":
-        other[1].include_prompt = False
+    CHANGES[how](other)
     return other
-
-
-SETTINGS = ["weights", "pooling", "length", "dtype", "tokenizer", "truncation side", "inputs", "lower case"]
-SETTINGS += ["pooled prompt"]
 
 
 @pytest.mark.parametrize("how", [*SETTINGS, "prompts"])
@@ -154,7 +151,9 @@ def test_what_cannot_be_compared_encodes_by_itself(tiny, tmp_path):
     encoder = SharedEncoder({"a": one, "b": other})
     assert encoder.groups("document") == [["a"], ["b"]]
     assert "modules that cannot be compared" in encoder.summary()
-    with pytest.warns(UserWarning, match="^nothing that a, b encodes is cached: it has modules whose settings cannot be read$"):
+    with pytest.warns(
+        UserWarning, match="^nothing that a, b encodes is cached: it has modules whose settings cannot be read$"
+    ):
         assert SharedEncoder({"a": one, "b": other}, 32, Cache(tmp_path)).encode(TEXTS, "query")["b"].any()
     assert not list(tmp_path.iterdir())
     tokens = SentenceTransformer(modules=[tiny[0], DimReduce(32, 8, module_input_name="token_embeddings"), Pooling(8)])
