@@ -268,7 +268,10 @@ def bind(port: int) -> socket.socket:
 
     Raises:
         OSError: If another program listens there, or the port may not be used.
+        UserError: If there is no such port.
     """
+    if not 0 <= port <= 65535:
+        raise UserError(f"port={port}: choose 0 to 65535, 0 for any that is free")
     try:
         return socket.create_server((LOOPBACK, port))
     except OSError as error:

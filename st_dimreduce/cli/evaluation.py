@@ -142,7 +142,7 @@ def serve(
         str | None,
         typer.Option(help="Name or folder of the full model; the first reduced model without its head if not given."),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0 for any that is free.")] = 8765,
+    port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 for any that is free.")] = 8765,
     batch_size: BatchSize = 32,
     cache: CacheFolder = None,
     quiet: Quiet = False,
