@@ -17,11 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce.codes.codes import Codes
-from st_dimreduce.codes.precision import quantize
 from st_dimreduce.dim_reduce import head_of
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import MissingExtraError, UserError
@@ -151,35 +149,31 @@ class Corpus:
         found = []
         for name, stored in ((_FULL, Precision.FLOAT32), (label, precision)):
             if (name, stored) not in self._codes:
-                codes = Codes(quantize(self._rows[name], stored), stored, embedded[name].shape[1])
-                codes.search(embedded[name], k)  # takes longer than the next ones
-                self._codes[name, stored] = codes
-            seconds = self._encoder.seconds[name] - before[name]
-            found.append({"encoding_ms": round(1000 * seconds, 3), **self._find(name, stored, embedded[name], k)})
+                self._codes[name, stored] = Codes.of(self._rows[name], stored)
+                self._codes[name, stored].search(embedded[name], k)  # takes longer than the next ones
+            codes = self._codes[name, stored]
+            start = time.perf_counter()
+            scores, rows = codes.search(embedded[name], k)
+            search_seconds = time.perf_counter() - start
+            found.append(
+                {
+                    "dimensions": codes.out_features,
+                    "precision": stored.value,
+                    "bytes_per_vector": codes.bytes_per_vector,
+                    "total_bytes": codes.bytes_per_vector * len(codes),
+                    "encoding_ms": round(1000 * (self._encoder.seconds[name] - before[name]), 3),
+                    "search_ms": round(1000 * search_seconds, 3),
+                    "answers": [
+                        {"rank": rank, "document": row, "score": round(score, 4), "text": self._shortened(row)}
+                        for rank, (row, score) in enumerate(zip(rows[0].tolist(), scores[0].tolist(), strict=True), 1)
+                    ],
+                }
+            )
         return found
 
-    def _find(self, name: str, precision: Precision, query: np.ndarray, k: int) -> dict[str, Any]:
-        codes = self._codes[name, precision]
-        start = time.perf_counter()
-        scores, rows = codes.search(query, k)
-        milliseconds = round(1000 * (time.perf_counter() - start), 3)
-        texts = [self._texts[row] for row in rows[0]]
-        return {
-            "dimensions": codes.out_features,
-            "precision": precision.value,
-            "bytes_per_vector": codes.bytes_per_vector,
-            "total_bytes": codes.bytes_per_vector * len(codes),
-            "search_ms": milliseconds,
-            "answers": [
-                {
-                    "rank": rank,
-                    "document": int(row),
-                    "score": round(float(score), 4),
-                    "text": text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …",
-                }
-                for rank, (row, score, text) in enumerate(zip(rows[0], scores[0], texts, strict=True), 1)
-            ],
-        }
+    def _shortened(self, row: int) -> str:
+        text = self._texts[row]
+        return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …"
 
 
 def _load_reduced(paths: Sequence[str | os.PathLike[str]]) -> dict[str, SentenceTransformer]:
