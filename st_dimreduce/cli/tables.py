@@ -92,9 +92,7 @@ def drift_table(drift: dict[str, Any]) -> Table:
     for name in ("at the fit", "now", "watch above", "refit above"):
         table.add_column(name, justify="right")
     for figure in drift["figures"]:
-        form = "{:.1%}" if figure["name"].endswith("lost") else "{:.3g}"
-        values = (figure[name] for name in ("at_fit", "now", "watch", "refit"))
-        table.add_row(figure["name"], *("" if value is None else form.format(value) for value in values))
+        table.add_row(figure["name"], *(f"{figure[name]:.1%}" for name in ("at_fit", "now", "watch", "refit")))
     return table
 
 

@@ -243,7 +243,8 @@ def _digest(module: Any) -> str | None:
             return None  # the weights are in a graph, or an adapter scales them
         config = inner.config.to_dict()
         settings["lower case"] = module.do_lower_case
-        settings["images and sound"] = None if module.processor is tokenizer else module.processor.to_dict()
+        processor = getattr(module, "processor", tokenizer)
+        settings["images and sound"] = None if processor is tokenizer else processor.to_dict()
         settings["transformer"] = type(inner).__name__, inner.config._attn_implementation
         settings["transformer config"] = {key: config[key] for key in config if key not in _IDLE}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())

@@ -104,9 +104,11 @@ def test_the_files_of_a_model():
 def test_figures_of_drift():
     figures = [
         {"name": "variance lost", "at_fit": 0.1, "now": 0.25, "watch": 0.15, "refit": 0.2},
-        {"name": "norm", "at_fit": 1.0, "now": 1.25, "watch": None, "refit": None},
+        {"name": "neighbours lost", "at_fit": 0.2, "now": 0.21, "watch": 0.3, "refit": 0.4},
     ]
     lines = shown(drift_table({"vectors": 12_000, "figures": figures})).splitlines()
     assert "12,000 vectors" in lines[0]
-    assert [line.split()[-4:] for line in lines if "lost" in line] == [["10.0%", "25.0%", "15.0%", "20.0%"]]
-    assert [line.split() for line in lines if "norm" in line] == [["norm", "1", "1.25"]]
+    assert [line.split()[-4:] for line in lines if "lost" in line] == [
+        ["10.0%", "25.0%", "15.0%", "20.0%"],
+        ["20.0%", "21.0%", "30.0%", "40.0%"],
+    ]
