@@ -78,8 +78,9 @@ def reduce(
 
     show(f"Fits a head on {len(sentences):,} texts with {model}, measures it on texts held out, writes {output}.")
 
+    from st_dimreduce.cli.tables import comparison_notes, comparison_table
     from st_dimreduce.dim_reduce import head_of
-    from st_dimreduce.evaluation.report import asked_with, comparison_table, notes
+    from st_dimreduce.evaluation.report import queries_of
     from st_dimreduce.models.load import load_model
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_and_compare
@@ -101,8 +102,10 @@ def reduce(
     save_portable(reduced, output, figures=comparison.to_dict(), overwrite=force)
     _, record = head_of(reduced)
     status = say_choice(record, keep, best_effort)
-    title = f"{comparison.documents:,} held-out texts of {len(sentences):,}, {asked_with(comparison)} (percent)"
-    show(comparison_table(comparison, title), *notes(comparison), *cautions(record, len(sentences)))
+    title = f"{comparison.documents:,} held-out texts of {len(sentences):,}, {queries_of(comparison)} (percent)"
+    show(comparison_table(comparison, title), *comparison_notes(comparison), *cautions(record, len(sentences)))
+    if record.folded:
+        show("The head is multiplied into the base model's last Dense: the folder has the same modules.")
     size_said = f"{comparison.rows[-1].dimensions} dimensions, to be stored as {record.precision.value}"
     show(f"Wrote {output}: {size_said}.")
     show_next(
@@ -131,7 +134,7 @@ def publish(
 
     Example: st-dimreduce publish small user/small --onnx --dry-run
     """
-    from st_dimreduce.evaluation.report import publication_table
+    from st_dimreduce.cli.tables import publication_table
     from st_dimreduce.portable.publish import publish as publish_model
 
     # From a file: arguments of a process can be seen by other users of the machine.

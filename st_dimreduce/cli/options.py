@@ -76,7 +76,7 @@ def say_choice(record: FitRecord, keep: float | None, best_effort: bool) -> int:
     """Show what a budget was chosen of; returns the exit status, 3 where nothing keeps the share asked for."""
     if not record.choice:
         return 0
-    from st_dimreduce.evaluation.report import choice_table
+    from st_dimreduce.cli.tables import choice_table
 
     show(choice_table(record.choice))
     best = record.choice["best"]

@@ -166,7 +166,7 @@ def drift(
         hide_loading_bars(quiet)
     found = Head.load(head).drift(source, column=column, on_bad_row=on_bad_row, seed=seed)
 
-    from st_dimreduce.evaluation.report import drift_table
+    from st_dimreduce.cli.tables import drift_table
 
     show(drift_table(found.to_dict()), f"{found.verdict.value}: {found.explanation}")
     if found.verdict is Verdict.REFIT:

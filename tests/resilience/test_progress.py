@@ -241,7 +241,7 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
             ["export", "SMALL", "-o", "OUT"], (export, "write_json"), marks=pytest.mark.component("ONNX Runtime")
         ),
         (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"], (SentenceTransformer, "encode_document")),
-        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"], (plots, "plot_cosines")),
+        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"], (plots, "plot_quality")),
         (["check", "SMALL", "--fix"], (layout, "write_json")),
     ],
 )

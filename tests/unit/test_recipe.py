@@ -130,7 +130,7 @@ def test_same_seed_same_model(tiny):
         ({"sentences": SENTENCES[:5], "out_features": 8}, "5 texts cannot fit out_features=8"),
         ({"sentences": [], "out_features": 8}, "0 texts cannot fit"),
         ({"sentences": "a cat", "out_features": 1}, "sentences is a str, 'a cat': expected a list of str"),
-        ({"sentences": ["a cat", None], "out_features": 1}, "sentence 1 is of type NoneType: expected a string"),
+        ({"sentences": ["a cat", None], "out_features": 1}, "text 1 is of type NoneType: expected a string"),
         (
             {"embeddings": np.ones((50, 31)), "out_features": 8},
             "vectors of 31 dimensions were given, expected the model's 32",

@@ -82,7 +82,7 @@ def agreement(one, other):
 
 
 def test_images_where_texts_are_expected(tiny):
-    with pytest.raises(ValueError, match=r"sentence 1 is of type Image: expected a string, the model reads text"):
+    with pytest.raises(ValueError, match=r"text 1 is of type Image: expected a string, the model reads text"):
         reduce_model(tiny, ["a cat", Image.new("RGB", (32, 32)), *SENTENCES], 8)
 
 
