@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from st_dimreduce.codes.codes import Codes
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import search
 from st_dimreduce.enums import Precision
@@ -34,7 +35,6 @@ from st_dimreduce.models.encoding import CHUNK, SharedEncoder
 from st_dimreduce.models.load import check_names, load_head, load_model
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.untrusted import short
-from st_dimreduce.vectors.index import build_index
 
 try:
     import uvicorn
@@ -241,7 +241,9 @@ class _Reduced:
         codes = quantize(self.rows, precision)
         if len(codes) < FEWEST_INDEXED or importlib.util.find_spec("faiss") is None:
             return partial(_exact, codes, precision)
-        return build_index(codes, self._head, precision=precision).search
+        from st_dimreduce.vectors.index import Index  # noqa: PLC0415, optional
+
+        return Index.build(Codes(codes, precision, self.rows.shape[1])).search
 
 
 def _load_all(paths: Sequence[str | os.PathLike[str]], count: int) -> dict[str, _Reduced]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from st_dimreduce.codes.ids import Names
 from st_dimreduce.codes.origin import Origin
 from st_dimreduce.codes.tables import code_array, code_field, codes_of, field_origin, is_codes
 from st_dimreduce.errors import MissingExtraError, UserError
@@ -85,30 +84,6 @@ class TableSource(Source):
         """Yield the values of another column, in order."""
         for batch in self.record_batches(0):
             yield batch.column(name)
-
-    def ids(self, name: str) -> np.ndarray | Names:
-        """Return a column of integers, int64, or of strings.
-
-        Raises:
-            ValueError: If there is no such column, it holds null, or anything else.
-        """
-        if self.schema.names.count(name) != 1:
-            raise UserError(f"there is no column {name!r}: name one of {_listed(self.schema)}")
-        kind = self.schema.field(name).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-        if not texts and not pa.types.is_integer(kind):
-            raise UserError(f"column {name!r} holds {printable(str(kind))}: expected integers or strings as ids")
-        parts: list[Any] = []
-        for array in self.column_batches(name):
-            if array.null_count:
-                raise UserError(f"column {name!r} holds null: expected an id for every vector")
-            try:
-                array = array.cast(pa.large_string() if texts else pa.int64())  # noqa: PLW2901
-            except pa.ArrowInvalid as error:
-                raise UserError(f"column {name!r} holds an id that is too large: expected 0 to 2^63 - 1") from error
-            parts.append(_names(array) if texts else array.to_numpy())
-        return Names.joined(parts) if texts else np.concatenate(parts)
 
     def row_bytes(self, others: pa.Table) -> np.ndarray:
         return np.sum([_row_bytes(column.chunk(0)) for column in others.columns], axis=0)
@@ -311,13 +286,6 @@ def code_batch(schema: pa.Schema, column: str, codes: np.ndarray, others: pa.Tab
     array = code_array(codes, schema.field(column).type)
     arrays = [array if name == column else _column(others, schema.field(name)) for name in schema.names]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _names(strings: pa.LargeStringArray) -> Names:
-    _, offsets, text = strings.buffers()
-    ends = np.frombuffer(offsets, np.int64)[strings.offset : strings.offset + len(strings) + 1]
-    letters = np.frombuffer(text or b"", np.uint8)
-    return Names(letters[ends[0] : ends[-1]], ends[1:] - ends[0])
 
 
 def _rows_from(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

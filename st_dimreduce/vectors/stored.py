@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from st_dimreduce.base_head import BaseHead
-from st_dimreduce.codes.manifest import MANIFEST
-from st_dimreduce.codes.origin import Origin, origin_beside
+from st_dimreduce.codes.origin import INDEX_FILE, Origin, origin_beside
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 from st_dimreduce.untrusted import printable
@@ -78,8 +77,8 @@ def open_codes(source: Any, column: str | None = None) -> StoredCodes | None:
     """
     if isinstance(source, np.ndarray):
         return StoredCodes("the array", None, len(source), (source,))
-    if isinstance(source, (str, os.PathLike)) and (Path(source) / MANIFEST).is_file():
-        raise UserError(f"{source} is an index: search it with st-dimreduce index search, or open_index")
+    if isinstance(source, (str, os.PathLike)) and (Path(source) / INDEX_FILE).is_file():
+        raise UserError(f"{source} is an index: search it with st-dimreduce index search, or Index.load")
     name = printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "the table"
     if isinstance(source, (str, os.PathLike)):
         paths = Files.at(Path(source), (".npy",)).paths
