@@ -74,10 +74,9 @@ class OnBadRow(StringEnum):
 
 
 class Kind(StringEnum):
-    """Kind of an index: an inverted file, a graph, or all codes scanned."""
+    """Kind of an index: an inverted file, or all codes scanned."""
 
     IVF = "ivf"
-    HNSW = "hnsw"
     FLAT = "flat"
 
 

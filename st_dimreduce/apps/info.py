@@ -10,8 +10,7 @@ import numpy as np
 
 from st_dimreduce.codes.codes import Codes
 from st_dimreduce.codes.fingerprint import shown
-from st_dimreduce.codes.manifest import MANIFEST
-from st_dimreduce.codes.origin import origin_beside
+from st_dimreduce.codes.origin import INDEX_FILE, Origin, origin_beside
 from st_dimreduce.codes.rows import map_array
 from st_dimreduce.head import Head
 from st_dimreduce.portable.graphs import EXPORT
@@ -40,7 +39,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     place = Path(path)
     if not place.exists() and os.fspath(path).count("/") != 1:
         raise FileNotFoundError(f"no file or folder {place}: give that of a head, a model, an index, vectors or codes")
-    if (place / MANIFEST).is_file():
+    if (place / INDEX_FILE).is_file():
         return _index(place)
     if (place / EXPORT).is_file() and not any(place.glob("*.safetensors")):
         about = read_object(place / EXPORT)
@@ -70,17 +69,16 @@ def _head(head: Head, place: Path) -> dict[str, Any]:
 
 
 def _index(place: Path) -> dict[str, Any]:
-    from st_dimreduce.codes.index import open_index  # noqa: PLC0415, needs FAISS
+    from st_dimreduce.vectors.index import Index  # noqa: PLC0415, needs FAISS
 
-    opened = open_index(place)
+    opened = Index.load(place)
     return {
         "kind": f"{opened.kind.value} index of codes",
         "vectors": len(opened),
-        "out_features": opened.out_features,
-        "precision": opened.precision.value,
-        "bytes": sum(path.stat().st_size for path in place.rglob("*") if path.is_file()),
-        "head": shown(opened.manifest.fingerprint),
-        "read it with": f"open_index({str(place)!r}), or st-dimreduce index search",
+        **opened.origin.said,
+        "bytes": sum(path.stat().st_size for path in place.iterdir()),
+        "recall@10 by cells": dict(zip(opened.measured.cells, opened.measured.recalls["10"], strict=True)),
+        "read it with": f"Index.load({str(place)!r}), st-dimreduce index search, or faiss.read_index",
     }
 
 
