@@ -17,7 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
 from st_dimreduce.base_head import BaseHead
-from st_dimreduce.dim_reduce import head_of, keep_record, plain_head
+from st_dimreduce.dim_reduce import DimReduce, head_of, keep_record, plain_head
 from st_dimreduce.errors import UserError
 from st_dimreduce.models.encoder import Encoder
 from st_dimreduce.models.encoding import assemble
@@ -48,7 +48,7 @@ def attach_head(
             no mean norm.
     """
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
-    body = Encoder(assemble(base, split_model(base)[0]), batch_size=32, show_progress_bar=False)
+    body = Encoder(assemble(base, split_model(base)[0]), batch_size=32)
     if body.width != head.in_features:
         raise UserError(
             f"the head takes {head.in_features} dimensions, the model gives {body.width}: attach it to the model that "
@@ -76,7 +76,7 @@ def stack_head(base: SentenceTransformer, head: BaseHead, *, trainable: bool, sh
     if not trainable and takes_head(below[-1], head.out_features):
         layer = {name: each.detach().float().cpu().numpy() for name, each in below.pop().named_parameters()}
         stacked = head.fold_into(layer["linear.weight"], layer.get("linear.bias"))
-    modules = [*below, head.to_module() if trainable else stacked.to_dense(), *tail]
+    modules = [*below, DimReduce.from_head(head) if trainable else stacked.to_dense(), *tail]
     reduced = assemble(base, OrderedDict((str(i), module) for i, module in enumerate(modules)))
     reduced.model_card_data.base_model = head.record.base_model
     keep_record(reduced, stacked.record, None if stacked is head else head)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from st_dimreduce import Precision, dequantize, quantize, rescore, search
+from st_dimreduce import Precision
+from st_dimreduce.codes.precision import dequantize, quantize
+from st_dimreduce.codes.search import rescore, search
 
 RNG = np.random.default_rng(0)
 DOCUMENTS = RNG.standard_normal((500, 24)).astype(np.float32)
