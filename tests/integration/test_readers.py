@@ -356,7 +356,7 @@ def test_the_browser_finds_what_search_finds(site, browser, precision):
     loaded = f"{len(documents)} documents, {codes.shape[1]} bytes each."
     WebDriverWait(browser, 120).until(lambda page: page.find_element("id", "status").text == loaded)
     queries = ["inverse of a matrix", KOREAN[0], " ".join(documents[:20]), documents[7]]
-    scores, rows = search(embed(folder / "model", queries), codes, precision, top_k=len(codes))
+    scores, rows = search(embed(folder / "model", queries), codes, precision, k=len(codes))
     for query, by_rank, ranked in zip(queries, scores, rows, strict=True):
         found, given = answers(browser, query)
         of_row = dict(zip(ranked.tolist(), by_rank.tolist(), strict=True))
