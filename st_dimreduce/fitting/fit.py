@@ -65,27 +65,32 @@ def fit_head(
     check_objective(objective, pairs)
     if summary.count > 1 and np.ptp(summary.sample, axis=0).max() < _SAME:
         raise UserError(f"all {summary.count:,} vectors point the same way: give vectors of texts that differ")
-    chosen: dict[str, Any] = {}
-    out_features, precision = size.dim, Precision(size.precision or Precision.FLOAT32)
+    if objective is Objective.FIDELITY:
+        strength = 0.0
+    if objective is Objective.FIDELITY or pairs is not None:
+        cloze_pairs = None
+    out_features, precision, choice = size.dim, Precision(size.precision or Precision.FLOAT32), None
     if out_features is None:
         given: dict[str, Any] = {"pairs": pairs, "cloze_pairs": cloze_pairs, "strength": strength, "seed": seed}
         choice = choose(summary, size, objective=objective, **given)
         strength = choice.strength
         out_features, precision = choice.best.out_features, Precision(choice.best.precision)
-        chosen = {"choice": choice.to_dict()}
     elif strength is None:
         strength = Evidence(summary, objective, pairs, cloze_pairs, seed).best_strength(out_features)
-
-    cloze_pairs = cloze_pairs if pairs is None and objective is Objective.QUALITY else None
     start = closed_form_head(
         summary,
         out_features,
         nested=size.nested,
         cloze_pairs=cloze_pairs,
-        strength=strength if objective is Objective.QUALITY else 0.0,
+        strength=strength,
         whitening=None if pairs is None else WHITENING_BEFORE_TRAINING,
         seed=seed,
-    ).with_record(**chosen, objective=objective.value, precision=precision)
+    ).with_record(
+        objective=objective.value,
+        precision=precision,
+        strength=strength if objective is Objective.QUALITY else None,
+        choice=None if choice is None else choice.to_dict(),
+    )
     head = start
     if pairs is not None:
         from st_dimreduce.fitting.contrastive import contrast_head  # noqa: PLC0415, needs torch

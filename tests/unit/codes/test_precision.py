@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.util.quantization import quantize_embeddings
 
-from st_dimreduce import Precision, dequantize, quantize
+from st_dimreduce import Precision
+from st_dimreduce.codes.precision import dequantize, quantize
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2000, 64)).astype(np.float32)
