@@ -20,14 +20,14 @@ from typing import Any
 
 import faiss
 import numpy as np
+from st_dimreduce.codes.calibration import share_found
+from st_dimreduce.codes.index import CodeIndex, open_index
 
 from benchmarks.data import CACHE
 from benchmarks.measuring import held, once, run_module, seconds_and_peak_shared
 from benchmarks.printing import header, paragraph, table, write
 from benchmarks.widened import MODEL, near, real, widened
 from st_dimreduce import Head, Precision, Summary
-from st_dimreduce.codes.calibration import share_found
-from st_dimreduce.codes.index import CodeIndex, open_index
 from st_dimreduce.codes.metrics import overlaps, retrieval
 from st_dimreduce.codes.search import search
 from st_dimreduce.files import new_file

@@ -10,11 +10,10 @@ import numpy as np
 
 from st_dimreduce.codes.codes import Codes
 from st_dimreduce.codes.fingerprint import shown
-from st_dimreduce.codes.origin import INDEX_FILE, Origin, origin_beside
+from st_dimreduce.codes.origin import INDEX_FILE, origin_beside
 from st_dimreduce.codes.rows import map_array
 from st_dimreduce.head import Head
 from st_dimreduce.portable.graphs import EXPORT
-from st_dimreduce.record import RECORD, FitRecord
 from st_dimreduce.untrusted import read_object
 
 _MODULES = "modules.json"

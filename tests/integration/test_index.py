@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from st_dimreduce.codes.calibration import EXACT
 
 from st_dimreduce import (
     FitRecord,
@@ -26,7 +27,6 @@ from st_dimreduce import (
     reduce_vectors,
     search,
 )
-from st_dimreduce.codes.calibration import EXACT
 from tests.helpers.command import run
 
 pytestmark = pytest.mark.component("FAISS")

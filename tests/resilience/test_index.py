@@ -13,11 +13,11 @@ import time
 
 import numpy as np
 import pytest
+from st_dimreduce.codes.lists import Lists
+from st_dimreduce.codes.manifest import Manifest, _hash
 
 from st_dimreduce import CodeIndex, FitRecord, Head, build_index, open_index, quantize
 from st_dimreduce.codes import segments
-from st_dimreduce.codes.lists import Lists
-from st_dimreduce.codes.manifest import Manifest, _hash
 from tests.helpers.resuming import content
 
 pytestmark = pytest.mark.component("FAISS")

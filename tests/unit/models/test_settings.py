@@ -126,7 +126,10 @@ ALLOWED = [
     (SENTENCE, {"model_kwargs": {"dtype": "auto", "attn_implementation": "sdpa"}}),
     (SENTENCE, {"tokenizer_args": {"padding_side": "left", "model_max_length": 20, "trust_remote_code": True}}),
     (SENTENCE, {"config_args": {"use_cache": False}, "processing_kwargs": {"text": {"padding": "longest"}}}),
-    (SENTENCE, {"model_kwargs": {"weights_only": True, "use_safetensors": True}, "config_kwargs": {"of_tomorrow": None}}),
+    (
+        SENTENCE,
+        {"model_kwargs": {"weights_only": True, "use_safetensors": True}, "config_kwargs": {"of_tomorrow": None}},
+    ),
     ("config.json", {"setting_of_tomorrow": {"x": [1, 2]}, "rope_theta": 10**8, "sliding_window": 2**31}),
     ("config.json", {"use_kernels": False, "transformers_weights": None}),
     (SENTENCE, {"transformer_task": "feature-extraction", "query_length": 12, "document_length": None}),
