@@ -35,7 +35,7 @@ from st_dimreduce.codes.segments import DAMAGED, Segment, check_files, describe,
 from st_dimreduce.codes.writing import write_codes, write_merged, write_reassigned
 from st_dimreduce.enums import Kind, Precision
 from st_dimreduce.errors import UserError
-from st_dimreduce.files import recover, disk_errors, lock, new_file, new_folder
+from st_dimreduce.files import disk_errors, lock, new_file, new_folder, recover
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,7 +29,7 @@ from st_dimreduce.codes.segments import DAMAGED, save_array
 from st_dimreduce.codes.writing import cells_of
 from st_dimreduce.enums import Kind, OnBadRow, Precision
 from st_dimreduce.errors import UserError
-from st_dimreduce.files import check_target, is_own, new_file, new_folder, exclusive_run, write_json
+from st_dimreduce.files import check_target, exclusive_run, is_own, new_file, new_folder, write_json
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.texts import digest_of
 from st_dimreduce.untrusted import read_json

@@ -13,8 +13,9 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from st_dimreduce import check, check_readers, export, publish, reduce_model, save_portable
+from st_dimreduce import check, export, publish, reduce_model, save_portable
 from st_dimreduce.cli import app
+from st_dimreduce.portable.readers import check_readers
 from tests.helpers.tiny import SENTENCES
 
 pytestmark = pytest.mark.component("ONNX Runtime")
