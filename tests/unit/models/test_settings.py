@@ -51,6 +51,7 @@ REFUSED = [
     (SENTENCE, {"tokenizer_args": {"vocab_file": "/etc/hostname"}}, "tokenizer_args.vocab_file"),
     (SENTENCE, {"processor_kwargs": {"tokenizer_file": "x.json"}}, "processor_kwargs.tokenizer_file"),
     (SENTENCE, {"config_args": {"auto_map": {}}}, "config_args.auto_map"),
+    (SENTENCE, {"model_kwargs": {"variant": "x/../../other"}}, "model_kwargs.variant"),
     (SENTENCE, {"config_kwargs": {"num_hidden_layers": 999}}, "config_kwargs.num_hidden_layers"),
     (SENTENCE, {"config_kwargs": {"text_config": {"n_layers": 99}}}, "config_kwargs.text_config.n_layers"),
     (SENTENCE, {"config_kwargs": {"cache_dir": "/tmp"}}, "config_kwargs.cache_dir"),  # noqa: S108, a text
