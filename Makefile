@@ -2,11 +2,11 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 AUDIT := $(BIN)/python -m pip_audit --strict --disable-pip
 LOCKED := $(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation
 
-.PHONY: demo test test-rest test-all coverage lint fix docs images docker locked lock audit audit-known dist release-version clean
+.PHONY: demo test test-rest test-versions test-slow test-changed test-all coverage lint fix docs images docker locked lock audit audit-known dist release-version clean
 
 # Each set of extras is installed once, and again when what it depends on changes.
 $(VENV)/.installed-%: pyproject.toml constraints.txt
@@ -19,13 +19,25 @@ demo: $(VENV)/.installed-demo
 
 # Logic, and whatever harms: two minutes.
 test: $(VENV)/.installed-test
-	$(PYTEST) -p tests.helpers.lean -m 'not slow' tests/unit tests/resilience
+	$(PYTEST) -p tests.helpers.lean -m 'not slow and not wings' tests/unit tests/resilience
 
-# Real models, stores, frameworks, versions, a browser; kills and fuzzing at length.
+# Real models, the oldest and the newest version, the Hub, every block of the documentation, kills: eight minutes.
 test-rest: $(VENV)/.installed-test-all
-	$(PYTEST) -m slow
+	$(PYTEST) -m 'slow and not wings and not versions'
 
-test-all: test test-rest
+# Other versions of Sentence Transformers, and the lowest of all packages.
+test-versions: $(VENV)/.installed-test-all
+	$(PYTEST) -m versions
+
+# Readers, stores, frameworks, ONNX, browsers; interrupts, soak and fuzzing at length.
+test-slow: $(VENV)/.installed-test-all
+	$(PYTEST) -m wings
+
+# Those of test-slow whose wing was changed; begins none after UNTIL (seconds of the clock).
+test-changed: $(VENV)/.installed-test-all
+	$(PYTEST) -p tests.helpers.changes $(if $(UNTIL),--until $(UNTIL)) || test $$? -eq 5 # no test was chosen
+
+test-all: test test-rest test-versions test-slow
 
 coverage: $(VENV)/.installed-test-all
 	$(PYTEST) --cov --cov-report=term

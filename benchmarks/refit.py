@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.data import Task
 from benchmarks.printing import FOLDER, header, paragraph, table, write
-from st_dimreduce import Head, Precision, Summary
+from st_dimreduce import Precision, Summary
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.codes.search import search
 from st_dimreduce.fitting.fit import fit_head
@@ -37,11 +38,11 @@ def main() -> None:
     mapped_back = runpy.run_path(str(FOLDER.parent / "examples" / "databases" / "refit_qdrant.py"))["mapped_back"]
     full = task.judge(lambda top_k: search(task.queries, task.documents, "float32", top_k))["ndcg"]
 
-    def share(head: Head, precision: Precision, documents: np.ndarray = task.documents) -> str:
+    def share(head: BaseHead, precision: Precision, documents: np.ndarray = task.documents) -> str:
         codes, queries = quantize(head.transform(documents), precision), head.transform(task.queries)
         return f"{100 * task.judge(lambda top_k: search(queries, codes, precision, top_k))['ndcg'] / full:.1f}"
 
-    olds: dict[str, Callable[[int], Head]] = {
+    olds: dict[str, Callable[[int], BaseHead]] = {
         "other texts": lambda size: fit_head(Summary.of(other.documents), size, cloze_pairs=other.cloze_pairs),
         "a quarter": lambda size: fit_head(Summary.of(task.documents[-len(task.documents) // 4 :]), size),
     }

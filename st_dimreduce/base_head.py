@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from st_dimreduce.codes.codes import Codes
 from st_dimreduce.codes.fingerprint import fingerprint
-from st_dimreduce.codes.rows import refuse_masked, scale_rows
+from st_dimreduce.codes.rows import as_array, is_tensor, refuse_masked, scale_rows
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_folder, write_json
@@ -171,10 +171,11 @@ class BaseHead:
         return Codes.of(rows, precision, self.fingerprint)
 
     def _reduce(self, embeddings: Any, normalize_embeddings: bool, batch_size: int, norm: float | None) -> Any:
-        refuse_masked(embeddings, "the embeddings")
+        expected = f"(n, {self.in_features})"
+        embeddings = embeddings if is_tensor(embeddings) else as_array(embeddings, "the embeddings", expected)
         if embeddings.ndim != 2 or embeddings.shape[1] != self.in_features:
-            raise UserError(f"embeddings have shape {tuple(embeddings.shape)}, expected (n, {self.in_features})")
-        if not isinstance(embeddings, np.ndarray) and type(embeddings).__module__.partition(".")[0] == "torch":
+            raise UserError(f"the embeddings: got shape {tuple(embeddings.shape)}, expected {expected}")
+        if is_tensor(embeddings):
             return self._reduce_tensor(embeddings, normalize_embeddings, batch_size, norm)
         out = np.empty((len(embeddings), self.out_features), np.float32)
         buffer = np.empty((0 if norm is None else min(batch_size, len(embeddings)), self.in_features), np.float32)

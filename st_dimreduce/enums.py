@@ -74,10 +74,9 @@ class OnBadRow(StringEnum):
 
 
 class Kind(StringEnum):
-    """Kind of an index: an inverted file, a graph, or all codes scanned."""
+    """Kind of an index: an inverted file, or all codes scanned."""
 
     IVF = "ivf"
-    HNSW = "hnsw"
     FLAT = "flat"
 
 
@@ -87,12 +86,6 @@ class Variant(StringEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
-
-
-class Addition(StringEnum):
-    """What is published besides a model in the portable form."""
-
-    ONNX = "onnx"
 
 
 class Outcome(StringEnum):

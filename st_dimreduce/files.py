@@ -1,8 +1,7 @@
-"""Atomic writes: everything is written beside its target and then renamed; locks; disk errors in one line."""
+"""Atomic writes: everything is written beside its target, flushed and then renamed; locks; disk errors in one line."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import glob
 import json
@@ -11,7 +10,6 @@ import re
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,27 +17,22 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-_OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers report errors of the disk
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers report errors of the disk
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
-_NO_EXCHANGE = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
-_EXCHANGES: dict[str, Callable[[bytes, bytes], tuple[Any, ...]]] = {  # of two paths in one step, by system call
-    "renameat2": lambda one, other: (-100, one, -100, other, 2),  # Linux: AT_FDCWD, RENAME_EXCHANGE
-    "renamex_np": lambda one, other: (one, other, 2),  # macOS: RENAME_SWAP
-}
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _LOCK = "st_dimreduce.lock"
-_ABANDONED = 60  # seconds; the lock in a younger folder may be about to be taken
 
 
 def check_target(path: str | os.PathLike[str], overwrite: bool = False, marker: str = "modules.json") -> Path:
     """Check, before any work, that a folder can be written.
 
-    What stood there before a process was killed in the middle of replacing it stands there again.
+    If an earlier run was killed while it replaced this folder, the old folder is restored first.
 
     Args:
-        path: The folder to be made; missing parents will be made too.
-        overwrite: Whether a folder that exists may be replaced. Only an empty folder, or one that holds
-            ``marker``, ever is: a mistyped path must not cost a home directory.
+        path: The folder to make; missing parents are made too.
+        overwrite: Whether an existing folder may be replaced. Only an empty folder, or one that holds ``marker``, is
+            ever replaced: a mistyped path must not cost a home directory. Defaults to False.
         marker: The file that identifies a folder of this kind. Defaults to ``"modules.json"``, a model's.
 
     Returns:
@@ -47,10 +40,10 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False, marker: 
 
     Raises:
         FileExistsError: If the path exists and may not be replaced.
-        PermissionError: If the folder it would be made in cannot be written.
+        PermissionError: If its parent folder cannot be written.
     """
     target = Path(path).absolute()
-    clear_up(target)
+    recover(target)
     if os.path.lexists(target):
         if not overwrite:
             raise FileExistsError(
@@ -64,10 +57,10 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False, marker: 
 
 
 def check_place(path: str | os.PathLike[str]) -> Path:
-    """Check, before any work, that a file or folder can be made; returns its absolute path.
+    """Check, before any work, that a file or folder can be made here; return its absolute path.
 
     Raises:
-        PermissionError: If the folder it would be made in cannot be written.
+        PermissionError: If its parent folder cannot be written.
     """
     target = Path(path).absolute()
     parent = next(p for p in target.parents if p.exists())
@@ -80,7 +73,7 @@ def check_place(path: str | os.PathLike[str]) -> Path:
 def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: str = "modules.json") -> Iterator[Path]:
     """Fill a hidden folder beside ``path``, which takes its place when the block ends and is removed if it fails.
 
-    A folder that is replaced keeps its permissions, and stands until the new one is safe on the disk. A process that
+    A folder that is replaced passes on its permissions, and stays until the new one is safe on the disk. A process that
     is killed leaves its hidden folder, ``.NAME.`` and eight characters; a later call for the same path removes it.
 
     Takes the arguments of :func:`check_target`, and raises as it does. Yields the folder to fill.
@@ -100,13 +93,13 @@ def new_folder(path: str | os.PathLike[str], overwrite: bool = False, marker: st
 def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file beside ``path``, which replaces it when the block ends and is removed if it fails.
 
-    A file that is replaced keeps its permissions; a link stays one, and what it leads to is replaced. A killed process
-    leaves the same as with :func:`new_folder`. Yields the path to write to.
+    A file that is replaced passes on its permissions; a link stays a link, and the file it leads to is replaced. A
+    killed process leaves the same as with :func:`new_folder`. Yields the path to write to.
 
     Raises:
         OSError: If the disk is full, or refuses otherwise.
     """
-    target = followed(path)
+    target = resolve_target(path)
     with disk_errors(target), _work_folder(target) as work:
         written = work / "new" / target.name
         written.parent.mkdir()
@@ -114,128 +107,44 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         put_in_place(written, target, overwrite=True)
 
 
-def followed(path: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of a file to be written: of a link, that of the file it leads to.
+def resolve_target(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a file to write; for a link, that of the file it leads to.
 
     Raises:
-        FileExistsError: If it is there and no regular file, but a folder or a device.
-        OSError: If the links lead in a circle.
+        FileExistsError: If something other than a regular file is there, such as a folder or a device.
     """
     target = Path(path).absolute()
-    try:
-        target = target.resolve() if target.is_symlink() else target
-    except RuntimeError as error:  # a circle of links, before Python 3.13
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(target)) from error
+    target = Path(os.path.realpath(target)) if target.is_symlink() else target
     if target.exists() and not target.is_file():
         raise FileExistsError(f"{target} exists and is not a file: choose another, this is never replaced")
     return target
 
 
 def put_in_place(new: Path, target: Path, overwrite: bool) -> None:
-    """Give a new file or folder its name, whatever happens meanwhile: at that name is the old or the new.
+    """Flush a new file or folder to the disk and give it its name.
 
-    The new one is flushed to the disk before, its name after. It takes over the permissions of what it replaces; else
-    they are those of any new file. A folder that is replaced is moved to ``new``: the caller removes it.
+    What it replaces passes on its permissions. A folder is replaced by two renames, with the old one moved aside to
+    ``old`` beside ``new``: the caller removes it, and :func:`recover` brings it back if a crash came in between.
 
     Raises:
         FileExistsError: If the target has appeared meanwhile.
     """
-    replaced = target.lstat() if overwrite and os.path.lexists(target) else None
-    _settle(new, target)
-    try:
-        if new.is_dir():
-            if replaced is not None:
-                if not replaced.st_mode & stat.S_IWUSR:
-                    target.chmod(stat.S_IMODE(replaced.st_mode) | stat.S_IRWXU)
-                _exchange(new, target)
-                _settle_one(target, replaced.st_mode, replaced)  # now: a folder that nobody may write cannot be moved
-            else:
-                new.rename(target)
-        elif overwrite or not _linked(new, target):
-            new.replace(target)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise FileExistsError(f"{target} has appeared meanwhile: another run made it, and it is kept") from error
-        raise
-    flush(target.parent, inside=False)
-
-
-def _linked(new: Path, target: Path) -> bool:
-    """Give a file its name if nothing has it; whether this file system can."""
-    try:
-        os.link(new, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        return False
-    new.unlink()
-    return True
-
-
-def flush(path: Path, inside: bool = True) -> None:
-    """Write a file, or a folder and what is in it, to the disk itself: from here on a power failure spares it."""
-    for each in _all_in(path) if inside else [path]:
-        _settle_one(each)
-
-
-def _all_in(path: Path) -> Iterator[Path]:
-    """Yield what is in a folder, and the folder itself last."""
-    for folder, _, names in os.walk(path, topdown=False):
-        yield from (Path(folder, name) for name in names)
-        yield Path(folder)
-    if not path.is_dir():
-        yield path
-
-
-def _settle(new: Path, target: Path) -> None:
-    """Flush new files, with the permissions of those that they replace, or those that a new file has here."""
-    usual = stat.S_IMODE((new if new.is_dir() else new.parent).stat().st_mode)  # as the umask says
-    for path in _all_in(new):
-        there = target if path == new else target / path.relative_to(new)
-        about = there.lstat() if os.path.lexists(there) else None
-        is_folder = path.is_dir()
-        if path == new and is_folder:
-            _settle_one(path)
-        elif about is not None and (stat.S_ISDIR(about.st_mode) if is_folder else stat.S_ISREG(about.st_mode)):
-            _settle_one(path, about.st_mode, about)
-        else:
-            _settle_one(path, usual if is_folder else usual & 0o666)
-
-
-def _settle_one(path: Path, mode: int | None = None, owner: os.stat_result | None = None) -> None:
-    """Flush a file or folder, after giving it permissions and an owner, if any are named."""
-    if path.is_symlink() or not (path.is_file() or (path.is_dir() and os.name == "posix")):  # Windows opens no folder
-        return
-    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-    try:
-        about = os.fstat(descriptor)
-        if owner is not None and (about.st_uid, about.st_gid) != (owner.st_uid, owner.st_gid):
-            with suppress(PermissionError):  # only a superuser can give a file away
-                os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        if mode is not None and os.name == "posix":
-            os.fchmod(descriptor, stat.S_IMODE(mode) & (0o7777 if stat.S_ISDIR(about.st_mode) else 0o777))
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_FLUSH:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _exchange(new: Path, target: Path) -> None:
-    """Exchange two folders: in one step where the system can, else in two, the second undone if it fails."""
-    if _exchanged(new, target):
-        return
+    usual = (new if new.is_dir() else new.parent).stat().st_mode & 0o777  # as the umask says
+    for path in [*new.rglob("*"), new]:
+        flush(path, _mode(target / path.relative_to(new), path, usual))
     aside = new.with_name("old")
     try:
-        target.rename(aside)
-        new.rename(target)
-    except BaseException:  # Ctrl-C too, between the two
+        if not overwrite and os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        if new.is_dir() and target.exists():
+            target.rename(aside)
+        new.replace(target)
+    except BaseException as error:  # Ctrl-C too, between the two renames
         give_back(aside, target)
+        if isinstance(error, OSError) and error.errno in _TAKEN:
+            raise FileExistsError(f"{target} has appeared meanwhile: another run made it, and it stays") from error
         raise
-    aside.rename(new)
+    flush(target.parent)
 
 
 def give_back(aside: Path, target: Path) -> None:
@@ -244,82 +153,75 @@ def give_back(aside: Path, target: Path) -> None:
         aside.rename(target)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
-    """Exchange two paths in one step; whether the system and the file system can."""
-    for function, arguments in _EXCHANGES.items():
-        call = getattr(ctypes.CDLL(None, use_errno=True), function, None) if os.name == "posix" else None
-        if call is not None:
-            if call(*arguments(os.fsencode(one), os.fsencode(other))) == 0:
-                return True
-            if ctypes.get_errno() not in _NO_EXCHANGE:
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
-    return False
+def recover(target: Path) -> None:
+    """Restore a target that a killed run had moved aside, and remove the hidden folders of killed runs beside it."""
+    for work in target.parent.glob(f".{glob.escape(target.name)}.????????"):
+        with suppress(OSError):  # another process works in it, or it is not ours to change
+            if not is_own(work.lstat()):
+                continue
+            if not (work / _LOCK).exists():
+                work.rmdir()  # unless it is empty, it is not one of these
+                continue
+            with _locked(work, target):
+                pass
+
+
+def is_own(about: os.stat_result) -> bool:
+    """Whether this is a folder of the user who runs this, to which nobody else may write."""
+    private = os.name != "posix" or (about.st_uid == os.geteuid() and not about.st_mode & 0o022)
+    return private and stat.S_ISDIR(about.st_mode)
 
 
 @contextmanager
 def _work_folder(target: Path) -> Iterator[Path]:
-    """Make a hidden folder beside the target to work in, after clearing up behind processes that were killed."""
-    made = [folder for folder in target.parents if not folder.exists()]
+    """Make a hidden folder beside the target, and remove it when the block ends."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    clear_up(target)
+    recover(target)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        with held(work / _LOCK):
-            try:
-                yield work
-            finally:
-                _empty(work, target)
-    finally:
-        _remove_lock(work)
-        for folder in made:
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
-
-
-def clear_up(target: Path) -> None:
-    """Remove what killed processes left beside a target, after giving back its name to what one had moved aside."""
-    for work in target.parent.glob(f".{glob.escape(target.name)}.????????"):
-        with suppress(OSError):  # another process works in it, or it is not ours to change
-            about = work.lstat()
-            young = time.time() - about.st_mtime < _ABANDONED and not (work / "old").exists()
-            if not stat.S_ISDIR(about.st_mode) or not is_own(about) or young:
-                continue
-            if not os.path.lexists(work / _LOCK):
-                work.rmdir()  # anything in it is not of a process that was killed
-                continue
-            with held(work / _LOCK):
-                _empty(work, target)
-            _remove_lock(work)
-
-
-def is_own(about: os.stat_result) -> bool:
-    """Whether a file or folder belongs to the user who runs this, and nobody else may write to it."""
-    return os.name != "posix" or (about.st_uid == os.geteuid() and not about.st_mode & 0o022)
-
-
-def _empty(work: Path, target: Path) -> None:
-    """Remove all but the lock, which tells a later process what is left of a killed one."""
-    with suppress(OSError):  # the disk may be gone
-        give_back(work / "old", target)
-        for path in (work / "new", work / "old"):
-            for folder, _, _ in os.walk(path):
-                Path(folder).chmod(0o700)  # what is in a folder that nobody may write cannot be removed
-            if path.exists():
-                shutil.rmtree(path)
-
-
-def _remove_lock(work: Path) -> None:
-    """Remove an emptied work folder; one that is not empty keeps its lock, and is cleared up later."""
-    with suppress(OSError):
-        locks = list(work.iterdir())
-        if all(path.name.startswith(_LOCK) for path in locks):
-            for path in locks:
-                path.unlink()
-            work.rmdir()
+    with _locked(work, target):
+        yield work
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def _locked(work: Path, target: Path) -> Iterator[None]:
+    """Lock a hidden folder; when the block ends, restore what was moved aside in it, and remove it."""
+    with lock(work / _LOCK):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # the disk may be gone: a later run tries again
+                give_back(work / "old", target)
+                for part in (work / "new", work / "old", work):  # the lock last: it says whose folder this is
+                    if part.exists():
+                        shutil.rmtree(part)
+
+
+def flush(path: Path, mode: int | None = None) -> None:
+    """Write a file or folder to the disk itself, where it survives a power failure, after setting its permissions."""
+    if path.is_symlink() or not (path.is_file() or (path.is_dir() and os.name == "posix")):  # Windows opens no folder
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        if mode is not None and os.name == "posix":
+            os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _mode(replaced: Path, new: Path, usual: int) -> int:
+    """Return the permissions for a new file or folder: those of what it replaces, else the usual ones."""
+    mode = new.lstat().st_mode
+    if os.path.lexists(replaced) and stat.S_IFMT(replaced.lstat().st_mode) == stat.S_IFMT(mode):
+        return replaced.lstat().st_mode & 0o777
+    return usual if stat.S_ISDIR(mode) else usual & 0o666
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
     """Hold a lock until the block ends, at most as long as the process lives.
 
     On a file system without locks, as some network file systems are, it is a file that only one process can make.
@@ -328,68 +230,63 @@ def held(path: Path) -> Iterator[None]:
         Timeout: If another process holds it.
         OSError: If it cannot be made.
     """
-    lock: BaseFileLock = FileLock(path, timeout=0)
+    taken: BaseFileLock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        taken.acquire()
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
             raise
-        lock = SoftFileLock(path.with_name(f"{path.name}.exclusive"), timeout=0)
-        lock.acquire()
+        taken = SoftFileLock(path.with_name(f"{path.name}.exclusive"), timeout=0)
+        taken.acquire()
     try:
         yield
     finally:
-        lock.release()
+        taken.release()
 
 
 @contextmanager
-def only_run(sink: Path) -> Iterator[None]:
-    """Keep a second run from writing the same sink meanwhile; a run that was killed no longer does.
+def exclusive_run(target: Path) -> Iterator[None]:
+    """Keep a second run from writing the same target meanwhile; the lock of a run that was killed is free.
 
     Raises:
         BlockingIOError: If another run is writing it.
         PermissionError: If it cannot be written there.
     """
-    path = check_place(sink.parent / f".{sink.name}.lock")
-    made = [folder for folder in path.parents if not folder.exists()]
+    path = check_place(target.parent / f".{target.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with held(path):
+        with lock(path):
             try:
                 yield
             finally:
                 path.unlink(missing_ok=True)
     except Timeout as error:
         raise BlockingIOError(
-            errno.EWOULDBLOCK, f"another run is writing {sink}: wait for it, or choose another sink"
+            errno.EWOULDBLOCK, f"another run is writing {target}: wait for it, or choose another target"
         ) from error
-    finally:
-        for folder in made:
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
 
 
 @contextmanager
-def disk_errors(target: Path, kept: Callable[[], str] | None = None) -> Iterator[None]:
+def disk_errors(target: Path, progress: Callable[[], str] | None = None) -> Iterator[None]:
     """Turn an error of the disk into an ``OSError`` of one line that says what to do.
 
     Args:
         target: What is being written.
-        kept: Says what a second call goes on from, such as ``"the first 100 rows are kept"``; empty or None (the
+        progress: Says what a second call goes on from, such as ``"the first 100 rows are there"``; empty or None (the
             default) if it starts anew.
 
     Raises:
-        OSError: With the ``errno`` of the first error. Errors that are not the disk's pass through unchanged.
+        OSError: With the ``errno`` of the first error. Other errors pass through unchanged.
     """
     try:
         yield
     except Exception as error:
-        said = _OF_RUST.search(str(error))
-        code = error.errno if isinstance(error, OSError) else int(said[1]) if said else None
+        from_rust = _RUST_ERROR.search(str(error))
+        code = error.errno if isinstance(error, OSError) else int(from_rust[1]) if from_rust else None
         if code is None:
             raise
         remedy = "free some space there" if code in (errno.ENOSPC, errno.EDQUOT) else "fix that"
-        rest = f"; {kept()}" if kept is not None and kept() else ""
+        rest = f"; {progress()}" if progress is not None and progress() else ""
         failure = OSError(f"{target} could not be written ({os.strerror(code)}): {remedy} and call again{rest}")
         failure.errno = code
         raise failure from error

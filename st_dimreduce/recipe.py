@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from st_dimreduce.dim_reduce import head_of
 from st_dimreduce.enums import Objective, Precision
 from st_dimreduce.errors import UserError
-from st_dimreduce.evaluation.compare import Comparison, compare
+from st_dimreduce.evaluation.compare import Comparison, compare_models
 from st_dimreduce.fitting.cloze import cloze_question
 from st_dimreduce.fitting.fit import check_objective, fit_head
 from st_dimreduce.fitting.pairs import Pairs
@@ -134,13 +134,12 @@ def reduce_and_compare(
     options: dict[str, Any] = {"batch_size": batch_size, "cache": cache}
     reduced = reduce_model(base, seen, size, objective=objective, pairs=pairs, seed=seed, **options)
     question = cloze_question(unseen, seed)
-    options["precision"] = list(Precision)
-    return reduced, compare(base, reduced, unseen, question.queries, question.relevant, **options)
+    return reduced, compare_models(base, {"reduced model": reduced}, question, list(Precision), **options)
 
 
-def _cloze(body: Encoder, texts: Mapping[str, np.ndarray] | Sequence[str], seed: int) -> Pairs | None:
+def _cloze(body: Encoder, vectors: Mapping[str, np.ndarray], seed: int) -> Pairs | None:
     try:
-        return body.cloze_pairs(texts, seed)
+        return body.cloze_pairs(vectors, seed)
     except ValueError as error:
         raise UserError(f"the cloze pairs made of the texts cannot be used: {error}") from error
 

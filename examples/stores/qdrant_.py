@@ -17,7 +17,7 @@ import qdrant_edge as edge
 from corpus import FULL, Corpus
 from qdrant_client import QdrantClient, models
 
-from st_dimreduce.codes.precision import quantize
+from st_dimreduce import Codes
 
 COSINE, EUCLID, TYPE = edge.Distance.Cosine, edge.Distance.Euclid, edge.VectorStorageDatatype
 BITS, QUERY = edge.BinaryQuantizationEncoding, edge.BinaryQuantizationQueryEncoding.Scalar8Bits
@@ -59,7 +59,7 @@ def in_local_mode(corpus: Corpus, size: int | str) -> None:
 
 def unsigned(vectors: np.ndarray) -> np.ndarray:
     """Return int8 codes as Qdrant's uint8 holds them: 128 added, which the Euclidean distance does not see."""
-    return quantize(vectors, "int8").astype(np.int16) + 128
+    return Codes.of(vectors, "int8").values.astype(np.int16) + 128
 
 
 def in_the_engine(corpus: Corpus, size: int | str, kind: str, bits: int, datatype: Any, quantiser: Any) -> None:

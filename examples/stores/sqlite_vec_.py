@@ -12,7 +12,7 @@ import numpy as np
 import sqlite_vec
 from corpus import FULL, Corpus
 
-from st_dimreduce.codes.precision import quantize
+from st_dimreduce import Codes
 
 # For each precision of the codes: the column, and the function that says what a blob holds.
 COLUMNS = {
@@ -38,7 +38,7 @@ def main(corpus: Corpus) -> None:
         database.load_extension(sqlite_vec.loadable_path())
         column = column.format(documents.shape[1])
         database.execute(f"CREATE VIRTUAL TABLE documents USING vec0(id INTEGER PRIMARY KEY, v {column})")
-        rows = [(row, code.tobytes()) for row, code in enumerate(quantize(documents, given))]
+        rows = [(row, code.tobytes()) for row, code in enumerate(Codes.of(documents, given).values)]
         with database:
             database.executemany(INSERT.format(blob), rows)
         asked = NEAREST.format(blob)
@@ -46,9 +46,9 @@ def main(corpus: Corpus) -> None:
         def find(
             query: np.ndarray, database: apsw.Connection = database, asked: str = asked, given: str = given
         ) -> list[int]:
-            return [id_ for (id_,) in database.execute(asked, [quantize(query[None], given).tobytes()])]
+            return [id_ for (id_,) in database.execute(asked, [Codes.of(query[None], given).values.tobytes()])]
 
-        searched = quantize(documents[:1], precision).nbytes
+        searched = Codes.of(documents[:1], precision).bytes_per_vector
         name = f"{column.partition('[')[0]}" + (", its own" if own else "")
         corpus.measure("sqlite-vec", name, size, searched, find, path, quantised=own)
         database.close()

@@ -9,7 +9,7 @@ import numpy as np
 from corpus import FULL, Corpus
 from usearch.index import Index
 
-from st_dimreduce.codes.precision import quantize
+from st_dimreduce import Codes
 
 # Which vectors, the index's type, and the precision of the codes that it is given; None: it casts floats itself.
 KINDS = [(FULL, "f32", "float32"), (FULL, "i8", None), (FULL, "b1", "binary"), (64, "f16", "float32")]
@@ -23,11 +23,11 @@ def main(corpus: Corpus) -> None:
         documents, path = corpus.documents(size), corpus.place("usearch", size, kind, precision)
         metric = "hamming" if kind == "b1" else "cos"
         index = Index(ndim=documents.shape[1], metric=metric, dtype=kind, expansion_search=200)
-        index.add(np.arange(len(documents)), quantize(documents, precision) if precision else documents)
+        index.add(np.arange(len(documents)), Codes.of(documents, precision).values if precision else documents)
         index.save(str(path))
 
         def find(query: np.ndarray, index: Index = index, precision: str | None = precision) -> np.ndarray:
-            return index.search(quantize(query[None], precision)[0] if precision else query, 10).keys
+            return index.search(Codes.of(query[None], precision).values[0] if precision else query, 10).keys
 
         searched = BITS[kind] * documents.shape[1] / 8
         name = kind if precision else f"{kind}, cast"

@@ -1,4 +1,4 @@
-"""What a path holds: a head, a model, an export, an index, or vectors and codes, and how it came about."""
+"""What a path holds: a head, a model, an export, an index, vectors or codes, and how it was made."""
 
 from __future__ import annotations
 
@@ -8,49 +8,38 @@ from typing import Any
 
 import numpy as np
 
-from st_dimreduce.base_head import BaseHead
+from st_dimreduce.codes.codes import Codes
 from st_dimreduce.codes.fingerprint import shown
-from st_dimreduce.codes.manifest import MANIFEST
-from st_dimreduce.codes.origin import Origin, origin_beside
-from st_dimreduce.errors import UserError
-from st_dimreduce.models.load import load_head
+from st_dimreduce.codes.origin import INDEX_FILE, Origin, origin_beside
+from st_dimreduce.codes.rows import map_array
+from st_dimreduce.head import Head
 from st_dimreduce.portable.graphs import EXPORT
 from st_dimreduce.record import RECORD, FitRecord
 from st_dimreduce.untrusted import read_object
-from st_dimreduce.vectors.sources import mapped
 
 _MODULES = "modules.json"
 _TABLES = (".parquet", ".arrow", ".feather")
-_SAID: tuple[str, ...] = (
-    "method",
-    "objective",
-    "strength",
-    "vectors",
-    "cloze_pairs",
-    "labelled_pairs",
-    "mean_norm",
-    "nested",
-)
-_SAID += ("base_model", "license", "versions")
+_SHOWN = ("method", "objective", "strength", "vectors", "cloze_pairs", "labelled_pairs", "mean_norm", "nested")
+_SHOWN += ("base_model", "license", "versions")  # fields of a fit record
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Say what a path holds, how it was made and what reads it; nothing is loaded but a head's weights.
+    """Return what a path holds, how it was made and what reads it; only a head's weights are loaded.
 
     Args:
         path: A folder or file, or the name of a reduced model on the Hub.
 
     Returns:
-        ``kind``, then what is known, as JSON can hold it.
+        ``kind``, then what is known of it, as JSON can hold it.
 
     Raises:
-        FileNotFoundError: If there is nothing.
-        ValueError: If it is nothing that is known here, or is damaged.
+        FileNotFoundError: If there is no such file or folder.
+        UserError: If it is of another kind, or damaged.
     """
     place = Path(path)
     if not place.exists() and os.fspath(path).count("/") != 1:
         raise FileNotFoundError(f"no file or folder {place}: give that of a head, a model, an index, vectors or codes")
-    if (place / MANIFEST).is_file():
+    if (place / INDEX_FILE).is_file():
         return _index(place)
     if (place / EXPORT).is_file() and not any(place.glob("*.safetensors")):
         about = read_object(place / EXPORT)
@@ -59,63 +48,63 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _array(place)
     if place.suffix in _TABLES:
         return _table(place)
-    if place.is_dir() and (origin := origin_beside(place)):
-        return _folder_of_codes(place, origin)
-    if place.is_dir() and not ((place / RECORD).exists() or (place / _MODULES).exists()):
-        raise UserError(f"{place} holds no head, model, export or index: give a folder that st-dimreduce wrote")
-    is_model = (place / _MODULES).exists() or not place.exists()
-    return _head(load_head(path), place, is_model)
+    if place.is_dir() and origin_beside(place):
+        return _codes(place) | {"files": len(list(place.glob("*.npy")))}
+    return _head(Head.load(path), place)
 
 
-def _head(head: BaseHead, place: Path, is_model: bool) -> dict[str, Any]:
-    record: FitRecord = head.record
-    about = {name: value for name, value in record.to_dict(large=False).items() if name in _SAID}
-    size = head.precision.bytes_per_vector(head.out_features)
-    use = f"SentenceTransformer({str(place)!r}), or any reader of st-dimreduce check" if is_model else None
+def _head(head: Head, place: Path) -> dict[str, Any]:
+    record, is_model = head.record.to_dict(large=False), (place / _MODULES).exists() or not place.exists()
+    use = f"SentenceTransformer({str(place)!r}), or any reader of st-dimreduce check"
     return {
         "kind": "reduced model" if is_model else "head",
         "in_features": head.in_features,
         "out_features": head.out_features,
         "precision": head.precision.value,
-        "bytes per vector": size,
+        "bytes per vector": head.precision.bytes_per_vector(head.out_features),
         "head": shown(head.fingerprint),
-        **about,
-        "read it with": use or f"load_head({str(place)!r}), st-dimreduce apply and attach",
+        **{name: record[name] for name in _SHOWN if name in record},
+        "read it with": use if is_model else f"Head.load({str(place)!r}), st-dimreduce transform and attach",
     }
 
 
 def _index(place: Path) -> dict[str, Any]:
-    from st_dimreduce.codes.index import open_index  # noqa: PLC0415, needs FAISS
+    from st_dimreduce.vectors.index import Index  # noqa: PLC0415, needs FAISS
 
-    opened = open_index(place)
+    opened = Index.load(place)
     return {
         "kind": f"{opened.kind.value} index of codes",
         "vectors": len(opened),
-        "out_features": opened.out_features,
-        "precision": opened.precision.value,
-        "bytes": sum(path.stat().st_size for path in place.rglob("*") if path.is_file()),
-        "head": shown(opened.manifest.fingerprint),
-        "read it with": f"open_index({str(place)!r}), or st-dimreduce index search",
+        **opened.origin.said,
+        "bytes": sum(path.stat().st_size for path in place.iterdir()),
+        "recall@10 by cells": dict(zip(opened.measured.cells, opened.measured.recalls["10"], strict=True)),
+        "read it with": f"Index.load({str(place)!r}), st-dimreduce index search, or faiss.read_index",
     }
 
 
 def _array(place: Path) -> dict[str, Any]:
-    rows = mapped(place)
+    rows = map_array(place)
     about: dict[str, Any] = {"kind": "vectors", "vectors": len(rows), "dimensions": rows.shape[1]}
-    if origin := origin_beside(place):
-        about = {"kind": "codes", "vectors": len(rows), **origin.said}
+    if origin_beside(place):
+        about = _codes(place)
     elif rows.dtype in (np.uint8, np.int8):
         about = {"kind": "codes, or vectors of bytes", "vectors": len(rows), "bytes per vector": rows.shape[1]}
     return about | {"stored as": str(rows.dtype), "bytes": place.stat().st_size}
 
 
-def _folder_of_codes(place: Path, origin: Origin) -> dict[str, Any]:
-    files = [mapped(path) for path in sorted(place.glob("*.npy"))]
-    return {"kind": "codes", "vectors": sum(map(len, files)), **origin.said, "files": len(files)}
+def _codes(place: Path) -> dict[str, Any]:
+    codes = Codes.load(place)
+    about = {"precision": codes.precision.value, "out_features": str(codes.out_features)}
+    return {"kind": "codes", "vectors": len(codes), **about, **({"head": shown(codes.head)} if codes.head else {})}
 
 
 def _table(place: Path) -> dict[str, Any]:
-    from st_dimreduce.vectors.arrow import columns_about  # noqa: PLC0415, needs pyarrow
+    from st_dimreduce.codes.tables import field_origin  # noqa: PLC0415, needs pyarrow
+    from st_dimreduce.vectors.tables import schema_and_rows  # noqa: PLC0415, needs pyarrow
 
-    rows, columns = columns_about(place)
+    schema, rows = schema_and_rows(place)
+    columns = []
+    for field in schema:
+        origin = field_origin(field)
+        columns.append({"name": field.name, "type": str(field.type), **(origin.said if origin else {})})
     return {"kind": "table", "vectors": rows, "bytes": place.stat().st_size, "columns": columns}

@@ -1,12 +1,13 @@
 """A command for vectors in a database: write reduced ones beside them."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from st_dimreduce.cli.main import Done, command, hide_loading_bars, quoted, show, show_next
-from st_dimreduce.cli.options import BadRows, Goal, Quiet, Seed
+from st_dimreduce.cli.options import BadRows, Goal, Quiet
 from st_dimreduce.enums import Objective, OnBadRow, Precision
 
 
@@ -16,8 +17,8 @@ def migrate(
         str,
         typer.Argument(
             metavar="SOURCE-URL",
-            help="postgresql://... (pgvector), http://... (Qdrant, with its key in QDRANT_API_KEY), the folder of "
-            "Qdrant's local mode, or a DuckDB file.",
+            help="postgresql://... (pgvector), http://... (Qdrant, with its key in QDRANT_API_KEY), or the folder of "
+            "Qdrant's local mode.",
         ),
     ],
     table: Annotated[str, typer.Option("--table", "--collection", help="Table or collection of the full vectors.")],
@@ -33,8 +34,8 @@ def migrate(
         str | None,
         typer.Option(
             "--to",
-            help="New column, or TABLE.COLUMN of a new table (pgvector), new collection (Qdrant), new table (DuckDB); "
-            "the old name and _reduced if not given.",
+            help="New column, or TABLE.COLUMN of a new table (pgvector), or new collection (Qdrant); the old name and "
+            "_reduced if not given.",
         ),
     ] = None,
     column: Annotated[
@@ -46,43 +47,27 @@ def migrate(
     precision: Annotated[
         Precision | None, typer.Option(help="Precision of the stored vectors; the head's if not given.")
     ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Rows per transaction; 1,000 (pgvector), 256 (Qdrant) or 16,384 (DuckDB) if not given."),
-    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows per transaction.")] = 500,
     objective: Goal = Objective.QUALITY,
-    seed: Seed = 0,
     on_bad_row: BadRows = OnBadRow.RAISE,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete codes whose full vector is gone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")] = False,
     quiet: Quiet = False,
 ) -> Done:
     """Reduce the vectors in a database, beside the full ones. After an interruption, the same command resumes.
 
-    For pgvector, Qdrant and DuckDB. The full vectors are never changed. Called again later, it reduces what was added.
+    For pgvector and Qdrant. The full vectors are never changed. Called again later, it reduces what was added.
 
     Example: st-dimreduce migrate postgresql://localhost/shop --table documents --head head --bytes 256
     """
+    from st_dimreduce.integrations.migrate import Plan
     from st_dimreduce.integrations.migrate import migrate as migrate_database
 
     if bytes_ is None and not Path(head).is_dir():  # it may be downloaded
         hide_loading_bars(quiet)
-    done = migrate_database(
-        source,
-        table,
-        head,
-        column=column,
-        id_column=id_column,
-        to=to,
-        precision=precision,
-        bytes_per_vector=bytes_,
-        objective=objective,
-        seed=seed,
-        batch_size=batch_size,
-        on_bad_row=on_bad_row,
-        dry_run=dry_run,
-        announce=show,
-    )
+    plan = Plan(table, column, id_column, to, precision, bytes_, objective, on_bad_row, batch_size, prune)
+    done = migrate_database(source, head, plan, dry_run=dry_run)
     show(*done.lines())
     if Path(head).is_dir() and not Path(head, "modules.json").exists():  # not a model itself
         show_next(quoted("st-dimreduce", "attach", head, "MODEL", "--output", "reduced-model"))
-    return Done(done.to_dict())
+    return Done(asdict(done))

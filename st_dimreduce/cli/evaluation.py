@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from st_dimreduce.cli.main import Done, command, console, hide_loading_bars, quoted, show, show_next
+from st_dimreduce.cli.main import Done, command, hide_loading_bars, quoted, show, show_next
 from st_dimreduce.cli.options import BatchSize, CacheFolder, Force, Quiet, TextColumn
 from st_dimreduce.enums import Precision
 
@@ -43,9 +43,14 @@ def demo(
     Example: st-dimreduce demo --output small
     """
     from st_dimreduce.apps.demo import run_demo
+    from st_dimreduce.cli.tables import comparison_table
+
+    def show_item(item: Any) -> None:
+        title = f"{pairs:,} docstrings, found by their first sentences (percent)"
+        show(item if isinstance(item, str) else comparison_table(item, title))
 
     hide_loading_bars()
-    comparison = run_demo(console(), pairs, output, force)
+    comparison = run_demo(show_item, pairs, output, force)
     show_next("st-dimreduce reduce MODEL texts.txt --bytes 64 --output small")
     return Done(comparison.to_dict())
 
@@ -73,14 +78,15 @@ def compare(
         typer.Option(help="Precision of the reduced documents; may be repeated. All of them if not given."),
     ] = None,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Also measure other ways to shrink the base model's embeddings.")
+        bool,
+        typer.Option("--peers", help="Also measure other ways to store the base model's embeddings in as many bytes."),
     ] = False,
     vectors: Annotated[int, typer.Option(help="Number of vectors to state the memory for.")] = 10_000_000,
     price: Annotated[float | None, typer.Option(help="Price of a gigabyte of memory per month.")] = None,
     report: Annotated[
-        str | None, typer.Option(help="HTML report to write; it contains the texts of the queries that lost most.")
+        str | None,
+        typer.Option(help="HTML report to write; it contains the texts of the queries that lost and gained most."),
     ] = None,
-    plots: Annotated[str | None, typer.Option(help="Folder to write plots to, as PNG files.")] = None,
     column: TextColumn = None,
     batch_size: BatchSize = 32,
     cache: CacheFolder = None,
@@ -94,53 +100,34 @@ def compare(
     from st_dimreduce.fitting.cloze import cloze_question
     from st_dimreduce.texts import read_question
 
-    outputs = [output for output in (report, plots) if output is not None]
-    for output in outputs:
-        check_place(output)
+    if report:
+        check_place(report)
     question = read_question(texts, queries, relevant, pairs, column)
     if queries is None and pairs is None:
         question = cloze_question(question.documents)
 
+    from st_dimreduce.cli.tables import comparison_notes, comparison_table
     from st_dimreduce.dim_reduce import chosen_precision
-    from st_dimreduce.evaluation.compare import compare as compare_models
-    from st_dimreduce.evaluation.report import (
-        asked_with,
-        comparison_table,
-        notes,
-        write_html,
-        write_plots,
-    )
+    from st_dimreduce.evaluation.compare import compare_models
+    from st_dimreduce.evaluation.report import queries_of, write_html
     from st_dimreduce.models.load import check_names, load_model
 
-    if report or plots:
-        from st_dimreduce.evaluation import plots as _  # noqa: F401, what is missing is said before it is measured
+    if report:
+        from st_dimreduce.evaluation import plots  # noqa: F401, fails before anything is measured if matplotlib is missing
 
     hide_loading_bars(quiet)
     names = [Path(name).name for name in reduced]
     check_names(names, reduced)
     models = {name: load_model(path) for name, path in zip(names, reduced, strict=True)}
-    comparison = compare_models(
-        load_model(base),
-        models,
-        question.documents,
-        question.queries,
-        question.relevant,
-        pairs=question.scored_pairs,
-        precision=precision or list(Precision),
-        with_peers=peers,
-        batch_size=batch_size,
-        cache=cache,
-    )
-    # The files first, plots last: what fails of the rest must not cost what was measured.
-    if report:
+    options: dict[str, Any] = {"with_peers": peers, "batch_size": batch_size, "cache": cache}
+    comparison = compare_models(load_model(base), models, question, precision or list(Precision), **options)
+    title = f"{comparison.documents:,} documents, {queries_of(comparison, question.cloze)} (percent)"
+    table = comparison_table(comparison, title, vectors, price)
+    show(comparison.encoded, table, *comparison_notes(comparison))
+    if report:  # after the table, so that a full disk does not lose what was measured
         chosen = {name: chosen_precision(model) for name, model in models.items()}
         write_html(comparison, report, question, vectors=vectors, price=price, chosen=chosen)
-    title = f"{comparison.documents:,} documents, {asked_with(comparison, question.cloze)} (percent)"
-    show(comparison.encoded, comparison_table(comparison, title, vectors, price), *notes(comparison))
-    if plots:
-        write_plots(comparison, plots)
-    if outputs:
-        show(f"Wrote {', '.join(outputs)}.")
+        show(f"Wrote {report}.")
     else:
         show_next(f"{quoted('st-dimreduce', 'compare', base, *reduced)} ... --report report.html --peers")
     return Done(comparison.to_dict())
@@ -164,13 +151,12 @@ def serve(
 
     Example: st-dimreduce serve small-128 small-64 --texts texts.txt
     """
-    from st_dimreduce.apps.search_page import Corpus, address, bind, make_app, run
+    from st_dimreduce.apps.search_page import Corpus, address, bind, make_app, serve_app
     from st_dimreduce.texts import read_texts
 
     bound = bind(port)  # before the texts are encoded, which takes long
     hide_loading_bars(quiet)
-    options: dict[str, Any] = {"batch_size": batch_size, "cache": cache}
-    corpus = Corpus(models, read_texts(texts, column), base=base, **options)
+    corpus = Corpus(models, read_texts(texts, column), base=base, batch_size=batch_size, cache=cache)
     show(f"{address(bound)} is open; Ctrl-C ends it.")
-    run(make_app(corpus), bound)
+    serve_app(make_app(corpus), bound)
     return Done({})

@@ -1,246 +1,174 @@
-"""Commands for an index of codes: build it, add to it, remove from it, search it, merge several."""
+"""Commands for an index of codes: build it, add to it, remove from it, search it."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from st_dimreduce.cli.main import Done, group, hide_loading_bars, quoted, show, show_next, show_row
-from st_dimreduce.cli.options import BadRows, BatchSize, Force, Quiet, Seed, TextColumn, VectorColumn
-from st_dimreduce.enums import Kind, OnBadRow, Precision
+from st_dimreduce.cli.options import Force, Quiet, Seed, TextColumn
+from st_dimreduce.enums import Kind
 from st_dimreduce.errors import UserError
+
+if TYPE_CHECKING:
+    from st_dimreduce.codes.codes import Codes
+    from st_dimreduce.vectors.index import Index
 
 index = group("index", "Build, change and search an index of codes, with FAISS.")
 
-Index = Annotated[str, typer.Argument(help="Folder of the index.")]
-Indexed = Annotated[
-    str,
-    typer.Argument(help="Vectors or codes: .npy, .parquet or .arrow; or texts, one per line, .jsonl or .csv."),
+Folder = Annotated[str, typer.Argument(help="Folder of the index.")]
+Source = Annotated[
+    str, typer.Argument(help="Codes that transform wrote: .npy, .parquet or .arrow, or a folder of such files.")
 ]
-IdColumn = Annotated[str | None, typer.Option("--id-column", help="Column of the ids, in a table.")]
-_DIGITS = 19  # of an id
-_TABLES = (".npy", ".parquet", ".arrow", ".feather", "")
+CodeColumn = Annotated[str | None, typer.Option("--column", help="Column of the codes, in a table with several.")]
+IdColumn = Annotated[str | None, typer.Option("--id-column", help="Column of the ids, in a table; else row numbers.")]
 
 
 @index
 def build(
-    head: Annotated[str, typer.Argument(help="Folder of a head, or name or folder of a reduced model.")],
-    source: Indexed,
+    source: Source,
     output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the index to.")],
-    kind: Annotated[
-        Kind, typer.Option(help="An inverted file (ivf), a graph (hnsw), or every code scanned (flat).")
-    ] = Kind.IVF,
-    precision: Annotated[
-        Precision | None, typer.Option(help="Precision of the codes; the head's if not given.")
-    ] = None,
-    cells: Annotated[int | None, typer.Option(help="Number of cells; by the number of vectors if not given.")] = None,
-    column: VectorColumn = None,
+    kind: Annotated[Kind, typer.Option(help="An inverted file (ivf), or every code scanned (flat).")] = Kind.IVF,
+    cells: Annotated[int | None, typer.Option(help="Number of cells; by the number of codes if not given.")] = None,
+    column: CodeColumn = None,
     id_column: IdColumn = None,
-    queries: Annotated[
-        str | None, typer.Option(help="Typical queries, reduced, in a .npy file: to measure recall with.")
-    ] = None,
     seed: Seed = 0,
-    on_bad_row: BadRows = OnBadRow.RAISE,
-    batch_size: BatchSize = 32,
     force: Force = False,
     quiet: Quiet = False,
 ) -> Done:
-    """Build an index of stored vectors, codes or texts. After an interruption, the same command resumes.
+    """Build an index of codes.
 
-    Example: st-dimreduce index build small codes.parquet --output index
+    Example: st-dimreduce index build codes.parquet --output index
     """
-    from st_dimreduce.codes.manifest import MANIFEST
+    from st_dimreduce.codes.origin import INDEX_FILE
     from st_dimreduce.files import check_target
-    from st_dimreduce.vectors.index import build_index
+    from st_dimreduce.vectors.index import Index
 
-    check_target(output, force, marker=MANIFEST)
-    show(f"Builds an index of {source}, writes {output}.")
-    given, texts = _opened(head, source, column, quiet)
-    built = build_index(
-        source if texts is None else texts,
-        given,
-        output,
-        kind=kind,
-        precision=precision,
-        column=None if texts is not None else column,
-        id_column=id_column,
-        cells=cells,
-        queries=None if queries is None else _read_vectors(queries),
-        seed=seed,
-        on_bad_row=on_bad_row,
-        batch_size=batch_size,
-        overwrite=force,
-    )
-    show(f"Wrote {output}: {_about(built)}.")
+    check_target(output, force, marker=INDEX_FILE)
+    codes, ids = _read(source, column, id_column)
+    built = Index.build(codes, ids, kind, cells=cells, seed=seed)
+    built.save(output, overwrite=force)
+    show(f"Wrote {output}: {built}.")
     show_next(quoted("st-dimreduce", "index", "search", output, "queries.txt", "--model", "MODEL"))
     return Done({"output": output, **_figures(built)})
 
 
 @index
 def add(
-    index: Index,
-    source: Indexed,
-    model: Annotated[str | None, typer.Option(help="Reduced model, for texts.")] = None,
-    column: VectorColumn = None,
-    id_column: IdColumn = None,
-    on_bad_row: BadRows = OnBadRow.RAISE,
-    batch_size: BatchSize = 32,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace the vectors of ids that are there.")] = False,
-    quiet: Quiet = False,
+    folder: Folder, source: Source, column: CodeColumn = None, id_column: IdColumn = None, quiet: Quiet = False
 ) -> Done:
-    """Add vectors, codes or texts to an index."""
-    from st_dimreduce.codes.index import open_index
-    from st_dimreduce.vectors.index import add_to_index
-
-    opened = open_index(index)
-    loaded, texts = (None, None) if model is None else _opened(model, source, column, quiet)
-    count = add_to_index(
-        opened,
-        source if texts is None else texts,
-        loaded if texts is not None else None,
-        column=None if texts is not None else column,
-        id_column=id_column,
-        on_bad_row=on_bad_row,
-        batch_size=batch_size,
-        overwrite=replace,
-    )
-    show(f"Added {count:,}: {_about(opened)}.")
-    return Done({"added": count, **_figures(opened)})
+    """Add codes of the same head to an index."""
+    opened = _load(folder)
+    codes, ids = _read(source, column, id_column)
+    opened.add(codes, ids)
+    opened.save(folder, overwrite=True)
+    show(f"Added {len(codes):,}: {opened}.")
+    return Done({"added": len(codes), **_figures(opened)})
 
 
 @index
 def remove(
-    index: Index,
+    folder: Folder,
     ids: Annotated[list[str], typer.Argument(help="Ids; or @FILE, a file with one per line.")],
     quiet: Quiet = False,
 ) -> Done:
     """Remove documents from an index by their ids."""
-    from st_dimreduce.codes.index import open_index
-
-    opened = open_index(index)
-    opened.remove(_ids(ids, opened.manifest.named))
-    show(f"Now {_about(opened)}.")
-    return Done(_figures(opened))
+    opened = _load(folder)
+    before = len(opened)
+    opened.remove(_parse(ids, opened.has_names))
+    opened.save(folder, overwrite=True)
+    show(f"Removed {before - len(opened):,}: {opened}.")
+    return Done({"removed": before - len(opened), **_figures(opened)})
 
 
 @index
 def search(
-    index: Index,
-    queries: Annotated[str, typer.Argument(help="Queries: a .npy file of reduced vectors; with --model, texts.")],
+    folder: Folder,
+    queries: Annotated[str, typer.Argument(help="Queries: texts with --model, else transformed vectors in .npy.")],
     model: Annotated[str | None, typer.Option(help="Reduced model, for texts.")] = None,
-    top_k: Annotated[int, typer.Option("--top-k", help="Documents per query.")] = 10,
-    recall: Annotated[
-        float | None, typer.Option(help="Share of what exact search finds that should be found; 0.95 if not given.")
-    ] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="Results per query.")] = 10,
+    recall: Annotated[float, typer.Option(help="Share of what exact search finds that should be found.")] = 0.95,
     column: TextColumn = None,
 ) -> Done:
     """Search an index; prints the number of the query, rank, id and cosine, a line each, with tabs between them."""
-    from st_dimreduce.codes.index import open_index
-
-    opened = open_index(index)
-    if model is None:
-        vectors = _read_vectors(queries)
-    else:
-        from st_dimreduce.models.load import load_model
-        from st_dimreduce.texts import read_texts
-
-        hide_loading_bars(True)
-        vectors = load_model(model).encode_query(read_texts(queries, column), show_progress_bar=False)
-    scores, ids = opened.search(vectors, top_k, recall=recall)
+    opened = _load(folder)
+    vectors = _read_vectors(queries) if model is None else _encode(model, queries, column, opened, folder)
+    scores, ids = opened.search(vectors, k, recall)
     results = []
     for number, (row, of) in enumerate(zip(ids.tolist(), scores.tolist(), strict=True), 1):
         for rank, (one, score) in enumerate(zip(row, of, strict=True), 1):
-            if score > float("-inf"):
-                show_row(number, rank, one, f"{score:.4f}")
-                results.append({"query": number, "rank": rank, "id": one, "cosine": round(score, 6)})
+            show_row(number, rank, one, f"{score:.4f}")
+            results.append({"query": number, "rank": rank, "id": one, "cosine": round(score, 6)})
     return Done({"results": results})
 
 
-@index
-def info(index: Index) -> Done:
-    """Check an index and describe it."""
-    from st_dimreduce.codes.index import open_index
+def _load(folder: str) -> Index:
+    from st_dimreduce.vectors.index import Index
 
-    opened = open_index(index)
-    manifest = opened.manifest
-    removed = sum(state.removed_rows for state in manifest.segments)
-    size = sum(path.stat().st_size for path in opened.path.rglob("*") if path.is_file())
-    show(f"{_about(opened)}; segments: {len(manifest.segments)}, removed vectors: {removed:,}, bytes: {size:,}.")
-    for results, recalls in (manifest.recalls or {}).items():
-        reached = ", ".join(
-            f"{recall:.3f} ({effort})" for effort, recall in zip(manifest.efforts, recalls, strict=True)
-        )
-        show(f"recall@{results} (cells looked into): {reached}")
-    return Done({**_figures(opened), "segments": len(manifest.segments), "removed": removed, "bytes": size})
+    return Index.load(folder)
 
 
-@index
-def merge(
-    indexes: Annotated[list[str], typer.Argument(help="Folders of indexes of one head.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write the index to.")],
-    force: Force = False,
-    quiet: Quiet = False,
-) -> Done:
-    """Merge indexes into a new one; or one alone, to drop what was removed."""
-    from st_dimreduce.codes.index import merge_indexes
+def _read(source: str, column: str | None, id_column: str | None) -> tuple[Codes, Any]:
+    """Return codes, and their ids if these are in a column."""
+    from st_dimreduce.codes.codes import Codes
 
-    merged = merge_indexes(indexes, output, overwrite=force)
-    show(f"Wrote {output}: {_about(merged)}.")
-    return Done({"output": output, **_figures(merged)})
+    try:
+        codes = Codes.load(source, column)
+    except UserError as error:
+        command = quoted("st-dimreduce", "transform", "HEAD", source, "codes.npy")
+        raise UserError(f"{error}; where it holds vectors, make codes of them: {command}") from error
+    if id_column is None:
+        return codes, None
+    if Path(source).suffix == ".npy" or any(Path(source).glob("*.npy")):
+        raise UserError(f"--id-column {id_column}: {source} is not a table, leave the option out")
+    from pyarrow.dataset import dataset
+
+    table = dataset(source, format="ipc" if Path(source).suffix in (".arrow", ".feather") else "parquet")
+    if id_column not in table.schema.names:
+        raise UserError(f"--id-column {id_column}: {source} has the columns {', '.join(table.schema.names)}")
+    return codes, table.to_table(columns=[id_column])[id_column].to_numpy()
 
 
-def _opened(head: str, source: str, column: str | None, quiet: bool) -> tuple[Any, list[str] | None]:
-    """Return the head, or for a source of texts the reduced model, and the texts."""
-    if Path(source).suffix.lower() in _TABLES and source != "-":
-        from st_dimreduce.models.load import load_head
-
-        if not Path(head).is_dir():
-            hide_loading_bars(quiet)
-        return load_head(head), None
+def _encode(model: str, queries: str, column: str | None, opened: Index, folder: str) -> Any:
+    from st_dimreduce.head import Head
+    from st_dimreduce.models.load import load_model
     from st_dimreduce.texts import read_texts
 
-    texts = read_texts(source, column)
-    hide_loading_bars(quiet)
-    from st_dimreduce.models.load import load_model
-
-    return load_model(head), texts
+    texts = read_texts(queries, column)
+    hide_loading_bars(True)
+    loaded = load_model(model)
+    opened.origin.check(Head.from_model(loaded).fingerprint, folder)
+    return loaded.encode_query(texts, show_progress_bar=False)
 
 
 def _read_vectors(path: str) -> Any:
     from st_dimreduce.vectors.sources import mapped
 
     if Path(path).suffix.lower() != ".npy":
-        raise UserError(f"{path} is no .npy file: give reduced vectors, or texts with --model")
+        raise UserError(f"{path} is not a .npy file: give transformed vectors, or texts with --model")
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path}: give reduced vectors in a .npy file")
+        raise FileNotFoundError(f"no file {path}: give transformed vectors in a .npy file")
     return mapped(Path(path))
 
 
-def _ids(given: list[str], named: bool) -> list[Any]:
-    from st_dimreduce.codes.ids import shown
+def _parse(given: list[str], names: bool) -> list[Any]:
+    """Return the ids on a command line."""
+    from st_dimreduce.untrusted import short
 
-    words = []
+    words: list[str] = []
     for each in given:
-        if each.startswith("@"):
-            try:
-                words.extend(Path(each[1:]).read_text(encoding="utf-8").splitlines())
-            except UnicodeDecodeError as error:
-                raise UserError(f"{each[1:]} is no text in UTF-8: expected an id per line") from error
-        else:
-            words.append(each)
-    if named:
-        return list(words)
-    for word in words:
-        if not word.isascii() or not word.isdigit() or len(word) > _DIGITS:
-            raise UserError(f"id {shown(word)} is no number from 0 to 2^63 - 1: the index holds integers")
-    return [int(word) for word in words]
+        try:
+            words += Path(each[1:]).read_text(encoding="utf-8").splitlines() if each.startswith("@") else [each]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{each[1:]} is not text in UTF-8: expected an id per line") from error
+    wrong = next((word for word in words if not (word.isascii() and word.isdigit())), None)
+    if wrong is not None and not names:
+        raise UserError(f"id {short(wrong)} is not a number: the index holds integers")
+    return list(words) if names else [int(word) for word in words]
 
 
-def _figures(opened: Any) -> dict[str, Any]:
-    about = {"kind": opened.kind.value, "vectors": len(opened), "out_features": opened.out_features}
-    return {**about, "precision": opened.precision.value}
-
-
-def _about(opened: Any) -> str:
-    stored = f"{len(opened):,} vectors of {opened.out_features} dimensions in {opened.precision.value}"
-    return f"{opened.kind.value} index of {stored}"
+def _figures(opened: Index) -> dict[str, Any]:
+    stored = {"vectors": len(opened), **opened.origin.known}
+    return {"kind": opened.kind.value, **stored, "recall": opened.measured.recalls}

@@ -73,7 +73,7 @@ _BEGIN = """Shrink sentence embeddings. Three ways to begin:
 
   A model and texts       st-dimreduce reduce MODEL texts.txt --bytes 64 --output small
   Vectors that you store  st-dimreduce fit vectors.parquet --bytes 64 --output head
-                          st-dimreduce apply head vectors.parquet small.parquet
+                          st-dimreduce transform head vectors.parquet small.parquet
   Just looking            st-dimreduce demo
 
 st-dimreduce --help lists all commands, st-dimreduce COMMAND --help the options of one."""

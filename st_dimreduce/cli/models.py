@@ -78,8 +78,9 @@ def reduce(
 
     show(f"Fits a head on {len(sentences):,} texts with {model}, measures it on texts held out, writes {output}.")
 
+    from st_dimreduce.cli.tables import comparison_notes, comparison_table
     from st_dimreduce.dim_reduce import head_of
-    from st_dimreduce.evaluation.report import asked_with, comparison_table, notes
+    from st_dimreduce.evaluation.report import queries_of
     from st_dimreduce.models.load import load_model
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_and_compare
@@ -101,8 +102,10 @@ def reduce(
     save_portable(reduced, output, figures=comparison.to_dict(), overwrite=force)
     _, record = head_of(reduced)
     status = say_choice(record, keep, best_effort)
-    title = f"{comparison.documents:,} held-out texts of {len(sentences):,}, {asked_with(comparison)} (percent)"
-    show(comparison_table(comparison, title), *notes(comparison), *cautions(record, len(sentences)))
+    title = f"{comparison.documents:,} held-out texts of {len(sentences):,}, {queries_of(comparison)} (percent)"
+    show(comparison_table(comparison, title), *comparison_notes(comparison), *cautions(record, len(sentences)))
+    if record.folded:
+        show("The head is multiplied into the base model's last Dense: the folder has the same modules.")
     size_said = f"{comparison.rows[-1].dimensions} dimensions, to be stored as {record.precision.value}"
     show(f"Wrote {output}: {size_said}.")
     show_next(
@@ -118,9 +121,7 @@ def publish(
     folder: Annotated[str, typer.Argument(help="Folder of a reduced model.")],
     repo_id: Annotated[str, typer.Argument(help="Name to publish under: user/name.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    with_: Annotated[
-        list[Addition] | None, typer.Option("--with", help="What to make and send besides: a graph for ONNX Runtime.")
-    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Make a graph for ONNX Runtime, and send it too.")] = False,
     variants: Variants = None,
     revision: Annotated[str | None, typer.Option(help="Branch to publish to; main if not given.")] = None,
     token_file: Annotated[
@@ -131,9 +132,9 @@ def publish(
 ) -> Done:
     """Publish a reduced model and its model card on the Hugging Face Hub, in one commit.
 
-    Example: st-dimreduce publish small user/small --with onnx --dry-run
+    Example: st-dimreduce publish small user/small --onnx --dry-run
     """
-    from st_dimreduce.evaluation.report import publication_table
+    from st_dimreduce.cli.tables import publication_table
     from st_dimreduce.portable.publish import publish as publish_model
 
     # From a file: arguments of a process can be seen by other users of the machine.
@@ -143,8 +144,7 @@ def publish(
     publication = publish_model(
         folder,
         repo_id,
-        with_=with_ or (),
-        variants=variants or (),
+        onnx=variants or onnx,
         private=private or None,
         token=token,
         revision=revision,

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from st_dimreduce.cli.main import show
-from st_dimreduce.enums import Objective, OnBadRow, Precision, Store, Variant, Verdict
+from st_dimreduce.enums import Objective, OnBadRow, Precision, Store, Variant
 from st_dimreduce.errors import UserError
 
 if TYPE_CHECKING:
     from st_dimreduce.record import FitRecord
-    from st_dimreduce.vectors.drift import Drift
 
 _FEW = 1000  # texts: with fewer, what is chosen depends on which ones are held out
 
@@ -77,7 +76,7 @@ def say_choice(record: FitRecord, keep: float | None, best_effort: bool) -> int:
     """Show what a budget was chosen of; returns the exit status, 3 where nothing keeps the share asked for."""
     if not record.choice:
         return 0
-    from st_dimreduce.evaluation.report import choice_table
+    from st_dimreduce.cli.tables import choice_table
 
     show(choice_table(record.choice))
     best = record.choice["best"]
@@ -110,13 +109,6 @@ def cautions(record: FitRecord, texts: int | None = None) -> list[str]:
         )
         lines.append("database, --store NAME chooses among what that searches by itself.")
     return lines
-
-
-def unlike(drift: Drift | None) -> list[str]:
-    """Return what to say of vectors that a head was not fitted for, a line each; mostly nothing."""
-    if drift is None or drift.verdict is not Verdict.REFIT:
-        return []
-    return ["Note: these are unlike what the head was fitted on: refit it with some of them.", drift.explanation]
 
 
 def read_sizes(given: str | None) -> list[int] | None:

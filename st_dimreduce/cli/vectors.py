@@ -1,4 +1,4 @@
-"""Commands for stored vectors: fit a head on them, apply it to them, attach it to their model, judge new ones."""
+"""Commands for stored vectors: fit a head, transform them, attach it to their model, judge new ones, encode, search."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,6 @@ from st_dimreduce.cli.options import (
     VectorColumn,
     cautions,
     say_choice,
-    unlike,
 )
 from st_dimreduce.enums import Objective, OnBadRow, Precision, Verdict
 
@@ -54,23 +53,14 @@ def fit(
     Example: st-dimreduce fit vectors.parquet --bytes 64 --output head
     """
     from st_dimreduce.files import check_target
+    from st_dimreduce.fitting.size import Size
+    from st_dimreduce.head import Head
     from st_dimreduce.record import RECORD
-    from st_dimreduce.vectors.fit import fit_on_vectors
 
+    size = Size(dim, bytes=bytes_, keep=keep, store=store, precision=precision)
     check_target(output, force, marker=RECORD)
-    show(f"Fits a head on the vectors in {source}, writes {output}.")
-    head = fit_on_vectors(
-        source,
-        dim,
-        bytes_per_vector=bytes_,
-        keep=keep,
-        store=store,
-        precision=precision,
-        objective=objective,
-        column=column,
-        seed=seed,
-        on_bad_row=on_bad_row,
-    )
+    show(f"Fitting a head on the vectors in {source}, writing {output}.")
+    head = Head.fit(source, size, objective=objective, column=column, on_bad_row=on_bad_row, seed=seed)
     head.save(output, overwrite=force)
     status = say_choice(head.record, keep, best_effort)
     vectors = f"{head.record.vectors:,} vectors of {head.in_features} dimensions"
@@ -80,17 +70,17 @@ def fit(
         show("and compare on texts. --objective fidelity keeps more of the full vectors' neighbours.")
     show(*cautions(head.record))
     show_next(
-        quoted("st-dimreduce", "apply", output, source, "reduced" + Path(source).suffix),
+        quoted("st-dimreduce", "transform", output, source, "reduced" + Path(source).suffix),
         quoted("st-dimreduce", "attach", output, "MODEL", "--output", "reduced-model"),
     )
     return Done({"output": output, "record": head.record.to_dict(large=False)}, status)
 
 
 @command
-def apply(
+def transform(
     head: Annotated[str, typer.Argument(help="Folder of a head, or name or folder of a reduced model.")],
     source: Source,
-    sink: Annotated[str, typer.Argument(help="Output: a .npy, .parquet or .arrow file, or a folder of part files.")],
+    target: Annotated[str, typer.Argument(help="Output: a .npy, .parquet or .arrow file, or a folder of part files.")],
     precision: Annotated[
         Precision | None, typer.Option(help="Precision of the stored vectors; the head's if not given.")
     ] = None,
@@ -104,42 +94,24 @@ def apply(
 ) -> Done:
     """Reduce stored vectors. After an interruption, the same command resumes.
 
-    Example: st-dimreduce apply head vectors.parquet reduced.parquet
+    Example: st-dimreduce transform head vectors.parquet reduced.parquet
     """
-    from st_dimreduce.models.load import load_head
-    from st_dimreduce.vectors.reduce import reduce_vectors
+    from st_dimreduce.head import Head
 
     if not Path(head).is_dir():  # it is downloaded
         hide_loading_bars(quiet)
-    loaded = load_head(head)
+    loaded = Head.load(head)
     precision = precision or loaded.precision
-    show(f"Reduces {source} to {loaded.out_features} dimensions in {precision.value}, writes {sink}.")
-    done = reduce_vectors(
-        source,
-        loaded,
-        sink,
-        precision,
-        column=column,
-        on_bad_row=on_bad_row,
-        overwrite=force,
-        append=append,
+    show(f"Reducing {source} to {loaded.out_features} dimensions in {precision.value}, writing {target}.")
+    done = loaded.transform_file(
+        source, target, precision, column=column, on_bad_row=on_bad_row, overwrite=force, append=append
     )
     zeros = f", {done.bad_rows:,} of them stored as zeros" if done.bad_rows else ""
     size = f"{done.rows:,} vectors of {loaded.out_features} dimensions in {precision.value}, {done.bytes:,} bytes"
-    show(f"Wrote {sink}: {size}{zeros}; {done.seconds:.1f} s.")
-    show(*unlike(done.drift))
-    show_next(
-        quoted("st-dimreduce", "index", "build", head, sink, "--output", "index"), quoted("st-dimreduce", "info", sink)
-    )
-    return Done(
-        {
-            "output": sink,
-            "rows": done.rows,
-            "bad_rows": done.bad_rows,
-            "bytes": done.bytes,
-            "drift": done.drift and done.drift.to_dict(),
-        }
-    )
+    show(f"Wrote {target}: {size}{zeros}; {done.seconds:.1f} s.")
+    build = quoted("st-dimreduce", "index", "build", head, target, "--output", "index")
+    show_next(build, quoted("st-dimreduce", "info", target))
+    return Done({"output": target, "rows": done.rows, "bad_rows": done.bad_rows, "bytes": done.bytes})
 
 
 @command
@@ -156,18 +128,18 @@ def attach(
     Example: st-dimreduce attach head all-MiniLM-L6-v2 --output small
     """
     from st_dimreduce.files import check_target
-    from st_dimreduce.models.load import load_head, load_model
+    from st_dimreduce.head import Head
 
     check_target(output, force)
-    loaded = load_head(head)
+    loaded = Head.load(head)
 
-    from st_dimreduce.models.attach import attach_head
+    from st_dimreduce.models.load import load_model
     from st_dimreduce.portable.save import save_portable
 
     hide_loading_bars(quiet)
-    show(f"Puts the head in {head} behind {model}, writes {output}.")
+    show(f"Putting the head in {head} behind {model}, writing {output}.")
     base = load_model(model, trust_remote_code=trust_remote_code)
-    save_portable(attach_head(base, loaded), output, overwrite=force)
+    save_portable(loaded.attach(base), output, overwrite=force)
     show(f"Wrote {output}.")
     show_next(f"SentenceTransformer({output!r}).encode_query(queries)", quoted("st-dimreduce", "check", output))
     return Done({"output": output})
@@ -177,10 +149,6 @@ def attach(
 def drift(
     head: Annotated[str, typer.Argument(help="Folder of a head, or name or folder of a reduced model.")],
     source: Source,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Vectors that the head is good for, to compare with instead of those of its fit."),
-    ] = None,
     column: VectorColumn = None,
     seed: Seed = 0,
     on_bad_row: BadRows = OnBadRow.RAISE,
@@ -192,21 +160,13 @@ def drift(
 
     Example: st-dimreduce drift head new.parquet
     """
-    from st_dimreduce.models.load import load_head
-    from st_dimreduce.vectors.drift import drift as judge
+    from st_dimreduce.head import Head
 
     if not Path(head).is_dir():  # it is downloaded
         hide_loading_bars(quiet)
-    found = judge(
-        load_head(head),
-        source,
-        reference=reference,
-        column=column,
-        seed=seed,
-        on_bad_row=on_bad_row,
-    )
+    found = Head.load(head).drift(source, column=column, on_bad_row=on_bad_row, seed=seed)
 
-    from st_dimreduce.evaluation.report import drift_table
+    from st_dimreduce.cli.tables import drift_table
 
     show(drift_table(found.to_dict()), f"{found.verdict.value}: {found.explanation}")
     if found.verdict is Verdict.REFIT:
@@ -218,7 +178,7 @@ def drift(
 def encode(
     model: Annotated[str, typer.Argument(help="Name or folder of a reduced model.")],
     texts: Annotated[str, typer.Argument(help="Texts: one per line, .jsonl or .csv.")],
-    sink: Annotated[str, typer.Argument(help="Output: .parquet or .arrow, with the texts, or .npy, codes alone.")],
+    target: Annotated[str, typer.Argument(help="Output: .parquet or .arrow, with the texts, or .npy, codes alone.")],
     precision: Annotated[
         Precision | None, typer.Option(help="Precision of the codes; the model's if not given.")
     ] = None,
@@ -236,40 +196,32 @@ def encode(
     from st_dimreduce.texts import read_texts
 
     sentences = read_texts(texts, column)
-    show(f"Encodes {len(sentences):,} texts with {model}, writes {sink}.")
+    show(f"Encoding {len(sentences):,} texts with {model}, writing {target}.")
 
+    from st_dimreduce.models.encode_texts import encode_file
     from st_dimreduce.models.load import load_model
-    from st_dimreduce.vectors.encode import encode_and_reduce
 
     hide_loading_bars(quiet)
     loaded = load_model(model, trust_remote_code=trust_remote_code, device=device)
-    done = encode_and_reduce(
-        sentences,
-        loaded,
-        sink,
-        precision,
-        batch_size=batch_size,
-        overwrite=force,
-    )
-    show(f"Wrote {sink}: {done.rows:,} codes, {done.bytes:,} bytes; {done.seconds:.1f} s.")
-    show(*unlike(done.drift))
-    given = () if Path(sink).suffix != ".npy" else ("--texts", texts)
+    done = encode_file(loaded, sentences, target, precision, batch_size=batch_size, overwrite=force)
+    show(f"Wrote {target}: {done.rows:,} codes, {done.bytes:,} bytes; {done.seconds:.1f} s.")
+    given = () if Path(target).suffix != ".npy" else ("--texts", texts)
     show_next(
-        quoted("st-dimreduce", "search", model, sink, "your question", *given),
-        quoted("st-dimreduce", "index", "build", model, sink, "--output", "index"),
+        quoted("st-dimreduce", "search", model, target, "your question", *given),
+        quoted("st-dimreduce", "index", "build", model, target, "--output", "index"),
     )
-    return Done({"output": sink, "rows": done.rows, "bytes": done.bytes, "drift": done.drift and done.drift.to_dict()})
+    return Done({"output": target, "rows": done.rows, "bytes": done.bytes})
 
 
 @command
 def search(
     model: Annotated[str, typer.Argument(help="Name or folder of the reduced model that made the codes.")],
-    codes: Annotated[str, typer.Argument(help="Codes that encode or apply wrote.")],
+    codes: Annotated[str, typer.Argument(help="Codes that encode or transform wrote.")],
     queries: Annotated[list[str], typer.Argument(help="Queries; or @FILE, a file with one per line.")],
     texts: Annotated[
         str | None, typer.Option(help="The texts of the codes, to be shown; a table has them in its column text.")
     ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", help="Results per query.")] = 10,
+    k: Annotated[int, typer.Option("--k", help="Results per query.")] = 10,
     precision: Annotated[
         Precision | None, typer.Option(help="Precision of the codes, where their file does not say.")
     ] = None,
@@ -288,10 +240,11 @@ def search(
     shown = None if texts is None else read_texts(texts, column)
     hide_loading_bars(True)
 
+    from st_dimreduce.models.encode_texts import search_codes
     from st_dimreduce.models.load import load_model
-    from st_dimreduce.vectors.encode import search_codes
 
-    found = search_codes(load_model(model, trust_remote_code=trust_remote_code), codes, asked, top_k, precision, shown)
+    loaded = load_model(model, trust_remote_code=trust_remote_code)
+    found = search_codes(loaded, codes, asked, k, precision=precision, texts=shown)
     width = console().width
     for query, results in zip(asked, found, strict=True):
         show(query)

@@ -11,6 +11,7 @@ import numpy as np
 
 from st_dimreduce.codes.origin import Origin, beside, origin_beside
 from st_dimreduce.codes.precision import check_codes, dequantize, quantize
+from st_dimreduce.codes.rows import map_array
 from st_dimreduce.codes.search import rescore as rescore_candidates
 from st_dimreduce.codes.search import search
 from st_dimreduce.enums import Precision
@@ -104,6 +105,12 @@ class Codes:
         Raises:
             UserError: If shapes do not fit, a query holds NaN or infinity, or ``k`` is less than 1.
         """
+        shape = getattr(queries, "shape", ())
+        if (
+            len(shape) == 2 and shape[1] != self.out_features
+        ):  # the last byte is padded: a few dimensions more would fit
+            told = "transform them with the head that made the codes"
+            raise UserError(f"queries of {shape[1]} dimensions for codes of {self.out_features}: {told}")
         if rescore is None:
             return search(queries, self.values, self.precision, k)
         full_queries, full_documents = rescore
@@ -161,13 +168,6 @@ class Codes:
         if found is None:
             made = "Codes(np.load(path), precision, out_features)"
             raise UserError(f"nothing beside {source} says what its codes are: if you know, give {made}")
-        parts = [_mapped(file) for file in files]
+        parts = [map_array(file) for file in files]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return cls(values, found.precision, found.out_features, found.head)
-
-
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a complete .npy file of numbers: write it again") from error

@@ -18,6 +18,7 @@ from st_dimreduce.errors import UserError
 from st_dimreduce.untrusted import read_object
 
 PREFIX = "st_dimreduce."
+INDEX_FILE = "index.json"  # in the folder of an index, which holds it too
 _FILE = "codes.json"
 _FORMAT = "st_dimreduce.codes.1"
 

@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from st_dimreduce.codes.rows import refuse_masked, refuse_multi_vector, scale_rows
+from st_dimreduce.codes.rows import as_array, refuse_masked, refuse_multi_vector, scale_rows
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 
@@ -42,11 +42,8 @@ def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
         ValueError: If the precision is unknown, the shape is not (n, k), or entries are masked.
     """
     precision = Precision(precision)
-    refuse_multi_vector(embeddings, "embeddings", "TokenCodes.of")
-    if embeddings.ndim != 2:
-        raise UserError(f"embeddings have shape {embeddings.shape}, expected (n, out_features)")
-    refuse_masked(embeddings, "the embeddings")
-    embeddings = np.asarray(embeddings)
+    refuse_multi_vector(embeddings, "embeddings")
+    embeddings = as_array(embeddings, "the embeddings", "(n, out_features)")
     if precision is Precision.BINARY:
         return np.packbits(embeddings > 0, axis=1)
     if precision is Precision.FLOAT32:
@@ -91,11 +88,10 @@ def check_codes(codes: np.ndarray, precision: Precision, out_features: int) -> N
     Raises:
         ValueError: If the codes are of another type or width than the precision asks for, or entries are masked.
     """
-    refuse_multi_vector(codes, "codes", "TokenCodes and search_multi_vector")
+    refuse_multi_vector(codes, "codes")
     if not isinstance(codes, np.ndarray):
         kind = type(codes).__name__
-        searched = "; search_multi_vector searches these" if kind == "TokenCodes" else ""
-        raise UserError(f"codes are of type {kind}: expected an array, as quantize gives it{searched}")
+        raise UserError(f"codes are of type {kind}: expected an array, as quantize gives it")
     refuse_masked(codes, "the codes")
     width = out_features if precision in _WHOLE else precision.bytes_per_vector(out_features)
     if codes.ndim != 2 or codes.shape[1] != width:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from st_dimreduce.codes.precision import bytes_to_levels, check_codes
-from st_dimreduce.codes.rows import as_array, as_count, refuse_masked, refuse_multi_vector, scale_rows
+from st_dimreduce.codes.rows import as_array, as_count, check_finite, refuse_masked, refuse_multi_vector, scale_rows
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 
@@ -23,7 +23,7 @@ def search(
     queries: np.ndarray | Tensor,
     codes: np.ndarray,
     precision: Precision | str,
-    top_k: int = 10,
+    k: int = 10,
     *,
     block_size: tuple[int, int] = (1024, 8192),
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -38,21 +38,21 @@ def search(
             codes. A query of zeros scores 0 everywhere.
         codes: What :func:`st_dimreduce.quantize` returned for n documents.
         precision: The precision of the codes.
-        top_k: How many to find; fewer where there are fewer codes. Defaults to 10.
+        k: How many to find; fewer where there are fewer codes. Defaults to 10.
         block_size: Queries and codes scored at a time. Defaults to (1024, 8192): 32 MB of scores.
 
     Returns:
-        Cosines, float32, and rows of ``codes``, int64, both of shape (q, min(top_k, n)), the nearest first.
+        Cosines, float32, and rows of ``codes``, int64, both of shape (q, min(k, n)), the nearest first.
 
     Raises:
         ValueError: If the codes are not of the width of the queries and the type of the precision, a query holds NaN
-            or infinity, entries are masked, or ``top_k`` is less than 1.
+            or infinity, entries are masked, or ``k`` is less than 1.
     """
     precision = Precision(precision)
-    unit = unit_queries(queries, top_k)
+    unit = unit_queries(queries, k)
     size = unit.shape[1]
     check_codes(codes, precision, size)
-    kept = min(top_k, len(codes))
+    kept = min(k, len(codes))
     scores = np.full((len(unit), kept), -np.inf, np.float32)
     rows = np.zeros((len(unit), kept), np.int64)
     some, many = block_size
@@ -123,7 +123,7 @@ def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rescore(
-    queries: np.ndarray | Tensor, vectors: np.ndarray, candidates: np.ndarray, top_k: int = 10
+    queries: np.ndarray | Tensor, vectors: np.ndarray, candidates: np.ndarray, k: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
     """Order candidates that :func:`search` found by the cosines of stored float vectors.
 
@@ -132,17 +132,17 @@ def rescore(
         vectors: Float vectors of all n documents, shape (n, d), of any norm: reduced ones, or the base model's with its
             queries. A memory-mapped file will do, only candidates are read.
         candidates: Rows of ``vectors``, int array of shape (q, c).
-        top_k: How many of the candidates to keep. Defaults to 10.
+        k: How many of the candidates to keep. Defaults to 10.
 
     Returns:
-        Cosines, float32, and rows, int64, both of shape (q, min(top_k, c)), the nearest first. A row of zeros scores 0.
+        Cosines, float32, and rows, int64, both of shape (q, min(k, c)), the nearest first. A row of zeros scores 0.
 
     Raises:
         ValueError: If the shapes do not fit, a candidate is no row of ``vectors``, a query or a candidate's vector
-            holds NaN or infinity, entries are masked, or ``top_k`` is less than 1.
+            holds NaN or infinity, entries are masked, or ``k`` is less than 1.
     """
-    unit = unit_queries(queries, top_k)
-    refuse_masked(vectors, "the vectors")
+    unit = unit_queries(queries, k)
+    vectors = as_array(vectors, "the vectors", "(n, d)")
     refuse_masked(candidates, "the candidates")
     fits = vectors.ndim == candidates.ndim == 2 and vectors.shape[1] == unit.shape[1] and len(candidates) == len(unit)
     if not fits:
@@ -154,7 +154,7 @@ def rescore(
     if outside.size:
         rows = f"rows of vectors, 0 to {len(vectors) - 1}" if len(vectors) else "none, there is no vector"
         raise UserError(f"candidates hold {outside[0]}: expected {rows}")
-    kept = min(top_k, candidates.shape[1])
+    kept = min(k, candidates.shape[1])
     scores, found = np.empty((len(unit), kept), np.float32), np.empty((len(unit), kept), np.int64)
     for number, (query, some) in enumerate(zip(unit, candidates, strict=True)):
         read = np.asarray(vectors[some])
@@ -167,9 +167,10 @@ def rescore(
     return scores, found
 
 
-def unit_queries(queries: Any, top_k: int) -> np.ndarray:
+def unit_queries(queries: Any, k: int) -> np.ndarray:
     """Return queries, an array or a tensor, scaled to norm 1."""
-    refuse_multi_vector(queries, "queries", "search_multi_vector")
-    queries = as_array(queries, "queries", "(q, k)")
-    as_count(top_k, "top_k", "ask for at least 1")
+    refuse_multi_vector(queries, "queries")
+    queries = as_array(queries, "the queries", "(q, k)")
+    check_finite(queries, "the queries")
+    as_count(k, "k", "ask for at least 1")
     return scale_rows(queries)

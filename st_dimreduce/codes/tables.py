@@ -87,7 +87,11 @@ def read_codes(path: Path, column: str | None) -> tuple[np.ndarray, Origin]:
             with pa.memory_map(str(path)) as file:
                 table = pa.ipc.open_file(file).read_all()
         else:
-            table = pq.read_table(path, columns=[_column(pq.read_schema(_first(path)), column, path)])
+            schemas = [pq.read_schema(file) for file in _files(path)]
+            name = _column(schemas[0], column, path)
+            if len({field_origin(schema.field(name)) for schema in schemas if name in schema.names}) > 1:
+                raise UserError(f"{path} holds codes of several heads or precisions: keep them apart")
+            table = pq.read_table(path, columns=[name])
     except pa.ArrowException as error:
         said = printable(" ".join(str(error).split()))
         raise UserError(f"{path} cannot be read: expected a complete Parquet or Arrow file ({said})") from error
@@ -98,13 +102,11 @@ def read_codes(path: Path, column: str | None) -> tuple[np.ndarray, Origin]:
     return codes_of(table[field.name]), origin
 
 
-def _first(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob("*.parquet"))
+def _files(path: Path) -> list[Path]:
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path} holds no .parquet or .npy file: give the file or folder that codes were written to")
-    return files[0]
+    return files
 
 
 def _column(schema: pa.Schema, column: str | None, path: Path) -> str:

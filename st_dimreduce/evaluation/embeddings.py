@@ -10,7 +10,8 @@ import numpy as np
 
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.enums import Precision
-from st_dimreduce.models.encoding import SharedEncoder
+from st_dimreduce.models.encoding import Role, SharedEncoder
+from st_dimreduce.progress import progress_bar
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -23,8 +24,8 @@ class Embedded:
     Attributes:
         queries: float32 of shape (q, k), or None where the documents are the queries, each searching the others.
         documents: float32 of shape (n, k).
-        seconds: Seconds it took to encode documents and queries, what models share counted for each, or to read them
-            from a cache; None where they were not encoded for this.
+        seconds: Seconds it took to encode documents and queries, or to read them from a cache; what models share counts
+            for each. None where they were not encoded for the comparison.
         scored_pairs: The first and the second texts of the scored pairs, float32 of shape (p, k) each.
     """
 
@@ -44,8 +45,8 @@ class Stored:
         precision: The precision of the codes, or the name of codes of another kind.
         bytes_per_vector: Bytes per vector in codes of another kind.
         round_trip: Encodes and decodes rows in codes of another kind, float32 of shape (n, k) to the same.
-        search: Searches codes of another kind with queries of shape (q, k) for a number of results; scores and rows.
-            By default what they decode to is searched by cosine.
+        search: Searches codes of another kind: takes queries of shape (q, k) and a number of results, returns scores
+            and rows. Defaults to None: the cosines of the decoded rows.
     """
 
     name: str
@@ -69,7 +70,7 @@ def embed(
     batch_size: int = 32,
     scored_pairs: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Embedded:
-    """Encode the texts of a comparison: documents and queries with the model's own prompts, scored pairs with none.
+    """Encode the texts of a comparison: documents and queries with the model's own prompts, scored pairs without.
 
     Args:
         model: The model.
@@ -89,16 +90,21 @@ def embed_all(
     scored_pairs: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> dict[str, Embedded]:
     """Encode the texts of a comparison, as :func:`embed` does, with all models of an encoder."""
-    document_rows = encoder.encode(documents, "document")
-    query_rows = None if queries is None else encoder.encode(queries, "query", "Encoding queries")
-    seconds = dict(encoder.seconds)
-    sides = None if scored_pairs is None else [encoder.encode(side, "plain", "Encoding pairs") for side in scored_pairs]
+    passes: list[tuple[Sequence[str], Role]] = [(documents, "document")]
+    passes += [] if queries is None else [(queries, "query")]
+    passes += [(side, "plain") for side in scored_pairs or ()]
+    total = sum(len(texts) * len(encoder.groups(role)) for texts, role in passes)
+    with progress_bar("Encoding", "texts", total=total) as bar:
+        document_rows = encoder.encode(documents, "document", bar)
+        query_rows = None if queries is None else encoder.encode(queries, "query", bar)
+        seconds = dict(encoder.seconds)
+        sides = [encoder.encode(side, "plain", bar) for side in scored_pairs or ()]
     return {
         name: Embedded(
             queries=None if query_rows is None else query_rows[name],
             documents=rows,
             seconds=seconds[name],
-            scored_pairs=None if sides is None else (sides[0][name], sides[1][name]),
+            scored_pairs=(sides[0][name], sides[1][name]) if sides else None,
         )
         for name, rows in document_rows.items()
     }

@@ -1,6 +1,6 @@
-"""How others store sentence embeddings in few bytes: the rivals of a head, to compare with.
+"""Other ways to store sentence embeddings in few bytes, to compare a head with.
 
-What FAISS trains and searches is here once, for ``compare(with_peers=True)`` and for ``benchmarks/peers.py``.
+``st-dimreduce compare --peers`` and ``benchmarks/peers.py`` train and search the same FAISS indexes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from st_dimreduce.enums import Precision
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
 
 OPQ_STEPS = 20  # steps of OPQ's rotation; FAISS's default of 50 takes 2.5 times as long for an error about 1 % smaller
-_PER_CENTROID = 39  # FAISS's own minimum: from fewer documents a codebook learns them by heart
+_PER_CENTROID = 39  # FAISS's own minimum: a codebook of fewer documents overfits
 _MOST_TRAINED = 16_384  # documents that the rotation and the codebooks of the rows below are trained on
 _FAISS = "FAISS PCA, PQ, OPQ and RaBitQ"
 
@@ -26,27 +26,26 @@ _FAISS = "FAISS PCA, PQ, OPQ and RaBitQ"
 def peers(base: Embedded, sizes: Sequence[int]) -> Iterator[Stored]:
     """Yield the base model's embeddings as other methods store them, to compare with.
 
-    Binary quantization is one sign bit per dimension, as Sentence Transformers' ``ubinary``. Truncation is the first
-    dimensions in int8, as for a Matryoshka model (Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022).
+    Binary is one sign bit per dimension, as Sentence Transformers' ``ubinary``. Truncation is the first dimensions in
+    int8, as for a Matryoshka model (Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022).
 
-    Where faiss is installed, there are its PCA, scaled to norm 1, with int8; its product quantization, PQ (Jegou et
-    al., "Product quantization for nearest neighbor search", PAMI 2011), and PQ after a learned rotation, OPQ (Ge et
-    al., "Optimized Product Quantization", PAMI 2014); and RaBitQ after a random rotation (Gao and Long, "RaBitQ",
-    SIGMOD 2024), of as many dimensions as its bits allow. They are trained on these very documents, 16,384 at most, and
-    searched by FAISS, with float queries. PQ has codebooks of 256 where there are 9,984 documents, of 16 where there
-    are 624.
+    With FAISS installed, also: PCA, scaled to norm 1, with int8; product quantization, PQ (Jegou et al., "Product
+    quantization for nearest neighbor search", PAMI 2011); PQ after a learned rotation, OPQ (Ge et al., "Optimized
+    Product Quantization", PAMI 2014); and RaBitQ after a random rotation (Gao and Long, "RaBitQ", SIGMOD 2024), with as
+    many dimensions as its bits allow. They are trained on up to 16,384 of the documents that are searched, and searched
+    by FAISS with float queries. PQ has codebooks of 256 centroids from 9,984 documents on, of 16 from 624 on.
 
     Args:
         base: The base model's embeddings.
-        sizes: Bytes per vector to compare at. Those that a method cannot use are left out; RaBitQ has what is next
-            below.
+        sizes: Bytes per vector to compare at. Sizes that a method cannot use are left out; RaBitQ takes the next
+            smaller one that it can.
 
     Warns:
         UserWarning: If faiss is not installed, or there are too few documents to train PQ.
     """
     base, width = replace(base, seconds=None), base.documents.shape[1]
     used = [size for size in sizes if size < width]
-    yield Stored("binary quantization", base, Precision.BINARY)
+    yield Stored("binary", base, Precision.BINARY)
     for size in used:
         yield Stored("truncation", _truncated(base, size), Precision.INT8)
     try:
@@ -75,15 +74,15 @@ def _truncated(base: Embedded, size: int) -> Embedded:
 
 
 def _settings(count: int, width: int, size: int) -> Iterator[tuple[str, str]]:
-    """Yield of each method its setting for a size, where it has one: the name of the method, and of its index."""
+    """Yield each method that has a setting for a size, with that setting as ``index_factory`` spells it."""
     if count >= size:
-        yield "FAISS PCA", f"PCA{size},L2norm,SQ8"
+        yield "PCA + int8", f"PCA{size},L2norm,SQ8"
     for bits, parts in ((8, size), (4, 2 * size)):
         if count >= _fewest(bits):
             if width % parts == 0:
-                yield "FAISS PQ", pq(parts, bits)
+                yield "PQ", pq(parts, bits)
             if 2 * parts <= width:
-                yield "FAISS OPQ", opq(parts, bits, width // parts * parts)
+                yield "OPQ", opq(parts, bits, width // parts * parts)
             break
     fitting = [
         (dimensions, bits)
@@ -91,7 +90,7 @@ def _settings(count: int, width: int, size: int) -> Iterator[tuple[str, str]]:
         if 2 * stored > size and (dimensions == width or dimensions <= count)  # as many as PCA can have
     ]
     if fitting:
-        yield "FAISS RaBitQ", rabitq(*max(fitting), width)
+        yield "RaBitQ", rabitq(*max(fitting), width)
 
 
 def _fewest(bits: int) -> int:
@@ -111,23 +110,23 @@ def _round_trip(index: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def pq(parts: int, bits: int) -> str:
-    """Return the name that FAISS's ``index_factory`` has for product quantization, ``bits`` per part."""
+    """Return what FAISS's ``index_factory`` calls product quantization with ``bits`` per part."""
     return f"PQ{parts}" if bits == 8 else f"PQ{parts}x{bits}"
 
 
 def opq(parts: int, bits: int, size: int) -> str:
-    """Return its name for product quantization after a learned rotation to ``size`` dimensions."""
+    """Return what it calls product quantization after a learned rotation to ``size`` dimensions."""
     return f"OPQ{parts}_{size},{pq(parts, bits)}"
 
 
 def rabitq(size: int, bits: int, width: int) -> str:
-    """Return its name for RaBitQ after a random rotation of all dimensions, or of fewer after PCA."""
+    """Return what it calls RaBitQ after a random rotation of all dimensions, or of fewer after PCA."""
     pca = f"PCA{size}," if size < width else ""
     return f"{pca}RR{size},RaBitQ{bits}"
 
 
 def rabitq_sizes(width: int, budget: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the dimensions, bits per dimension and bytes of every RaBitQ that uses a budget as far as it can."""
+    """Yield dimensions, bits per dimension and bytes of each RaBitQ setting that fills a budget."""
     for bits in range(1, 9):
         extra = 8 if bits == 1 else 20  # bytes of factors that FAISS stores with each code
         size = min((budget - extra) * 8 // bits // 8 * 8, width)
@@ -136,15 +135,15 @@ def rabitq_sizes(width: int, budget: int) -> Iterator[tuple[int, int, int]]:
 
 
 def make_index(factory: str, width: int, *, inner_product: bool = False) -> Any:
-    """Return an index of FAISS, not trained.
+    """Return an untrained FAISS index.
 
     Args:
-        factory: Its name, as ``index_factory`` reads it.
+        factory: Its setting, as ``index_factory`` reads it.
         width: Dimensions of the vectors.
         inner_product: Whether it is searched by inner product, instead of Euclidean distance. Defaults to False.
 
     Raises:
-        RuntimeError: If FAISS refuses the name.
+        RuntimeError: If FAISS refuses the setting.
     """
     import faiss  # noqa: PLC0415, an optional dependency
 

@@ -1,7 +1,4 @@
-"""Plots of a comparison, all in one style. Needs the extra ``report`` (matplotlib).
-
-Each is written as PNG where a path is given, and as SVG into an open file, on a light or on a dark page.
-"""
+"""The plot of a comparison, and the style of all plots of this project. Needs the extra ``report`` (matplotlib)."""
 
 from __future__ import annotations
 
@@ -14,9 +11,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from st_dimreduce.codes.metrics import METRIC_NAMES
-from st_dimreduce.enums import Precision
 from st_dimreduce.errors import MissingExtraError
-from st_dimreduce.evaluation.compare import Comparison
 from st_dimreduce.files import new_file
 
 try:
@@ -25,14 +20,11 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("matplotlib is not installed: pip install 'st_dimreduce[report]'") from error
 
-Target = str | os.PathLike[str] | IO[bytes]
 ThemeName = Literal["light", "dark"]
 
-_MOST_POINTS = 2000  # more hide one another
 _LINE = 1.3  # height of a line of text, in font sizes
-_LONGEST_LABEL = 30  # characters: more would leave the plot no place
+_LONGEST_LABEL = 30  # characters, so that the plot keeps most of the width
 _AXES = 0.8  # share of a plot's height that its axes take, about
-_PRECISIONS = [precision.value for precision in Precision]
 
 
 @dataclass(frozen=True)
@@ -44,8 +36,8 @@ class Theme:
         ink: Text and axes.
         soft: Lines to compare with.
         grid: The grid.
-        colours: What is plotted: of Okabe and Ito's palette ("Color universal design", 2008), which colour-blind
-            readers tell apart, as dark or as light as a label in them must be to be read.
+        colours: Lines and their labels: the palette of Okabe and Ito ("Color universal design", 2008), which
+            colour-blind readers tell apart, darkened or lightened until the labels are readable.
     """
 
     back: str
@@ -88,28 +80,31 @@ def style(theme: ThemeName, size: float = 11) -> Iterator[Theme]:
         "axes.grid.axis": "y",
         "axes.axisbelow": True,
         "grid.color": chosen.grid,
-        "text.parse_math": False,  # the name of a model may hold dollar signs
+        "text.parse_math": False,  # a model's name may hold dollar signs
         "svg.hashsalt": "st_dimreduce",  # the same plot is the same file
     }
     with rc_context(colours | backs | options):
         yield chosen
 
 
-def plot_quality(figures: dict[str, Any], path: Target, theme: ThemeName = "light") -> None:
+def plot_quality(
+    figures: dict[str, Any], target: str | os.PathLike[str] | IO[bytes], theme: ThemeName = "light"
+) -> None:
     """Plot the main metric of each row, with its 95 % interval, against its bytes per vector.
 
     Rows of one name are joined by a line. The base model is a dashed line.
 
     Args:
-        figures: What :meth:`Comparison.to_dict` returned.
-        path: The PNG file to write, by its path, or a file open for SVG.
+        figures: What :meth:`st_dimreduce.Comparison.to_dict` returned.
+        target: The path of a PNG file to write, or an open file, which gets SVG.
         theme: The page that it is made for. Defaults to ``"light"``.
     """
     metric = figures.get("metric", "overlap")
-    name = METRIC_NAMES[metric]
     base, *rows = figures["rows"]
     with style(theme) as chosen:
-        figure, axes = _axes("bytes per vector", f"{name}, %")
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        axes.set(xlabel="bytes per vector", ylabel=f"{METRIC_NAMES[metric]}, %")
         axes.axhline(100 * base[metric], color=chosen.soft, linestyle="--", linewidth=1)
         sizes = sorted({row["bytes_per_vector"] for row in rows})
         ends = {f"{base['name']}, {base['bytes_per_vector']:,} bytes": (sizes[-1], 100 * base[metric], chosen.soft)}
@@ -136,94 +131,15 @@ def plot_quality(figures: dict[str, Any], path: Target, theme: ThemeName = "ligh
         axes.set_xticks(sizes if len(sizes) < 9 else sizes[::2])
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         label_ends(axes, ends)
-        _save(figure, path)
-
-
-def plot_retention(comparison: Comparison, path: Target, theme: ThemeName = "light") -> None:
-    """Plot the retention of the reduced models against their dimensions, one line per precision.
-
-    Peers have no place in it: what they store is not the reduced model in another size.
-
-    Args:
-        comparison: The comparison.
-        path: As in :func:`plot_quality`.
-        theme: As in :func:`plot_quality`.
-    """
-    with style(theme) as chosen:
-        figure, axes = _axes("dimensions", f"% of the base model's {METRIC_NAMES[comparison.metric]}")
-        axes.axhline(100, color=chosen.soft, linestyle="--", linewidth=1)
-        rows = [row for row in comparison.rows[1:] if row.precision in _PRECISIONS and row.seconds is not None]
-        ends = {}
-        for number, precision in enumerate(dict.fromkeys(row.precision for row in rows)):
-            points = sorted((row for row in rows if row.precision == precision), key=lambda row: row.dimensions)
-            x, y = [row.dimensions for row in points], [100 * row.retention for row in points]
-            colour = chosen.colours[number % len(chosen.colours)]
-            axes.plot(x, y, "o-", color=colour, markersize=5, linewidth=1.5)
-            ends[precision] = x[-1], y[-1], colour
-        axes.set_xticks(sorted({row.dimensions for row in rows}))
-        label_ends(axes, ends)
-        _save(figure, path)
-
-
-def plot_changes(comparison: Comparison, row: int, path: Target, theme: ThemeName = "light") -> None:
-    """Plot a histogram of what the queries gained and lost with one row; those without a change are counted only.
-
-    Args:
-        comparison: The comparison.
-        row: The row's number.
-        path: As in :func:`plot_quality`.
-        theme: As in :func:`plot_quality`.
-    """
-    changes = 100 * comparison.changes[row]
-    changes = changes[~np.isnan(changes)]
-    lost, gained = changes[changes < 0], changes[changes > 0]
-    with style(theme) as chosen:
-        metric = METRIC_NAMES["ndcg" if comparison.metric == "ndcg" else "overlap"]
-        figure, axes = _axes(f"change of a query's {metric}, in points", "queries", height=2.8)
-        edges = np.linspace(-100, 100 if comparison.metric == "ndcg" else 0, 41 if comparison.metric == "ndcg" else 21)
-        axes.hist(lost, edges, color=chosen.colours[1], rwidth=0.9)
-        axes.hist(gained, edges, color=chosen.colours[0], rwidth=0.9)
-        axes.axvline(0, color=chosen.soft, linewidth=1)
-        same = f"{len(changes) - len(lost) - len(gained):,} unchanged"
-        axes.set_title(f"{len(lost):,} lost", color=chosen.colours[1])
-        if comparison.metric == "ndcg":
-            axes.set_title(same, loc="center", color=chosen.soft)
-            axes.set_title(f"{len(gained):,} gained", loc="right", color=chosen.colours[0])
-        else:  # of ten neighbours none can be gained
-            axes.set_title(same, loc="right", color=chosen.soft)
-        _save(figure, path)
-
-
-def plot_cosines(comparison: Comparison, row: int, path: Target, theme: ThemeName = "light") -> None:
-    """Plot the cosines of one row against the base model's of the same pairs, and both histograms.
-
-    Args:
-        comparison: The comparison.
-        row: The row's number.
-        path: As in :func:`plot_quality`.
-        theme: As in :func:`plot_quality`.
-    """
-    with style(theme) as chosen:
-        figure = Figure(figsize=(8, 3.6), layout="constrained")
-        scatter, histogram = figure.subplots(1, 2)
-        base, reduced = comparison.cosines[0], comparison.cosines[row]
-        blue = chosen.colours[0]
-        points = base[:_MOST_POINTS], reduced[:_MOST_POINTS]
-        scatter.plot(*points, ".", color=blue, alpha=0.3, markersize=4, rasterized=True)
-        ends = [float(min(base.min(), reduced.min())), 1.0]
-        scatter.plot(ends, ends, color=chosen.soft, linestyle="--", linewidth=1)
-        scatter.set(xlabel="cosine by the base model", ylabel="by the reduced model, of the same pairs")
-        edges = np.linspace(ends[0], 1, 60)
-        histogram.hist(base, edges, color=chosen.soft, alpha=0.5)
-        histogram.hist(reduced, edges, color=blue, alpha=0.5)
-        histogram.set(xlabel="cosine", ylabel=f"of {len(base):,} pairs")
-        histogram.set_title("base model", color=chosen.soft)
-        histogram.set_title("reduced model", loc="right", color=blue)
-        _save(figure, path)
+        if isinstance(target, (str, os.PathLike)):
+            with new_file(target) as file:
+                figure.savefig(file, dpi=150, format="png")
+        else:
+            figure.savefig(target, format="svg", metadata={"Date": None})
 
 
 def label_ends(axes: Any, ends: Mapping[str, tuple[float, float, str]], bold: Collection[str] = ()) -> None:
-    """Label each line beside the plot, where it ends, the labels moved apart.
+    """Label each line beside the plot, at its end, with the labels moved apart.
 
     Args:
         axes: Axes with a linear y-axis.
@@ -256,7 +172,7 @@ def label_ends(axes: Any, ends: Mapping[str, tuple[float, float, str]], bold: Co
 
 
 def spread(places: Mapping[str, float], gap: float) -> dict[str, float]:
-    """Move places apart until they are at least ``gap`` from each other, their order and mean kept."""
+    """Move places apart until they are at least ``gap`` from each other; their order and mean stay."""
     names = sorted(places, key=lambda name: places[name])
     moved = np.array([places[name] for name in names])
     for _ in range(1000):
@@ -266,18 +182,3 @@ def spread(places: Mapping[str, float], gap: float) -> dict[str, float]:
         moved[:-1] -= short
         moved[1:] += short
     return dict(zip(names, moved.tolist(), strict=True))
-
-
-def _axes(x: str, y: str, height: float = 3.6) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(6.4, height), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlabel=x, ylabel=y)
-    return figure, axes
-
-
-def _save(figure: Figure, path: Target) -> None:
-    if not isinstance(path, (str, os.PathLike)):
-        figure.savefig(path, format="svg", metadata={"Date": None})
-        return
-    with new_file(path) as file:
-        figure.savefig(file, dpi=150, format="png")

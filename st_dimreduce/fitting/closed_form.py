@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import LinAlgError, eigh
 
 from st_dimreduce.base_head import BaseHead
 from st_dimreduce.errors import UserError
@@ -106,9 +106,7 @@ def closed_form_head(
     return BaseHead(weight, record=record)
 
 
-def _check(
-    summary: Summary, out_features: int, strength: float, whitening: float, rotation: str | None
-) -> None:
+def _check(summary: Summary, out_features: int, strength: float, whitening: float, rotation: str | None) -> None:
     if not 1 <= out_features <= summary.width:
         raise UserError(f"out_features={out_features}: choose a size from 1 to in_features={summary.width}")
     if summary.count < out_features:
@@ -167,10 +165,11 @@ def directions(
 def _eigen(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return eigenvalues and eigenvectors of a symmetric matrix, the largest first: all, or ``count`` of a wide one."""
     size = len(matrix)
-    if count < size and size > _WIDE:
-        values, vectors = eigh(matrix, subset_by_index=[size - count, size - 1])
-    else:
-        values, vectors = np.linalg.eigh(matrix)
+    try:
+        some = count < size and size > _WIDE
+        values, vectors = eigh(matrix, subset_by_index=[size - count, size - 1]) if some else np.linalg.eigh(matrix)
+    except LinAlgError:  # LAPACK's search for some eigenvectors may fail where eigenvalues are equal
+        values, vectors = eigh(matrix, driver="evd")
     return values[::-1], vectors[:, ::-1]
 
 

@@ -13,7 +13,7 @@ from st_dimreduce.fitting.budget import choose
 from st_dimreduce.fitting.closed_form import closed_form_head
 from st_dimreduce.fitting.evidence import Evidence
 from st_dimreduce.fitting.pairs import Pairs
-from st_dimreduce.fitting.reference import held_out_reference
+from st_dimreduce.fitting.reference import with_reference
 from st_dimreduce.fitting.size import DEFAULT_DIM, Size
 from st_dimreduce.fitting.summary import Summary
 
@@ -35,8 +35,8 @@ def fit_head(
 
     Without labels and for quality, the fit is in closed form (:mod:`st_dimreduce.fitting.closed_form`) and takes
     seconds. Labelled pairs then train it contrastively, and for fidelity it is distilled from the base model's
-    cosines; both need torch. A second head is fitted in the same way on a part of the sample, and measured on the rest:
-    the ``reference`` in the record, for :meth:`st_dimreduce.Head.drift`; not where there are fewer than 400 vectors.
+    cosines; both need torch. What the head loses on vectors held out from the fit is the ``reference`` in its record,
+    for :meth:`st_dimreduce.Head.drift`; not where there are fewer than 400 vectors.
 
     Args:
         summary: Summary of embeddings of size d.
@@ -65,43 +65,42 @@ def fit_head(
     check_objective(objective, pairs)
     if summary.count > 1 and np.ptp(summary.sample, axis=0).max() < _SAME:
         raise UserError(f"all {summary.count:,} vectors point the same way: give vectors of texts that differ")
-    chosen: dict[str, Any] = {}
-    out_features, precision = size.dim, Precision(size.precision or Precision.FLOAT32)
+    if objective is Objective.FIDELITY:
+        strength = 0.0
+    if objective is Objective.FIDELITY or pairs is not None:
+        cloze_pairs = None
+    out_features, precision, choice = size.dim, Precision(size.precision or Precision.FLOAT32), None
     if out_features is None:
         given: dict[str, Any] = {"pairs": pairs, "cloze_pairs": cloze_pairs, "strength": strength, "seed": seed}
         choice = choose(summary, size, objective=objective, **given)
         strength = choice.strength
         out_features, precision = choice.best.out_features, Precision(choice.best.precision)
-        chosen = {"choice": choice.to_dict()}
     elif strength is None:
         strength = Evidence(summary, objective, pairs, cloze_pairs, seed).best_strength(out_features)
-
-    def fit(summary: Summary, pairs: Pairs | None) -> BaseHead:
-        head = closed_form_head(
-            summary,
-            out_features,
-            nested=size.nested,
-            cloze_pairs=cloze_pairs if pairs is None and objective is Objective.QUALITY else None,
-            strength=strength if objective is Objective.QUALITY else 0.0,
-            whitening=None if pairs is None else WHITENING_BEFORE_TRAINING,
-            seed=seed,
-        )
-        if pairs is not None:
-            from st_dimreduce.fitting.contrastive import contrast_head  # noqa: PLC0415, needs torch
-
-            return contrast_head(head, pairs, precision=precision, seed=seed)
-        if objective is Objective.FIDELITY:
-            from st_dimreduce.fitting.distillation import distill_head  # noqa: PLC0415, needs torch
-
-            return distill_head(head, summary, precision=precision, seed=seed)
-        return head
-
-    head = fit(summary, pairs).with_record(**chosen, objective=objective.value, precision=precision)
-    reference = held_out_reference(
-        head, summary, lambda seen, held_out: fit(seen, None if pairs is None else pairs.without(held_out))
+    start = closed_form_head(
+        summary,
+        out_features,
+        nested=size.nested,
+        cloze_pairs=cloze_pairs,
+        strength=strength,
+        whitening=None if pairs is None else WHITENING_BEFORE_TRAINING,
+        seed=seed,
+    ).with_record(
+        objective=objective.value,
+        precision=precision,
+        strength=strength if objective is Objective.QUALITY else None,
+        choice=None if choice is None else choice.to_dict(),
     )
-    head = head if reference is None else head.with_record(reference=reference.to_dict())
-    return head.for_norm(summary.mean_norm)
+    head = start
+    if pairs is not None:
+        from st_dimreduce.fitting.contrastive import contrast_head  # noqa: PLC0415, needs torch
+
+        head = contrast_head(start, pairs, precision=precision, seed=seed)
+    elif objective is Objective.FIDELITY:
+        from st_dimreduce.fitting.distillation import distill_head  # noqa: PLC0415, needs torch
+
+        head = distill_head(start, summary, precision=precision, seed=seed)
+    return with_reference(head, start, summary, cloze_pairs).for_norm(summary.mean_norm)
 
 
 def check_objective(objective: Objective, pairs: object) -> None:

@@ -8,12 +8,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from st_dimreduce.codes.rows import refuse_masked
+from st_dimreduce.codes.rows import as_array, check_rows
 from st_dimreduce.errors import UserError
-from st_dimreduce.fitting.summary import check_rows
-
-_BLOCK = 4096  # pairs compared with other vectors at a time
-_SAME = 0.9999  # cosine of two embeddings of one text, which rounding leaves apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,19 +30,17 @@ class Pairs:
     negatives: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for name in ("queries", "documents", "negatives"):
-            refuse_masked(getattr(self, name), f"the {name} of pairs")
-        for name in ("documents", "negatives"):
-            shapes = self.queries.shape, np.shape(getattr(self, name))
-            if name == "negatives" and self.negatives is None:
-                continue
-            if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not shapes[0][0]:
+        names = [name for name in ("queries", "documents", "negatives") if getattr(self, name) is not None]
+        for name in names:
+            object.__setattr__(self, name, as_array(getattr(self, name), f"the {name} of pairs", "(m, d)"))
+        for name in names[1:]:
+            shapes = self.queries.shape, getattr(self, name).shape
+            if shapes[0] != shapes[1] or not shapes[0][0]:
                 asked = "expected two equal shapes (m, d), m >= 1"
                 raise UserError(f"queries and {name} of pairs have shapes {shapes[0]} and {shapes[1]}: {asked}")
-        for name in ("queries", "documents", "negatives"):
-            if getattr(self, name) is not None:
-                rows = np.asarray(getattr(self, name), np.float32)
-                object.__setattr__(self, name, rows / check_rows(rows)[:, None].astype(np.float32))
+        for name in names:
+            rows = np.asarray(getattr(self, name), np.float32)
+            object.__setattr__(self, name, rows / check_rows(rows)[:, None].astype(np.float32))
         if len(self) > 1 and not (np.ptp(self.queries, axis=0).any() or np.ptp(self.documents, axis=0).any()):
             raise UserError(f"all {len(self)} pairs are the same: give pairs that differ")
 
@@ -109,13 +103,6 @@ class Pairs:
         if len(sizes) == 1:
             raise UserError(f"all {size} pairs share texts with one another: none can be held out, give others too")
         return groups, sizes
-
-    def without(self, documents: np.ndarray) -> Pairs:
-        """Return the pairs whose document is none of these unit vectors; all pairs where fewer than half remain."""
-        blocks = [self.documents[i : i + _BLOCK] for i in range(0, len(self), _BLOCK)]
-        nearest = np.concatenate([(block @ documents.T).max(axis=1) for block in blocks])
-        chosen = nearest < _SAME
-        return self._rows(chosen) if 2 * chosen.sum() >= len(self) else self
 
     def _rows(self, chosen: np.ndarray) -> Pairs:
         negatives = None if self.negatives is None else self.negatives[chosen]

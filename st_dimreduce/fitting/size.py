@@ -71,8 +71,11 @@ class Size:
                 object.__setattr__(self, name, as_count(value, name, f"choose a {what} of at least 1"))
         if self.keep is not None and not 0 < self.keep <= 1:
             raise UserError(f"keep={self.keep}: choose a share greater than 0 and at most 1, such as 0.99")
-        if self.nested and (self.nested[-1] != self.dim or any(a >= b for a, b in pairwise(self.nested))):
-            raise UserError(f"nested={self.nested}: give ascending sizes, of which the last is dim={self.dim}")
+        if self.nested:
+            nested = tuple(as_count(size, "nested", "give ascending sizes of at least 1") for size in self.nested)
+            if nested[-1] != self.dim or any(a >= b for a, b in pairwise(nested)):
+                raise UserError(f"nested={self.nested}: give ascending sizes, of which the last is dim={self.dim}")
+            object.__setattr__(self, "nested", nested)
 
     @property
     def fewest_vectors(self) -> int:

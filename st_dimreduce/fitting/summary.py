@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from safetensors.numpy import save_file
 
-from st_dimreduce.codes.rows import refuse_masked
+from st_dimreduce.codes.rows import LARGEST_NORM, SMALLEST_NORM, as_array, check_rows
 from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_file
 from st_dimreduce.untrusted import read_arrays
@@ -18,42 +18,6 @@ _BLOCK = 2048  # rows whose Gram matrix is summed in float32 before it is added 
 _CACHED = 128  # rows that are still in the cache when they are scaled, after their norms were taken
 _FORMAT = "st_dimreduce.summary.1"
 _ARRAYS = ("sum", "gram_sum", "rows", "keys")
-_SMALLEST, _LARGEST = 1e-30, 1e30  # norms whose inverse float32 holds
-_SURE = 1e-15, 1e15  # norms whose square float32 holds to full precision
-
-
-def row_norms(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the norm of every vector, and which vectors have no direction.
-
-    Args:
-        vectors: Float array of shape (n, d).
-
-    Returns:
-        float64 array of shape (n,), and the positions of the rows that hold NaN, infinity or zeros only, or whose norm
-        is below 1e-30 or above 1e30.
-    """
-    if vectors.dtype.itemsize < 4:  # a square of float16 overflows at 256
-        vectors = vectors.astype(np.float32)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors).astype(np.float64))
-        doubtful = np.flatnonzero(~((norms > _SURE[0]) & (norms < _SURE[1])))
-        if len(doubtful):
-            norms[doubtful] = np.linalg.norm(vectors[doubtful].astype(np.float64), axis=1)
-    return norms, np.flatnonzero(~((norms >= _SMALLEST) & (norms <= _LARGEST)))
-
-
-def check_rows(vectors: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """Return the norm of every vector, shape (n,), after checking that each has a direction.
-
-    Raises:
-        ValueError: If a row has none; names the first, counting from ``first_row``.
-    """
-    norms, bad = row_norms(vectors)
-    if len(bad):
-        norm = norms[bad[0]]
-        kind = "is all zeros" if norm == 0 else f"has norm {norm:g}" if norm > 0 else "holds NaN"
-        raise UserError(f"the vector in row {first_row + bad[0]} {kind}: drop or repair it, it has no direction")
-    return norms
 
 
 def _blocks(start: int, stop: int) -> Iterator[slice]:
@@ -105,8 +69,7 @@ class Summary:
     @classmethod
     def of(cls, vectors: np.ndarray, sample_size: int = 50_000, seed: int = 0) -> Summary:
         """Summarise an array of shape (n, d) at once."""
-        if vectors.ndim != 2:
-            raise UserError(f"vectors have shape {vectors.shape}, expected (n, d)")
+        vectors = as_array(vectors, "the vectors")
         return cls(vectors.shape[1], sample_size, seed).update(vectors)
 
     @property
@@ -136,10 +99,9 @@ class Summary:
             ValueError: If the shape is wrong, entries are masked, or a row holds NaN, infinity or zeros only. Nothing
                 is added then.
         """
-        refuse_masked(vectors, "the vectors")
-        vectors = np.asarray(vectors)
-        if vectors.ndim != 2 or vectors.shape[1] != self.width:
-            raise UserError(f"vectors have shape {vectors.shape}, expected (n, {self.width})")
+        vectors = as_array(vectors, "the vectors", f"(n, {self.width})")
+        if vectors.shape[1] != self.width:
+            raise UserError(f"the vectors: got shape {vectors.shape}, expected (n, {self.width})")
         if not len(vectors):
             return self
         held, room = len(self._keys), min(self.sample_size - len(self._keys), len(vectors))
@@ -191,6 +153,15 @@ class Summary:
         self._gram_sum += other._gram_sum
         self._keep(other._rows.copy() if other is self else other._rows, other._keys)
         return self
+
+    def without(self, rows: np.ndarray) -> Summary:
+        """Return the sums of the vectors other than these of the sample, shape (n, d): a summary without a sample."""
+        rest = Summary(self.width, self.sample_size, self.seed)
+        rest.count = self.count - len(rows)
+        rest._norm_sum = self.mean_norm * rest.count  # the norms of single rows are not kept
+        rest._sum = self._sum - rows.sum(axis=0, dtype=np.float64)
+        rest._gram_sum = self._gram_sum - rows.T @ rows
+        return rest
 
     def _draw(self, first: np.ndarray, count: int) -> np.ndarray:
         """Return a random key for each of so many rows, of which ``first`` is the first."""
@@ -262,7 +233,7 @@ class Summary:
             raise UserError(f"{path} is damaged: its numbers are missing or none ({error})") from error
         finite = np.isfinite(summary._norm_sum) and all(np.isfinite(array).all() for array in arrays.values())
         # A sum of norms at the very edge may be rounded beyond it.
-        least, most = (0.0, 0.0) if not summary.count else (0.9 * _SMALLEST, 1.1 * _LARGEST)
+        least, most = (0.0, 0.0) if not summary.count else (0.9 * SMALLEST_NORM, 1.1 * LARGEST_NORM)
         fits = summary.count < 2**63 and least <= summary.mean_norm <= most
         if not finite or not fits or not rows <= min(summary.count, summary.sample_size):
             raise UserError(f"{path} is damaged: its numbers are not finite, or do not fit one another")

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from st_dimreduce.codes.index import CodeIndex
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import MissingExtraError, UserError
 from st_dimreduce.integrations.documents import found_documents
 from st_dimreduce.untrusted import short
+from st_dimreduce.vectors.index import Index
 
 try:
     from langchain_core.documents import Document
@@ -80,19 +80,20 @@ class IndexRetriever(BaseRetriever):
     Attributes:
         index: The index.
         embeddings: The embeddings of the reduced model whose codes it holds.
-        documents: The documents, by their ids in the index: a mapping or a list.
-        top_k: How many to find. Defaults to 4.
+        documents: The documents by their ids in the index: a mapping, or a list where ids are row numbers.
+        k: How many to find; ``invoke(query, k=...)`` asks for another number. Defaults to 4.
     """
 
-    index: CodeIndex
+    index: Index
     embeddings: Embeddings
     documents: Any
-    top_k: int = 4
+    k: int = 4
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
-        found = found_documents(self.index, self.embeddings.embed_query(query), self.top_k, self.documents)
+    def _get_relevant_documents(self, query: str, *, run_manager: Any, k: int | None = None) -> list[Document]:
+        vector = self.embeddings.embed_query(query)
+        found = found_documents(self.index, vector, self.k if k is None else k, self.documents)
         return [
             document.model_copy(update={"metadata": {**document.metadata, "score": score}}) for document, score in found
         ]

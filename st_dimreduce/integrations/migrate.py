@@ -1,72 +1,97 @@
-"""Reduced vectors beside the full ones in a database: what pgvector, Qdrant and DuckDB have in common.
+"""Reduced vectors beside the full ones in a database: what pgvector and Qdrant have in common.
 
-How far a migration is stands in the database alone: a vector without codes beside it is still to be reduced. So the
-same call continues after an interruption, and takes what was added since. Full vectors are read and never changed.
+A full vector without a code is still to be reduced: there is no other record of how far a migration is. So the same call
+goes on after an interruption, and takes what was added since. Full vectors are read and never changed.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
 
-from st_dimreduce.base_head import BaseHead
-from st_dimreduce.codes.fingerprint import shown
 from st_dimreduce.codes.metrics import cosines, nearest, overlaps
 from st_dimreduce.codes.precision import dequantize, quantize
-from st_dimreduce.codes.rows import as_count
+from st_dimreduce.codes.rows import as_count, row_norms
 from st_dimreduce.codes.stores import Column, columns_of
 from st_dimreduce.enums import Objective, OnBadRow, Precision, Store
 from st_dimreduce.errors import UserError
 from st_dimreduce.files import check_place
-from st_dimreduce.fitting.budget import Size
-from st_dimreduce.fitting.summary import row_norms
-from st_dimreduce.models.load import load_head
+from st_dimreduce.fitting.size import Size
+from st_dimreduce.head import Head
 from st_dimreduce.progress import progress_bar
-from st_dimreduce.vectors.fit import fit_on_vectors
 
 FITTED_ROWS = 50_000  # rows that a head is fitted on at most
 _SAMPLED_ROWS = 1_000  # rows among which the overlap is measured
 _FEWEST_ROWS = 50  # fewer say nothing of an overlap@10
 _CHECKED_ROWS = 50  # rows whose codes are compared with the head's
 _SAME = 0.99  # median cosine of a head's codes to those that it gave; of another head's codes it is near 0
-_SECRET = re.compile(r"(?i)((?:password|api_?key|token)\s*=\s*)[^\s&;]+")
-_LOGIN = re.compile(r"(://[^:/?#@\s]*):(.*)@")
-_UNESCAPED = re.compile(r"[@/:?#\[\]\s]|%(?![0-9A-Fa-f]{2})")
-_PLACES = {  # what a source begins with, and the module and class of its database
-    "postgresql:": ("pgvector", "PgVector"),
-    "postgres:": ("pgvector", "PgVector"),
-    "http:": ("qdrant", "Qdrant"),
-    "https:": ("qdrant", "Qdrant"),
-}
-Encode = Callable[[Sequence[Any], np.ndarray], np.ndarray]
+_LOGIN = re.compile(r"(://[^:/?#@\s]*):(?!\d+/)(.*)@")  # not a port; up to the last @, for a password may hold one
+_SECRET = re.compile(r"(?i)((?:password|api_?key|token)\s*=\s*)([^\s&;]+)")
 
 
 @dataclass(frozen=True)
-class Names:
-    """The names of a migration in the database, as the user gives them; None for the database's own choice.
+class Plan:
+    """What to reduce in a database, and how.
 
-    Attributes:
-        table: Table, or collection, of the full vectors.
-        column: Column, or named vector, of them.
-        id_column: Column of the ids.
-        to: Column, or ``"table.column"`` (pgvector), collection (Qdrant) or table (DuckDB) of the codes.
+    Args:
+        table: Table or collection of the full vectors, such as ``"documents"`` or ``"schema.documents"``, as the
+            database stores its name, without quotes.
+        column: Column, or named vector, of the full vectors. Defaults to None: the only one, or Qdrant's unnamed one.
+        id_column: Column of the ids, unique and not null. Defaults to None: the primary key.
+        to: Where the codes go: a new column, or ``"table.column"`` of a new table (pgvector), or a new collection
+            (Qdrant). Defaults to None: the old name and ``_reduced``.
+        precision: Precision of the codes. Defaults to None: the head's.
+        bytes: Where the folder of the head does not exist: fit one for so many bytes per vector on a sample of the full
+            vectors, and save it there. Defaults to None: the head must exist.
+        objective: Of that fit, as in :meth:`st_dimreduce.Head.fit`. Defaults to ``"quality"``.
+        on_bad_row: ``"raise"`` (the default) stops at a vector that is NaN, infinite or zero; ``"zero"`` stores the
+            code of a zero vector.
+        batch_size: Rows per transaction. Defaults to 500.
+        prune: Delete codes whose full vector is gone. Defaults to False: only count them.
+
+    Raises:
+        UserError: If a choice is not known, or ``batch_size`` is less than 1.
     """
 
     table: str
     column: str | None = None
     id_column: str | None = None
     to: str | None = None
+    precision: Precision | str | None = None
+    bytes: int | None = None
+    objective: Objective | str = Objective.QUALITY
+    on_bad_row: OnBadRow | str = OnBadRow.RAISE
+    batch_size: int = 500
+    prune: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in (("precision", Precision), ("objective", Objective), ("on_bad_row", OnBadRow)):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, kind(value))
+        as_count(self.batch_size, "batch_size", "reduce at least 1 row at a time")
+
+
+class Counts(NamedTuple):
+    """Numbers of full vectors, of those with a code, and of codes, those included whose full vector is gone."""
+
+    rows: int
+    done: int
+    codes: int
+
+    @property
+    def missing(self) -> int:
+        """Full vectors without a code."""
+        return self.rows - self.done
 
 
 @dataclass(frozen=True)
@@ -74,39 +99,33 @@ class Migration:
     """What a migration did, or would do.
 
     Attributes:
-        store: The store.
-        source: Its address, without what is secret.
-        full: Where the full vectors are.
-        full_type: Their type in the store.
-        reduced: Where the codes are.
-        reduced_type: Their type in the store.
+        full, reduced: Where the full vectors and the codes are, and their types in the store.
         precision: Precision of the codes.
-        head: Digest of the head.
         rows: Number of full vectors.
-        migrated: How many of them were reduced by this call.
-        bad_rows: How many of those have no direction, and have the code of a zero vector.
-        bytes_before: Bytes of the full vectors; of a dry run and after it, without indexes and ids.
-        bytes_after: Bytes of the codes, likewise; an estimate in a dry run.
+        migrated: How many of them got a code by this call; in a dry run, would get one.
+        missing: How many have no code after it.
+        bad_rows: How many of the migrated have no direction, and were stored as the code of a zero vector.
+        orphans: Number of codes whose full vector is gone.
+        pruned: Whether those were deleted.
+        bytes_before, bytes_after: Bytes of the full vectors and of their codes, without indexes, ids and headers.
         seconds: Duration of reading, reducing and writing.
         overlap: Share in [0, 1] of the ten nearest by the full vectors that the codes find too, by exact search among
             ``sampled`` rows; None if it was not measured.
         sampled: Number of rows among which it was measured.
-        index: The statement that makes an index of the codes; None where the store needs none.
+        index: The statement that makes an index of the codes; None where the store makes it by itself.
         query: Python that finds the ten nearest.
         dry_run: Whether nothing was changed.
     """
 
-    store: Store
-    source: str
     full: str
-    full_type: str
     reduced: str
-    reduced_type: str
     precision: Precision
-    head: str
     rows: int
     migrated: int
+    missing: int
     bad_rows: int
+    orphans: int
+    pruned: bool
     bytes_before: int
     bytes_after: int
     seconds: float
@@ -116,22 +135,22 @@ class Migration:
     query: str
     dry_run: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
-        return asdict(self) | {"store": self.store.value, "precision": self.precision.value}
-
     def lines(self) -> list[str]:
         """Return it as text, a line each; statements are in lines of their own, to be copied."""
-        factor = f", {self.bytes_before / self.bytes_after:.1f} times fewer" if self.bytes_after else ""
+        smaller = f"{self.bytes_before / self.bytes_after:.1f} times fewer"
         lines = [
-            f"{self.full}, {self.full_type} -> {self.reduced}, {self.reduced_type}",
-            f"vectors     {self.rows:,}, {self.migrated:,} of them reduced now, in {self.seconds:.1f} s",
-            f"bytes       {self.bytes_before:,} -> {self.bytes_after:,}{factor}",
+            f"{self.full} -> {self.reduced}",
+            f"vectors     {self.rows:,}, {self.migrated:,} of them "
+            + ("to be reduced" if self.dry_run else f"reduced now, in {self.seconds:.1f} s"),
+            f"bytes       {self.bytes_before:,} -> {self.bytes_after:,}, {smaller}",
         ]
-        if self.dry_run:
-            lines[1] = f"vectors     {self.rows:,}, {self.migrated:,} of them to be reduced"
         if self.bad_rows:
             lines.append(f"no vector   {self.bad_rows:,} are NaN, infinite or zero, and stored as zeros")
+        if self.missing and not self.dry_run:
+            lines.append(f"no code     {self.missing:,}: added meanwhile, or the database left them as they were")
+        if self.orphans:
+            what = "deleted" if self.pruned else "--prune deletes them"
+            lines.append(f"orphans     {self.orphans:,} codes whose full vector is gone: {what}")
         if self.overlap is not None:
             lines += [
                 f"overlap@10  {100 * self.overlap:.1f} %, by exact search among {self.sampled:,} rows: the share of",
@@ -140,76 +159,35 @@ class Migration:
             ]
         if self.index:
             lines += ["", "The index:", "", self.index]
-        lines += ["", "The query, of a vector by the model that gave the full ones:", "", self.query]
-        if self.dry_run:
-            lines += ["", "Nothing was changed."]
-        return lines
+        lines += ["", "The query, for a vector of the model that gave the full ones:", "", self.query]
+        return [*lines, "", "Nothing was changed."] if self.dry_run else lines
+
+
+class Row(NamedTuple):
+    """A full vector's id, and in Qdrant its payload."""
+
+    id: Any
+    payload: dict[str, Any] | None = None
 
 
 class Database(ABC):
-    """The full vectors of a database, and the place beside them for the codes.
-
-    Attributes:
-        store: The store.
-        errors: What its client raises.
-        batch_size: Rows per transaction by default.
-        full: Where the full vectors are, as messages name it.
-        full_type: Their type.
-        dimensions: Their size d.
-        reduced: Where the codes are.
-        column: The type of the codes, from :meth:`use`.
-        out_features: Their size k, from :meth:`use`.
-        warning: What a user should know before it begins; empty if nothing.
-    """
+    """The full vectors of a database, and the place beside them for the codes."""
 
     store: ClassVar[Store]
-    errors: ClassVar[tuple[type[Exception], ...]]
-    batch_size: ClassVar[int]
-    full: str
+    errors: ClassVar[tuple[type[Exception], ...]]  # what its client raises
+    connection: Any  # with a method close
+    full: str  # where the full vectors are, as messages name it
     full_type: str
-    dimensions: int
-    reduced: str
-    column: Column
+    full_bits: int  # per dimension
+    in_features: int
+    reduced: str  # where the codes are
+    found_type: str | None  # of the codes that are there; None if there is no such place
+    column: Column  # the type of the codes, from _choose
     out_features: int
-    warning: str = ""
-
-    def __init__(self, source: str, names: Names, read_only: bool) -> None:
-        """Open it; with ``read_only`` nothing can be changed."""
-        self._connect(source, read_only)
-        try:
-            self._describe(names)
-        except BaseException:
-            self.close()
-            raise
 
     @abstractmethod
-    def _connect(self, source: str, read_only: bool) -> None:
-        """Make the connection."""
-
-    @abstractmethod
-    def _describe(self, names: Names) -> None:
+    def find(self, plan: Plan) -> None:
         """Find the full vectors, and the place beside them."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End the connection."""
-
-    def columns(self) -> dict[Precision, Column]:
-        """Return the type that holds each precision."""
-        return {column.precision: column for column in columns_of(self.store)}
-
-    def use(self, column: Column, out_features: int) -> None:
-        """Choose the type of the codes.
-
-        Raises:
-            ValueError: If the place of the codes is there with another type.
-        """
-        self.column, self.out_features = column, out_features
-        found = self.found_type()
-        if found not in (None, self.reduced_type):
-            raise UserError(
-                f"{self.reduced} is {found}, expected {self.reduced_type}: name another place with --to, or drop it"
-            )
 
     @property
     @abstractmethod
@@ -217,309 +195,192 @@ class Database(ABC):
         """Type of the codes, as the store writes it."""
 
     @abstractmethod
-    def found_type(self) -> str | None:
-        """Type of the codes that are there; None if there is no such place."""
-
-    @abstractmethod
-    def count(self) -> tuple[int, int]:
-        """Return the number of full vectors, and of codes."""
-
-    @abstractmethod
-    def sizes(self) -> tuple[int, int]:
-        """Return the bytes of the full vectors and of the codes, without indexes and ids."""
-
-    @abstractmethod
-    def sample(self, rows: int) -> Iterator[np.ndarray]:
-        """Yield about so many of the full vectors, at random, float32 of shape (n, d)."""
-
-    @abstractmethod
-    def pairs(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return so many full vectors, at random, that have codes, and these as :func:`quantize` gave them."""
-
-    @abstractmethod
     def create(self) -> None:
-        """Make the place of the codes, unless it is there."""
+        """Make the place of the codes."""
 
     @abstractmethod
-    def fill(self, encode: Encode, batch_size: int) -> Iterator[int]:
-        """Write the codes that are missing, a transaction per batch; yields the number of rows in each.
-
-        Args:
-            encode: Returns the codes of ids and their vectors.
-            batch_size: Rows per transaction.
-        """
-
-    @property
-    @abstractmethod
-    def index(self) -> str | None:
-        """The statement that makes an index of the codes; None where there is none to be made."""
+    def count(self) -> Counts:
+        """Count full vectors and codes."""
 
     @abstractmethod
-    def query(self, head: str) -> str:
-        """Return Python that finds the ten nearest, with the head in this folder."""
+    def sample(self, rows: int, coded: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield up to so many full vectors at random, float32; with ``coded``, of those with a code, and the codes."""
+
+    @abstractmethod
+    def missing(self, batch_size: int) -> Iterator[tuple[list[Row], np.ndarray]]:
+        """Yield the full vectors without a code in batches: what is written before the next is in one transaction."""
+
+    @abstractmethod
+    def write(self, rows: list[Row], codes: np.ndarray) -> None:
+        """Write the codes of a batch, as ``quantize`` gave them."""
+
+    @abstractmethod
+    def prune(self) -> None:
+        """Delete the codes whose full vector is gone."""
+
+    @abstractmethod
+    def usage(self, head: str) -> tuple[str | None, str]:
+        """Return the statement that makes an index, if one is to be made, and Python that finds the ten nearest."""
 
 
-def migrate(
-    source: str,
-    table: str,
-    head: str | os.PathLike[str],
-    *,
-    column: str | None = None,
-    id_column: str | None = None,
-    to: str | None = None,
-    precision: Precision | str | None = None,
-    bytes_per_vector: int | None = None,
-    objective: Objective | str = Objective.QUALITY,
-    seed: int = 0,
-    batch_size: int | None = None,
-    on_bad_row: OnBadRow | str = OnBadRow.RAISE,
-    dry_run: bool = False,
-    announce: Callable[[str], None] = lambda line: None,
-) -> Migration:
+def migrate(source: str, head: str | os.PathLike[str], plan: Plan, *, dry_run: bool = False) -> Migration:
     """Write reduced vectors beside the full ones in a database, in batches, each a transaction.
 
-    After an interruption the same call continues, and later it reduces what was added since.
+    After an interruption the same call goes on, and later it reduces what was added since. It ends when no full vector
+    is without a code, or when a pass has left no fewer of these than there were.
 
     Args:
         source: ``postgresql://...`` (pgvector), ``http://...`` (a Qdrant server, whose key is in ``QDRANT_API_KEY``),
-            the folder of Qdrant's local mode, or a DuckDB file.
-        table: Table or collection of the full vectors, such as ``"documents"`` or ``"schema.documents"``.
+            or the folder of Qdrant's local mode.
         head: Folder of a head, or name or folder of a reduced model.
-        column: Column, or named vector, of the full vectors. Defaults to None: the only one.
-        id_column: Column of the ids, which are unique. Defaults to None: the primary key.
-        to: Where the codes go: a new column, or ``"table.column"`` of a new table (pgvector), a new collection
-            (Qdrant), a new table (DuckDB). Defaults to None: the old name and ``_reduced``.
-        precision: Precision of the codes. Defaults to None: the head's.
-        bytes_per_vector: If the folder of the head does not exist, fit one for this budget on a sample of the full
-            vectors, and save it there. Defaults to None: the head must exist.
-        objective: Of that fit, as in :func:`st_dimreduce.fit_head`. Defaults to ``"quality"``.
-        seed: Seed of that fit. Defaults to 0.
-        batch_size: Rows per transaction. Defaults to None: 1,000 in pgvector, 256 in Qdrant, 16,384 in DuckDB.
-        on_bad_row: ``"raise"`` (the default) stops at a vector that is NaN, infinite or zero; ``"zero"`` stores the
-            code of a zero vector.
+        plan: What to reduce, and how.
         dry_run: Only say what would be done. Defaults to False.
-        announce: Called with a line of what is about to be done. Defaults to nothing.
 
     Raises:
-        ModuleNotFoundError: If the store's client is missing; names the extra.
-        ValueError: If a name is not found, the store does not hold the precision, codes of another head are there, or
+        MissingExtraError: If the store's client is missing; names the extra.
+        UserError: If a name is not found, the store does not hold the precision, codes of another head are there, or
             the database refuses; says what to do, and nothing that is secret.
     """
-    on_bad_row = OnBadRow(on_bad_row)
-    asked = None if precision is None else Precision(precision)
-    if batch_size is not None:
-        as_count(batch_size, "batch_size", "reduce at least 1 row at a time")
     folder = os.fspath(head)
-    with _open(source, Names(table, column, id_column, to), dry_run) as database:
-        rows, done = database.count()
-        if not rows:
+    with _open(source, plan, dry_run) as database:
+        before = database.count()
+        if not before.rows:
             raise UserError(f"{database.full} holds no vectors: nothing can be reduced")
-        if bytes_per_vector is None or Path(folder).exists():
-            loaded = _load(folder)
-            if bytes_per_vector is not None:
-                announce(f"The head in {folder} is there already: no other is fitted for {bytes_per_vector} bytes.")
-        else:
-            size = Size(bytes_per_vector=bytes_per_vector, precision=asked, store=_store(database, asked))
-            if done:
-                raise UserError(
-                    f"{database.reduced} holds codes, and there is no {folder}: give the head that made them, or name "
-                    "another place with --to"
-                )
-            loaded = _fit(database, size, folder, Objective(objective), seed, on_bad_row, dry_run, announce)
-        _choose(database, loaded, asked, folder)
-        if done:
-            _check_codes(database, loaded, folder)
-        return _run(
-            database,
-            loaded,
-            folder,
-            _shown(source),
-            batch_size or database.batch_size,
-            on_bad_row,
-            dry_run,
-            announce,
-            rows,
-            done,
+        fitted = _head(database, plan, folder, before.codes, dry_run)
+        _choose(database, fitted, plan, folder)
+        if before.done:
+            _check_codes(database, fitted, folder)
+        start, after, bad_rows, overlap, sampled = time.perf_counter(), before, 0, None, 0
+        if not dry_run:
+            if database.found_type is None:
+                database.create()
+            after, bad_rows = _fill(database, fitted, plan, before)
+            if plan.prune and after.codes > after.done:
+                database.prune()
+        seconds = time.perf_counter() - start
+        if not dry_run and after.done:
+            overlap, sampled = _overlap(database, fitted)
+        index, query = database.usage(folder)
+        return Migration(
+            full=f"{database.full}, {database.full_type}",
+            reduced=f"{database.reduced}, {database.reduced_type}",
+            precision=database.column.precision,
+            rows=after.rows,
+            migrated=before.missing if dry_run else after.done - before.done,
+            missing=after.missing,
+            bad_rows=bad_rows,
+            orphans=after.codes - after.done,
+            pruned=plan.prune and not dry_run,
+            bytes_before=after.rows * database.in_features * database.full_bits // 8,
+            bytes_after=after.rows * database.column.bytes_per_vector(fitted.out_features),
+            seconds=seconds,
+            overlap=overlap,
+            sampled=sampled,
+            index=index,
+            query=query,
+            dry_run=dry_run,
         )
 
 
-def _run(
-    database: Database,
-    head: BaseHead,
-    folder: str,
-    source: str,
-    batch_size: int,
-    on_bad_row: OnBadRow,
-    dry_run: bool,
-    announce: Callable[[str], None],
-    rows: int,
-    done: int,
-) -> Migration:
-    precision, begin, reduced, bad_rows = database.column.precision, time.perf_counter(), 0, 0
-
-    def encode(ids: Sequence[Any], vectors: np.ndarray) -> np.ndarray:
-        nonlocal bad_rows
-        bad = row_norms(vectors)[1]
-        if len(bad) and on_bad_row is OnBadRow.RAISE:
-            raise UserError(
-                f"the vector of {ids[bad[0]]} in {database.full} is NaN, infinite or zero, it has no direction: repair "
-                "it, or store it as zeros with --on-bad-row zero"
-            )
-        bad_rows += len(bad)
-        with np.errstate(over="ignore", invalid="ignore"):  # in bad rows, which are replaced
-            outputs = head.transform(vectors)
-        outputs[bad] = 0
-        return quantize(outputs, precision)
-
-    if database.warning:
-        announce(database.warning)
-    if dry_run:
-        overlap, sampled, reduced, seconds = None, 0, rows - done, 0.0
-        sizes = database.sizes()[0], rows * database.column.bytes_per_vector(head.out_features)
-    else:
-        announce(f"Reducing {database.full}, {database.full_type}, to {database.reduced}, {database.reduced_type}:")
-        announce(f"{rows - done:,} of {rows:,} vectors, {batch_size:,} at a time. The full vectors stay as they are.")
-        database.create()
-        with (
-            _kept(lambda: reduced),
-            progress_bar("Reducing", "rows", total=rows, done=done) as bar,
-        ):
-            for count in database.fill(encode, batch_size):
-                reduced += count
-                bar.update(count)
-        seconds = time.perf_counter() - begin
-        rows, sizes = database.count()[0], database.sizes()
-        overlap, sampled = _overlap(database, head)
-    return Migration(
-        store=database.store,
-        source=source,
-        full=database.full,
-        full_type=database.full_type,
-        reduced=database.reduced,
-        reduced_type=database.reduced_type,
-        precision=precision,
-        head=shown(head.fingerprint),
-        rows=rows,
-        migrated=reduced,
-        bad_rows=bad_rows,
-        bytes_before=sizes[0],
-        bytes_after=sizes[1],
-        seconds=seconds,
-        overlap=overlap,
-        sampled=sampled,
-        index=database.index,
-        query=database.query(folder),
-        dry_run=dry_run,
-    )
-
-
-@contextmanager
-def _kept(reduced: Callable[[], int]) -> Iterator[None]:
-    """Say when it is interrupted what is kept."""
+def _fill(database: Database, head: Head, plan: Plan, counts: Counts) -> tuple[Counts, int]:
+    """Reduce what has no code, pass after pass while that helps; return what is there then, and the bad rows."""
+    bad_rows = 0
     try:
-        yield
+        with progress_bar("Reducing", "rows", total=counts.rows, done=counts.done) as bar:
+            while counts.missing:
+                with closing(database.missing(plan.batch_size)) as batches:
+                    for rows, vectors in batches:
+                        bad = row_norms(vectors)[1]
+                        if len(bad) and plan.on_bad_row is OnBadRow.RAISE:
+                            raise UserError(
+                                f"the vector of {rows[bad[0]].id} in {database.full} is NaN, infinite or zero, it has "
+                                "no direction: repair it, or store it as zeros with --on-bad-row zero"
+                            )
+                        bad_rows += len(bad)
+                        with np.errstate(over="ignore", invalid="ignore"):  # in bad rows, which are replaced
+                            reduced = head.transform(vectors)
+                        reduced[bad] = 0
+                        database.write(rows, quantize(reduced, database.column.precision))
+                        bar.update(len(rows))
+                # What was added meanwhile may have a lower id; what a trigger or row security undoes stays missing.
+                before, counts = counts, database.count()
+                if counts.missing >= before.missing:
+                    break
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            f"{reduced():,} reduced vectors are in the database, call again as before to go on"
-        ) from interrupt
+        raise KeyboardInterrupt("what was reduced is in the database, call again as before to go on") from interrupt
+    return counts, bad_rows
 
 
-def _load(folder: str) -> BaseHead:
-    try:
-        return load_head(folder)
-    except ValueError as error:
-        if Path(folder).exists():
-            raise
-        fit = "give the folder that `st-dimreduce fit` wrote, or --bytes to fit one on the vectors and save it there"
-        raise UserError(f"there is no head in {folder}: {fit}") from error
-
-
-def _store(database: Database, precision: Precision | None) -> Store | None:
-    """Return the store to which a byte budget is restricted; None for codes that it holds and does not search."""
-    searched = {column.precision for column in columns_of(database.store)}
-    return database.store if precision is None or precision in searched else None
-
-
-def _fit(
-    database: Database,
-    size: Size,
-    folder: str,
-    objective: Objective,
-    seed: int,
-    on_bad_row: OnBadRow,
-    dry_run: bool,
-    announce: Callable[[str], None],
-) -> BaseHead:
+def _head(database: Database, plan: Plan, folder: str, codes: int, dry_run: bool) -> Head:
+    """Return the head in the folder; where there is none and a budget is given, fit one and save it there."""
+    if plan.bytes is None or Path(folder).exists():
+        try:
+            return Head.load(folder)
+        except UserError as error:
+            if Path(folder).exists():
+                raise
+            fit = "give a folder that `st-dimreduce fit` wrote, or --bytes to fit a head and save it there"
+            raise UserError(f"there is no head in {folder}: {fit}") from error
+    if codes:
+        raise UserError(
+            f"{database.reduced} holds codes, and there is no {folder}: give the head that made them, or name another "
+            "place with --to"
+        )
     check_place(folder)
-    announce(f"Fitting a head on up to {FITTED_ROWS:,} vectors of {database.full}.")
-    head = fit_on_vectors(
-        database.sample(FITTED_ROWS),
-        bytes_per_vector=size.bytes_per_vector,
-        store=size.store,
-        precision=size.precision,
-        objective=objective,
-        seed=seed,
-        on_bad_row=on_bad_row,
-        show_progress_bar=False,
-    )
+    size = Size(bytes=plan.bytes, store=database.store, precision=plan.precision)
+    sample = (vectors for vectors, _ in database.sample(FITTED_ROWS, coded=False))
+    head = Head.fit(sample, size, objective=plan.objective, on_bad_row=plan.on_bad_row)
     if not dry_run:
         head.save(folder)
-    what = f"{head.out_features} dimensions in {head.precision.value}, from {head.record.vectors:,} vectors"
-    announce(f"{'Not saved' if dry_run else f'Saved to {folder}'}: {what}.")
     return head
 
 
-def _choose(database: Database, head: BaseHead, precision: Precision | None, folder: str) -> None:
+def _choose(database: Database, head: Head, plan: Plan, folder: str) -> None:
     """Choose the type of the codes, after checking that head, vectors and store go together."""
-    if head.in_features != database.dimensions:
+    if head.in_features != database.in_features:
         raise UserError(
-            f"{database.full} has {database.dimensions} dimensions, the head in {folder} takes {head.in_features}: "
+            f"{database.full} has {database.in_features} dimensions, the head in {folder} takes {head.in_features}: "
             "give the head that was fitted on these vectors"
         )
-    wanted, columns = precision or head.precision, database.columns()
-    if wanted not in columns:
-        held = ", ".join(f"{each.value} ({column.type.partition('[')[0]})" for each, column in columns.items())
+    columns = {column.precision: column for column in columns_of(database.store)}
+    precision = Precision(plan.precision or head.precision)
+    if precision not in columns:
+        choices = ", ".join(f"{each.value} ({column.type})" for each, column in columns.items())
+        raise UserError(f"{database.store} does not hold {precision} codes: choose --precision from {choices}")
+    database.column, database.out_features = columns[precision], head.out_features
+    needed = database.column.bytes_per_vector(head.out_features)
+    if plan.bytes is not None and needed > plan.bytes:
         raise UserError(
-            f"{database.store.value} does not hold {wanted.value}, which was {'asked for' if precision else 'fitted'}: "
-            f"choose --precision from {held}"
+            f"the head in {folder} takes {needed} bytes per vector, --bytes {plan.bytes} were given: name a new folder "
+            "with --head to fit another, or leave --bytes out"
         )
-    database.use(columns[wanted], head.out_features)
-
-
-def packed(texts: Iterable[str], size: int) -> np.ndarray:
-    """Return binary codes of ``size`` dimensions that a database wrote as texts of 0 and 1."""
-    bits = np.array([list(text.encode()) for text in texts], np.uint8).reshape(-1, size)
-    return np.packbits(bits == ord("1"), axis=1)
-
-
-def _decoded(database: Database, head: BaseHead, vectors: np.ndarray) -> np.ndarray:
-    """Return what the store would hold of full vectors, decoded."""
-    codes = quantize(head.transform(vectors), database.column.precision)
-    return dequantize(codes, database.column.precision, head.out_features)
+    if database.found_type not in (None, database.reduced_type):
+        raise UserError(
+            f"{database.reduced} is {database.found_type}, expected {database.reduced_type}: name another place with "
+            "--to, or drop it"
+        )
 
 
 def _good_pairs(database: Database, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors that have a direction, and their codes, decoded."""
-    vectors, codes = database.pairs(rows)
+    vectors, codes = (np.concatenate(part) for part in zip(*database.sample(rows, coded=True), strict=True))
     good = np.setdiff1d(np.arange(len(vectors)), row_norms(vectors)[1])
-    decoded = dequantize(codes[good], database.column.precision, database.out_features)
-    return vectors[good], decoded
+    return vectors[good], dequantize(codes[good], database.column.precision, database.out_features)
 
 
-def _check_codes(database: Database, head: BaseHead, folder: str) -> None:
-    """Raise ``ValueError`` if the codes that are there are not those of the head."""
+def _check_codes(database: Database, head: Head, folder: str) -> None:
+    """Raise ``UserError`` if the codes that are there are not those of the head."""
     vectors, codes = _good_pairs(database, _CHECKED_ROWS)
-    if not len(vectors):
-        return
-    agreement = float(np.median(cosines(_decoded(database, head, vectors), codes)))
-    if not agreement >= _SAME:
+    expected = head.encode(vectors, database.column.precision).decode()
+    agreement = float(np.median(cosines(expected, codes))) if len(vectors) else 1.0
+    if agreement < _SAME:
         raise UserError(
             f"{database.reduced} holds codes of another head than {folder} (median cosine {agreement:.2f} to what that "
             "gives): give the head that made them, or name another place with --to"
         )
 
 
-def _overlap(database: Database, head: BaseHead) -> tuple[float | None, int]:
+def _overlap(database: Database, head: Head) -> tuple[float | None, int]:
     """Return the overlap@10 of codes and full vectors among some rows, and the number of these."""
     vectors, codes = _good_pairs(database, _SAMPLED_ROWS)
     if len(vectors) < _FEWEST_ROWS:
@@ -531,68 +392,39 @@ def _overlap(database: Database, head: BaseHead) -> tuple[float | None, int]:
 
 
 @contextmanager
-def _open(source: str, names: Names, read_only: bool) -> Iterator[Database]:
+def _open(source: str, plan: Plan, read_only: bool) -> Iterator[Database]:
     """Open the database that a source names; its client's errors become one line without what is secret."""
-    kind = _database(source)
+    address, password = _without_password(source)
+    name = _SECRET.sub(r"\1...", address.partition("?")[0] if "://" in address else address)
+    kind: type[Database]
+    if re.match("postgres(ql)?://", source):
+        from st_dimreduce.integrations.migrate_pgvector import PgVector  # noqa: PLC0415, optional
+
+        kind = PgVector
+    elif re.match("https?://", source) or Path(source, "meta.json").is_file():  # of the local mode
+        from st_dimreduce.integrations.migrate_qdrant import Qdrant  # noqa: PLC0415, optional
+
+        kind = Qdrant
+    else:
+        expected = "postgresql://..., http://... (a Qdrant server) or a folder of Qdrant's local mode"
+        raise UserError(f"{name} is no database: expected {expected}")
     try:
-        database = kind(source, names, read_only)
-        try:
+        database = kind(address, password, read_only)
+        with closing(database.connection):
+            database.find(plan)
             yield database
-        finally:
-            database.close()
     except kind.errors as error:
-        message = _without_secrets(" ".join(str(error).split()) or type(error).__name__, source)
-        raise UserError(f"{_shown(source)}: {message}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        secrets = [password, os.environ.get("QDRANT_API_KEY"), *(found[2] for found in _SECRET.finditer(source))]
+        for secret in filter(None, secrets):
+            message = message.replace(secret, "...")
+        raise UserError(f"{name}: {message}") from error
 
 
-def _database(source: str) -> type[Database]:
-    _password(source)
-    place = next((place for begin, place in _PLACES.items() if source.startswith(begin + "//")), None)
-    if place is None and Path(source).is_file():
-        place = "duckdb", "DuckDB"
-    if place is None and Path(source, "meta.json").is_file():  # of its local mode
-        place = "qdrant", "Qdrant"
-    if place is None:
-        raise UserError(
-            f"{_shown(source)} is no database: expected postgresql://..., http://... (a Qdrant server), a folder of "
-            "Qdrant's local mode or a DuckDB file"
-        )
-    module, name = place
-    return getattr(importlib.import_module(f"st_dimreduce.integrations.migrate_{module}"), name)
-
-
-def _address(source: str) -> str:
-    """Return what is before the parameters; all of it where a password may hold a question mark."""
-    address = source.partition("?")[0]
-    return source if "@" in source and "@" not in address else address
-
-
-def _shown(source: str) -> str:
-    """Return an address without password, key and parameters."""
-    address = _LOGIN.sub(r"\1@", _address(source))
-    return _SECRET.sub(r"\1...", address.partition("?")[0] if "://" in address else address)
-
-
-def _password(source: str) -> str:
-    """Return the password in an address as it is written there; an empty string if there is none.
-
-    Raises:
-        ValueError: If a client would take a part of it for something else, which its messages then repeat.
-    """
-    login = _LOGIN.search(_address(source))
-    password = login[2] if login else ""
-    if _UNESCAPED.search(password):
-        raise UserError(
-            f"{_shown(source)}: the password holds one of @ / : ? # [ ] % as it is: write it as %40, %2F and so on, or "
-            "leave it out and set PGPASSWORD"
-        )
-    return password
-
-
-def _without_secrets(message: str, source: str) -> str:
-    """Return a message without the password and the keys of an address, in whatever form the client repeats them."""
-    given = [_password(source), os.environ.get("QDRANT_API_KEY", "")]
-    given += [found[0].partition("=")[2].strip() for found in _SECRET.finditer(source)]
-    for secret in {form for each in given for form in (each, unquote(each))} - {""}:
-        message = message.replace(secret, "...")
-    return message
+def _without_password(source: str) -> tuple[str, str]:
+    """Return an address without its password, which a client's messages would repeat in parts, and the password."""
+    before, mark, parameters = source.partition("?")
+    if "@" not in before and "@" in source:  # a question mark in the password
+        before, mark, parameters = source, "", ""
+    login = _LOGIN.search(before)
+    return _LOGIN.sub(r"\1@", before) + mark + parameters, unquote(login[2]) if login else ""

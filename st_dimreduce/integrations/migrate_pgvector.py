@@ -1,9 +1,9 @@
 """pgvector: codes in a new column of the table that holds the full vectors, or in a table of their own."""
 
-# ruff: noqa: S608, names are quoted by psycopg
+# ruff: noqa: S608, psycopg quotes the names
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,255 +11,205 @@ import numpy as np
 
 from st_dimreduce.enums import Precision, Store
 from st_dimreduce.errors import MissingExtraError, UserError
-from st_dimreduce.integrations.migrate import Database, Encode, Names, packed
+from st_dimreduce.integrations.migrate import Counts, Database, Plan, Row
 
 try:
     import psycopg
-    from pgvector import Bit, HalfVector
-    from pgvector.psycopg import register_vector
     from psycopg import sql
 except ModuleNotFoundError as error:
     raise MissingExtraError("pgvector needs its clients: pip install 'st_dimreduce[databases]'") from error
 
-_FULL = re.compile(r"(?:\w+\.)?(vector|halfvec)(?:\((\d+)\))?")
+_BITS = {"vector": 32, "halfvec": 16}
 _FETCHED = 1000  # rows of a sample at a time
-_LOCK_SECONDS = 5  # that others may have to wait
-_BATCH = "st_dimreduce_batch"
-_ATTRIBUTES = """
-    SELECT attname, format_type(atttypid, atttypmod), atttypid::int FROM pg_attribute
-    WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
-_KEY = """
-    SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
-    WHERE indrelid = %s AND indisprimary AND indnkeyatts = 1"""
-_IS_KEY = """
-    SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
-    WHERE indrelid = %s AND attname = %s AND indisunique AND indnkeyatts = 1 AND indpred IS NULL AND attnotnull"""
-_INDEXES = """
-    SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
-    JOIN pg_am ON pg_am.oid = relam WHERE indrelid = %s AND amname IN ('hnsw', 'ivfflat')"""
+_COLUMNS = """
+    SELECT attname, typname, atttypmod, format_type(atttypid, atttypmod)
+    FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+    WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
+_KEYS = """
+    SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+    WHERE indrelid = to_regclass(%s) AND indisunique AND indnkeyatts = 1 AND indpred IS NULL AND attnotnull
+    ORDER BY indisprimary DESC"""
 
 
 class PgVector(Database):
     """A table of PostgreSQL with a column ``vector`` or ``halfvec``; codes are in ``halfvec`` or ``bit``.
 
-    Rows are read by their key, and locked until their codes are committed: no vector changes between.
+    Rows are locked from when they are read until their codes are committed: no vector changes between. Keys pass as the
+    text that PostgreSQL writes and reads of them, so that keys of any type come back as they were.
     """
 
     store = Store.PGVECTOR
     errors = (psycopg.Error,)
-    batch_size = 1000
 
-    def _connect(self, source: str, read_only: bool) -> None:
+    def __init__(self, address: str, password: str, read_only: bool) -> None:
+        secret: dict[str, Any] = {"password": password} if password else {}
         # Nothing is left to a session, which a pool of connections may exchange.
-        self._connection: psycopg.Connection[Any] = psycopg.connect(source, autocommit=True, prepare_threshold=None)
-        self._connection.read_only = read_only
+        self.connection: psycopg.Connection[Any] = psycopg.connect(
+            address, autocommit=True, prepare_threshold=None, **secret
+        )
+        self.connection.read_only = read_only
 
-    def _describe(self, names: Names) -> None:
-        register_vector(self._connection)
-        self._table = sql.Identifier(*names.table.split(".", 1))
-        written = self._table.as_string(self._connection)
-        [self._oid] = self._one("SELECT to_regclass(%s)::oid::bigint", [written])
-        if self._oid is None:
-            raise UserError(f"there is no table {names.table}: expected its name, or schema.name")
-        columns = self._columns_of(self._table)
-        full = {name: match for name, (kind, _) in columns.items() if (match := _FULL.fullmatch(kind))}
-        name = names.column or _likely(list(full), names)
-        if name not in full:
-            raise UserError(
-                f"{names.table} has no column {name} of type vector or halfvec: it has {', '.join(full) or 'none'}"
-            )
-        own_table, _, self._to = (names.to or f"{name}_reduced").rpartition(".")
-        holder = own_table or names.table
-        if (holder, self._to) == (names.table, name):
-            raise UserError(f"--to {names.to} is the column of the full vectors: name a new one")
-        self.full, self.full_type, self.reduced = f"{names.table}.{name}", columns[name][0], f"{holder}.{self._to}"
-        key = self._key(names)
-        self._key_type, self._key_oid = columns[key]
-        self._own_table, self._holder = holder != names.table, sql.Identifier(*holder.split(".", 1))
+    def find(self, plan: Plan) -> None:
+        columns = self._columns(plan.table)
+        if not columns:
+            raise UserError(f"there is no table {plan.table}: expected its name, or schema.name, as it is stored")
+        vectors = [name for name, (kind, _, _) in columns.items() if kind in _BITS]
+        # Without those that earlier calls made.
+        full = [name for name in vectors if name != plan.to and not name.endswith("_reduced")] or vectors
+        name = plan.column or (full[0] if len(full) == 1 else "")
+        if name not in vectors:
+            lacks, there = f"column {name}" if name else "single column", ", ".join(vectors) or "none"
+            raise UserError(f"{plan.table} has no {lacks} of type vector or halfvec: give --column, it has {there}")
+        table, _, to = (plan.to or f"{name}_reduced").rpartition(".")
+        holder, self._own_table = table or plan.table, table not in ("", plan.table)
+        if (holder, to) == (plan.table, name):
+            raise UserError(f"--to {plan.to} is the column of the full vectors: name a new one")
+        key = self._key(plan)
         self._parts = {
-            "table": self._table,
-            "holder": self._holder,
-            "id": sql.Identifier(key),
-            "full": sql.Identifier(name),
-            "to": sql.Identifier(self._to),
-            "code": sql.Identifier("there" if self._own_table else "here", self._to),
-            "batch": sql.Identifier(_BATCH),
+            "table": _quoted(*plan.table.split(".", 1)),
+            "holder": _quoted(*holder.split(".", 1)),
+            "id": _quoted(key),
+            "full": _quoted(name),
+            "to": _quoted(to),
+            "code": _quoted("there" if self._own_table else "here", to),
+            "key_type": sql.SQL(columns[key][2].replace("%", "%%")),
         }
-        self.dimensions = int(full[name][2] or self._measured())
-        indexes = [name for (name,) in self._connection.execute(_INDEXES, [self._oid])]
-        if indexes and not self._own_table:
-            self.warning = (
-                f"Note: {', '.join(indexes)} is updated with every row, which takes many times as long: "
-                f"--to {names.table}_reduced.{name} writes to a new table instead."
-            )
+        kind, dimensions, self.full_type = columns[name]
+        self.full, self.reduced, self.full_bits = f"{plan.table}.{name}", f"{holder}.{to}", _BITS[kind]
+        measured = self._execute("SELECT vector_dims({full}) FROM {table} WHERE {full} IS NOT NULL LIMIT 1").fetchone()
+        self.in_features = dimensions if dimensions > 0 or measured is None else measured[0]
+        there = self._columns(holder)
+        if there and to not in there and self._own_table:
+            raise UserError(f"{holder} has no column {to}: name a new table, or a column of {plan.table}, with --to")
+        self.found_type = there[to][2].rpartition(".")[2] if to in there else None
 
-    def _columns_of(self, table: sql.Identifier) -> dict[str, tuple[str, int]]:
-        """Return the type of each column of a table, and its number; nothing if there is no such table."""
-        [oid] = self._one("SELECT to_regclass(%s)::oid::bigint", [table.as_string(self._connection)])
-        found = self._connection.execute(_ATTRIBUTES, [oid]).fetchall()
-        return {name: (kind, number) for name, kind, number in found}
+    def _columns(self, table: str) -> dict[str, tuple[str, int, str]]:
+        """Return of each column the name of its type, the number in its brackets, and both as SQL writes them."""
+        name = sql.Identifier(*table.split(".", 1)).as_string(self.connection)
+        return {column: (*kind,) for column, *kind in self.connection.execute(_COLUMNS, [name])}  # type: ignore[misc]
 
-    def _key(self, names: Names) -> str:
-        if names.id_column is None:
-            found = self._connection.execute(_KEY, [self._oid]).fetchone()
-            if found is None:
-                raise UserError(f"{names.table} has no primary key of one column: give a unique one with --id-column")
-            return found[0]
-        if self._connection.execute(_IS_KEY, [self._oid, names.id_column]).fetchone() is None:
+    def _key(self, plan: Plan) -> str:
+        name = sql.Identifier(*plan.table.split(".", 1)).as_string(self.connection)
+        keys = [key for (key,) in self.connection.execute(_KEYS, [name])]
+        if plan.id_column is None and not keys:
+            raise UserError(f"{plan.table} has no primary key of one column: give a unique one with --id-column")
+        if plan.id_column not in (None, *keys):
             raise UserError(
-                f"{names.table} has no column {names.id_column} that is unique and not null, by an index of its own: "
+                f"{plan.table} has no column {plan.id_column} that is unique and not null, by an index of its own: "
                 "give another one with --id-column"
             )
-        return names.id_column
-
-    def _measured(self) -> int:
-        found = self._fetch("SELECT vector_dims({full}) FROM {table} WHERE {full} IS NOT NULL LIMIT 1")
-        return found[0][0] if found else 0
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def _one(self, statement: Any, given: Any = None) -> Any:
-        found = self._connection.execute(statement, given).fetchone()
-        assert found is not None  # noqa: S101, a statement that always gives a row
-        return found
+        return plan.id_column or keys[0]
 
     def _sql(self, statement: str) -> sql.Composed:
         return sql.SQL(statement).format(**self._parts)
 
-    def _fetch(self, statement: str, given: Any = None, binary: bool = False) -> list[Any]:
-        return self._connection.execute(self._sql(statement), given, binary=binary).fetchall()
-
-    @property
-    def reduced_type(self) -> str:
-        return f"{self.column.type}({self.out_features})"
-
-    def found_type(self) -> str | None:
-        columns = self._columns_of(self._holder)
-        if self._to in columns:
-            return columns[self._to][0].rpartition(".")[2]
-        return f"a table without {self._to}" if columns and self._own_table else None
+    def _execute(self, statement: str, **values: Any) -> psycopg.Cursor[Any]:
+        # Always with values, if only none: then psycopg reads the %% of quoted names as %.
+        return self.connection.execute(self._sql(statement), values, binary=True)
 
     def _both(self, further: str = "") -> str:
         """Return what full vectors and codes are selected from: the table ``here``, and that of the codes ``there``."""
         joined = f" LEFT JOIN {{holder}} AS there ON there.{{id}} = here.{{id}}{further}" if self._own_table else ""
         return "FROM {table} AS here" + joined
 
-    def count(self) -> tuple[int, int]:
-        if self.found_type() is None:
-            return self._fetch("SELECT count({full}) FROM {table}")[0][0], 0
-        counted = f"SELECT count(here.{{full}}), count({{code}}) {self._both()} WHERE here.{{full}} IS NOT NULL"
-        return self._fetch(counted)[0]
+    @property
+    def reduced_type(self) -> str:
+        return f"{self.column.type}({self.out_features})"
 
-    def sizes(self) -> tuple[int, int]:
-        full = self._fetch("SELECT coalesce(sum(pg_column_size({full})), 0) FROM {table}")[0][0]
-        if self.found_type() is None:
-            return full, 0
-        return full, self._fetch("SELECT coalesce(sum(pg_column_size({to})), 0) FROM {holder}")[0][0]
+    def count(self) -> Counts:
+        if self.found_type is None:
+            return Counts(*self._execute("SELECT count({full}), 0, 0 FROM {table}").fetchall()[0])
+        codes = "(SELECT count({to}) FROM {holder})" if self._own_table else "count({code})"
+        done = "count({code}) FILTER (WHERE here.{full} IS NOT NULL)"
+        return Counts(*self._execute(f"SELECT count(here.{{full}}), {done}, {codes} {self._both()}").fetchall()[0])
 
-    def sample(self, rows: int) -> Iterator[np.ndarray]:
-        chosen = "SELECT {full} FROM {table} WHERE {full} IS NOT NULL ORDER BY random() LIMIT %s"
+    def sample(self, rows: int, coded: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        bits = coded and self.column.precision is Precision.BINARY
+        code = "{code}::text" if bits else "{code}::real[]"
+        condition = "here.{full} IS NOT NULL" + (" AND {code} IS NOT NULL" if coded else "")
+        both = self._both() if coded else "FROM {table} AS here"
+        # Keys are drawn first: to sort vectors at random would take their size on disk.
+        keys = f"SELECT here.{{id}} {both} WHERE {condition} ORDER BY random() LIMIT {rows}"
+        drawn = f"SELECT here.{{full}}::real[], {code if coded else 'NULL'} {both} WHERE here.{{id}} IN ({keys})"
         # A cursor of the server: the client holds a few rows at a time.
-        with self._connection.transaction(), self._connection.cursor("st_dimreduce_sample", binary=True) as cursor:
-            cursor.execute(self._sql(chosen), [rows])
+        with self.connection.transaction(), self.connection.cursor("st_dimreduce_sample", binary=True) as cursor:
+            cursor.execute(self._sql(drawn), {})
             while found := cursor.fetchmany(_FETCHED):
-                yield _vectors(vector for (vector,) in found)
+                codes = np.array([list(code or ()) for _, code in found], np.float32)
+                yield self._vectors([row for row, _ in found]), np.packbits(codes > 0, axis=1) if bits else codes
 
-    def pairs(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        code = "{code}::text" if self.column.precision is Precision.BINARY else "{code}"
-        chosen = "WHERE here.{full} IS NOT NULL AND {code} IS NOT NULL ORDER BY random() LIMIT %s"
-        found = self._fetch(f"SELECT here.{{full}}, {code} {self._both()} {chosen}", [rows], binary=True)
-        vectors = _vectors(vector for vector, _ in found).reshape(-1, self.dimensions)
-        if self.column.precision is Precision.BINARY:
-            return vectors, packed((bits for _, bits in found), self.out_features)
-        return vectors, _vectors(code for _, code in found).reshape(-1, self.out_features)
+    def _vectors(self, found: list[Any]) -> np.ndarray:
+        if any(len(vector) != self.in_features for vector in found):
+            raise UserError(f"{self.full} holds vectors of several sizes: expected {self.in_features} in each")
+        return np.array(found, np.float32).reshape(-1, self.in_features)
 
     def create(self) -> None:
-        if self.found_type() is None:
-            added = f"ALTER TABLE {{table}} ADD COLUMN {{to}} {self.reduced_type}"
-            if self._own_table:
-                key = f"{{id}} {self._key_type} PRIMARY KEY REFERENCES {{table}} ({{id}}) ON DELETE CASCADE"
-                added = f"CREATE TABLE {{holder}} ({key}, {{to}} {self.reduced_type} NOT NULL)"
-            self._add(added)
+        added = f"ALTER TABLE {{table}} ADD COLUMN {{to}} {self.reduced_type}"
+        if self._own_table:
+            key = "{id} {key_type} PRIMARY KEY REFERENCES {table} ({id}) ON DELETE CASCADE"
+            added = f"CREATE TABLE {{holder}} ({key}, {{to}} {self.reduced_type} NOT NULL)"
+        with self.connection.transaction():
+            # Who comes later would wait behind this statement, while it waits for a transaction that is long.
+            self.connection.execute("SET LOCAL lock_timeout = '5s'")
+            self._execute(added)
+        self.found_type = self.reduced_type
 
-    def _add(self, statement: str) -> None:
-        try:
-            with self._connection.transaction():
-                # Who comes later would wait behind this statement, while it waits for a transaction that is long.
-                self._connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
-                self._connection.execute(self._sql(statement))
-        except psycopg.errors.LockNotAvailable as error:
-            raise UserError(
-                f"{self.reduced} could not be added within {_LOCK_SECONDS} s, another transaction uses the table: call "
-                "again when that has ended"
-            ) from error
-
-    def fill(self, encode: Encode, batch_size: int) -> Iterator[int]:
-        last = None
+    def missing(self, batch_size: int) -> Iterator[tuple[list[Row], np.ndarray]]:
+        beyond, last = "", None
         while True:
-            beyond = "" if last is None else " AND {}.{{id}} > %(last)s"
             # The second bound follows from the first; the planner does not see that and would read all codes again.
-            missing = (
-                f"SELECT here.{{id}}, here.{{full}} {self._both(beyond.format('there'))} WHERE here.{{full}} IS NOT "
-                f"NULL AND {{code}} IS NULL{beyond.format('here')} ORDER BY here.{{id}} LIMIT {batch_size} "
-                "FOR NO KEY UPDATE OF here"
+            wanted = (
+                f"SELECT here.{{id}}::text, here.{{full}}::real[], here.{{id}} = here.{{id}}::text::{{key_type}} "
+                f"{self._both(beyond.format('there'))} WHERE here.{{full}} IS NOT NULL AND {{code}} IS NULL"
+                f"{beyond.format('here')} ORDER BY here.{{id}} LIMIT {batch_size} FOR NO KEY UPDATE OF here"
             )
-            with self._connection.transaction():
-                rows = self._fetch(missing, {"last": last}, binary=True)
-                if rows:
-                    ids = [id_ for id_, _ in rows]
-                    self._write(ids, encode(ids, _vectors(vector for _, vector in rows)))
-            if not rows and last is None:
-                return
-            # What came meanwhile may have a lower id.
-            last = rows[-1][0] if rows else None
-            if rows:
-                yield len(rows)
+            with self.connection.transaction():
+                found = self._execute(wanted, last=last).fetchall()
+                if not found:
+                    return
+                if changed := [key for key, _, same in found if not same]:
+                    raise UserError(f"the key {changed[0]} is another when it is read back: give another --id-column")
+                yield [Row(key) for key, _, _ in found], self._vectors([vector for _, vector, _ in found])
+            beyond, last = " AND {}.{{id}} > %(last)s::text::{{key_type}}", found[-1][0]
 
-    def _write(self, ids: list[Any], codes: np.ndarray) -> None:
+    def write(self, rows: list[Row], codes: np.ndarray) -> None:
         if self.column.precision is Precision.BINARY:
-            values: Any = map(Bit, np.unpackbits(codes, axis=1, count=self.out_features).astype(bool))
+            bits = np.unpackbits(codes, axis=1, count=self.out_features) + ord("0")
+            texts = [row.tobytes().decode() for row in bits]
         else:
-            values = map(HalfVector, codes)
-        batch = "CREATE TEMPORARY TABLE {batch} ON COMMIT DROP AS SELECT {id} AS id, {to} AS code FROM {holder}"
-        changed = (
-            "INSERT INTO {holder} SELECT id, code FROM {batch} ON CONFLICT DO NOTHING"
-            if self._own_table
-            else "UPDATE {table} AS here SET {to} = code FROM {batch} AS batch WHERE here.{id} = batch.id"
-        )
-        with self._connection.cursor() as cursor:
-            cursor.execute(self._sql(f"{batch} WITH NO DATA"))
-            with cursor.copy(self._sql("COPY {batch} FROM STDIN (FORMAT BINARY)")) as copy:
-                copy.set_types([self._key_oid, self.column.type])
-                for row in zip(ids, values, strict=True):
-                    copy.write_row(row)
-            cursor.execute(self._sql(changed))
+            texts = [json.dumps(row) for row in codes.astype(np.float16).tolist()]
+        batch = "unnest(%(ids)s::text[], %(codes)s::text[]) AS batch (id, code)"
+        key, code = "batch.id::{key_type}", f"batch.code::{self.reduced_type}"
+        change = f"UPDATE {{table}} AS here SET {{to}} = {code} FROM {batch} WHERE here.{{id}} = {key}"
+        if self._own_table:
+            change = (
+                f"INSERT INTO {{holder}} ({{id}}, {{to}}) SELECT {key}, {code} FROM {batch} "
+                "ON CONFLICT ({id}) DO UPDATE SET {to} = excluded.{to}"
+            )
+        self._execute(change, ids=[row.id for row in rows], codes=texts)
 
-    @property
-    def index(self) -> str:
-        operators = "bit_hamming_ops" if self.column.precision is Precision.BINARY else "halfvec_cosine_ops"
-        made = self._sql("CREATE INDEX CONCURRENTLY ON {holder} USING hnsw ({to} ").as_string(self._connection)
-        return f"{made}{operators});"
+    def prune(self) -> None:
+        gone = "NOT EXISTS (SELECT FROM {table} AS here WHERE here.{id} = there.{id} AND here.{full} IS NOT NULL)"
+        emptied = "UPDATE {table} SET {to} = NULL WHERE {full} IS NULL AND {to} IS NOT NULL"
+        self._execute(f"DELETE FROM {{holder}} AS there WHERE {gone}" if self._own_table else emptied)
 
-    def query(self, head: str) -> str:
-        found = self._sql(f"SELECT {{id}} FROM {{holder}} ORDER BY {{to}} {self.column.distance} ")
-        given = ("HalfVector", "reduced") if self.column.precision is Precision.FLOAT32 else ("Bit", "reduced > 0")
-        return f"""\
-from pgvector import {given[0]}
-from st_dimreduce import load_head
-[reduced] = load_head({head!r}).transform(vector[None])
-nearest = {found.as_string(self._connection) + "%s LIMIT 10"!r}
-connection.execute(nearest, [{given[0]}({given[1]})]).fetchall()"""
-
-
-def _likely(full: list[str], names: Names) -> str:
-    """Return the column of full vectors among those of vectors: the only one that an earlier call did not make."""
-    left = [name for name in full if name != names.to and name.removesuffix("_reduced") not in set(full) - {name}]
-    left = left or full
-    if len(left) != 1:
-        raise UserError(f"{names.table} has the vector columns {', '.join(full) or 'none'}: give --column")
-    return left[0]
+    def usage(self, head: str) -> tuple[str, str]:
+        bits = self.column.precision is Precision.BINARY
+        kind, given = ("Bit", "reduced > 0") if bits else ("HalfVector", "reduced")
+        operators, distance = ("bit_hamming_ops", "<~>") if bits else ("halfvec_cosine_ops", "<=>")
+        index = f"CREATE INDEX CONCURRENTLY ON {{holder}} USING hnsw ({{to}} {operators});"
+        nearest = f"SELECT {{id}} FROM {{holder}} ORDER BY {{to}} {distance} %s LIMIT 10"
+        index, nearest = (self._sql(text).as_string(self.connection) for text in (index, nearest))
+        query = f"""\
+from pgvector import {kind}
+from pgvector.psycopg import register_vector
+from st_dimreduce import Head
+register_vector(connection)
+[reduced] = Head.load({head!r}).transform(vector[None])
+connection.execute({nearest!r}, [{kind}({given})]).fetchall()"""
+        return index.replace("%%", "%"), query
 
 
-def _vectors(found: Any) -> np.ndarray:
-    return np.array([vector.to_numpy() for vector in found], np.float32)
+def _quoted(*names: str) -> sql.Identifier:
+    """Return a name as psycopg quotes it, for a statement with values, in which %% stands for %."""
+    return sql.Identifier(*(name.replace("%", "%%") for name in names))

@@ -11,7 +11,7 @@ import numpy as np
 
 from st_dimreduce.enums import Precision, Store
 from st_dimreduce.errors import MissingExtraError, UserError
-from st_dimreduce.integrations.migrate import Database, Encode, Names
+from st_dimreduce.integrations.migrate import Counts, Database, Plan, Row
 
 try:
     from qdrant_client import QdrantClient, models
@@ -19,7 +19,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("Qdrant needs its client: pip install 'st_dimreduce[databases]'") from error
 
-_FETCHED = 1000  # points of a sample at a time
+_PAGE = 1000  # points of which the ids, or the vectors of a sample, are read at a time
 _BITS = {"float32": 32, "float16": 16, "turbo16": 16, "uint8": 8, "turbo8": 8, "turbo4": 4}
 _SHIFT = 128  # its uint8 has no sign
 _COPIED = ("shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload")
@@ -30,168 +30,138 @@ class Qdrant(Database):
 
     store = Store.QDRANT
     errors = (ApiException, RuntimeError)  # the second: another process holds the folder
-    batch_size = 256
 
-    def _connect(self, source: str, read_only: bool) -> None:
+    def __init__(self, address: str, password: str, read_only: bool) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a key over http, and of a server whose version is another
-            self._client = (
-                QdrantClient(source, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
-                if "://" in source
-                else QdrantClient(path=source)
+            self.connection = (
+                QdrantClient(address, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
+                if "://" in address
+                else QdrantClient(path=address)
             )
 
-    def _describe(self, names: Names) -> None:
-        if names.id_column is not None:
-            raise UserError(f"--id-column {names.id_column}: points of Qdrant have their ids, leave it out")
-        self._from, self._to = names.table, names.to or f"{names.table}_reduced"
-        if not self._client.collection_exists(self._from):
-            there = ", ".join(each.name for each in self._client.get_collections().collections) or "none"
+    def find(self, plan: Plan) -> None:
+        if plan.id_column is not None:
+            raise UserError(f"--id-column {plan.id_column}: points of Qdrant have their ids, leave it out")
+        self._from, self.reduced = plan.table, plan.to or f"{plan.table}_reduced"
+        if not self.connection.collection_exists(self._from):
+            there = ", ".join(each.name for each in self.connection.get_collections().collections) or "none"
             raise UserError(f"there is no collection {self._from}: there are {there}")
-        if self._to == self._from:
-            raise UserError(f"--to {self._to} is the collection of the full vectors: name a new one")
-        self._params = self._client.get_collection(self._from).config.params
-        found = self._params.vectors
-        unnamed = found if isinstance(found, models.VectorParams) else None
-        named = dict(found or {}) if unnamed is None else {}
-        self._name = next(iter(named)) if names.column is None and len(named) == 1 else names.column
-        vector = named.get(self._name) if self._name else unnamed
-        if vector is None:
-            given = f"no vector {self._name}" if self._name else "no vector without a name"
-            raise UserError(
-                f"{self._from} has {given}: give --column, its named vectors are {', '.join(named) or 'none'}"
-            )
-        self._vector = vector
-        if self._vector.multivector_config is not None:
-            raise UserError(f"{self._from} holds several vectors per point: reduce_multi_vector is for these")
+        if self.reduced == self._from:
+            raise UserError(f"--to {self.reduced} is the collection of the full vectors: name a new one")
+        self._params = self.connection.get_collection(self._from).config.params
+        vectors = self._params.vectors or {}
+        named = {"": vectors} if isinstance(vectors, models.VectorParams) else vectors
+        # The vector without a name has an empty one.
+        self._name = next(iter(named)) if plan.column is None and len(named) == 1 else plan.column or ""
+        if self._name not in named:
+            given = f"vector {self._name}" if self._name else "vector without a name"
+            there = ", ".join(filter(None, named)) or "none"
+            raise UserError(f"{self._from} has no {given}: give --column, its named vectors are {there}")
+        vector = named[self._name]
+        if vector.multivector_config is not None:
+            raise UserError(f"{self._from} holds several vectors per point: expected one")
         self.full = f"{self._from}.{self._name}" if self._name else self._from
-        self.full_type, self.dimensions, self.reduced = _type(self._vector), self._vector.size, self._to
+        self.full_type, self.in_features = _type(vector), vector.size
+        self.full_bits = _BITS.get(vector.datatype or "float32", 32)
+        self._full = models.HasVectorCondition(has_vector=self._name)
+        self.found_type = None
+        if self.connection.collection_exists(self.reduced):
+            found = self.connection.get_collection(self.reduced).config.params.vectors
+            self.found_type = _type(found) if isinstance(found, models.VectorParams) else "of named vectors"
 
-    def close(self) -> None:
-        self._client.close()
-
-    @property
-    def reduced_type(self) -> str:
-        return _type(self._new_vector())
-
-    def _new_vector(self) -> models.VectorParams:
+    def _codes(self) -> models.VectorParams:
         distance = models.Distance.EUCLID if self.column.precision is Precision.INT8 else models.Distance.COSINE
         return models.VectorParams(
             size=self.out_features, distance=distance, datatype=models.Datatype(self.column.type)
         )
 
-    def found_type(self) -> str | None:
-        if not self._client.collection_exists(self._to):
-            return None
-        found = self._client.get_collection(self._to).config.params.vectors
-        return _type(found) if isinstance(found, models.VectorParams) else "of named vectors"
+    @property
+    def reduced_type(self) -> str:
+        return _type(self._codes())
 
-    def count(self) -> tuple[int, int]:
-        there = self._client.collection_exists(self._to)
-        having = models.Filter(must=[models.HasVectorCondition(has_vector=self._name)]) if self._name else None
-        full = self._client.count(self._from, count_filter=having).count
-        return full, self._client.count(self._to).count if there else 0
+    def count(self) -> Counts:
+        rows = self.connection.count(self._from, count_filter=models.Filter(must=[self._full])).count
+        codes = self.connection.count(self.reduced).count if self.found_type else 0
+        without = sum(len(ids) for ids in self._unpaired(self.reduced, self._from)) if codes else 0
+        return Counts(rows, codes - without, codes)
 
-    def sizes(self) -> tuple[int, int]:
-        full, codes = self.count()
-        bits = _BITS.get(self._vector.datatype or "float32", 32)
-        return full * self.dimensions * bits // 8, codes * self.column.bytes_per_vector(self.out_features)
-
-    def sample(self, rows: int) -> Iterator[np.ndarray]:
-        if self._client.count(self._from).count <= rows:
-            for points in self._pages(self._from, _FETCHED):
-                yield self._vectors(points)
-            return
-        for _ in range(0, rows, _FETCHED):
-            yield self._vectors(self._random(_FETCHED))
-
-    def _random(self, count: int) -> list[Any]:
-        random = models.SampleQuery(sample=models.Sample.RANDOM)
-        given: Any = self._name if self._name else True
-        found = self._client.query_points(
-            self._from,
-            query=random,
-            using=self._name,
-            limit=count,
-            with_vectors=[given] if self._name else True,
-            with_payload=False,
-        )
-        return found.points
-
-    def _pages(self, collection: str, size: int) -> Iterator[list[Any]]:
-        offset = None
+    def _unpaired(self, collection: str, other: str, page: int = _PAGE) -> Iterator[list[Any]]:
+        """Yield the ids of points that another collection lacks; of full vectors, points without them do not count."""
+        offset: Any = None
         while True:
-            points, offset = self._client.scroll(
-                collection, limit=size, offset=offset, with_vectors=True, with_payload=False
-            )
-            if points:
-                yield points
+            ids, offset = self._ids(collection, page, offset=offset)
+            there, _ = self._ids(other, page, models.HasIdCondition(has_id=ids)) if ids else ([], None)
+            if missing := [id_ for id_ in ids if id_ not in set(there)]:
+                yield missing
             if offset is None:
                 return
 
-    def _vector_of(self, point: Any) -> Any:
-        return (point.vector or {}).get(self._name) if self._name else point.vector or None
+    def _ids(self, collection: str, limit: int, *conditions: Any, offset: Any = None) -> tuple[list[Any], Any]:
+        must = [*conditions, self._full] if collection == self._from else [*conditions]
+        points, offset = self.connection.scroll(
+            collection, models.Filter(must=must), limit=limit, offset=offset, with_payload=False
+        )
+        return [point.id for point in points], offset
 
-    def _vectors(self, points: list[Any]) -> np.ndarray:
-        found = [vector for point in points if (vector := self._vector_of(point)) is not None]
-        return np.array(found, np.float32).reshape(-1, self.dimensions)
+    def _read(self, ids: list[Any]) -> tuple[list[Row], np.ndarray]:
+        """Return the full vectors of these points that have not been deleted meanwhile."""
+        vectors = [self._name] if self._name else True
+        points = self.connection.retrieve(self._from, ids, with_vectors=vectors, with_payload=True)
+        # A vector without a name is alone, or among sparse ones under an empty name.
+        found = [point.vector[self._name] if isinstance(point.vector, dict) else point.vector for point in points]
+        rows = [Row(point.id, point.payload) for point in points]
+        return rows, np.array(found, np.float32).reshape(-1, self.in_features)
 
-    def pairs(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        full = {point.id: vector for point in self._random(rows) if (vector := self._vector_of(point)) is not None}
-        found = self._client.retrieve(self._to, list(full), with_vectors=True, with_payload=False)
-        vectors = np.array([full[point.id] for point in found], np.float32).reshape(-1, self.dimensions)
-        codes = np.array([point.vector for point in found], np.float32).reshape(-1, self.out_features)
-        if self.column.precision is Precision.INT8:
-            return vectors, (codes - _SHIFT).astype(np.int8)
-        return vectors, codes
+    def sample(self, rows: int, coded: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        place, conditions = (self.reduced, []) if coded else (self._from, [self._full])
+        drawn = self.connection.query_points(
+            place,
+            query=models.SampleQuery(sample=models.Sample.RANDOM),
+            query_filter=models.Filter(must=conditions),
+            limit=rows,
+            with_payload=False,
+        ).points
+        for start in range(0, len(drawn), _PAGE):
+            points, vectors = self._read([point.id for point in drawn[start : start + _PAGE]])
+            codes = np.empty((len(points), 0))
+            if coded:
+                found = self.connection.retrieve(self.reduced, [point.id for point in points], with_vectors=True)
+                by_id = {point.id: point.vector for point in found}
+                codes = np.array([by_id[point.id] for point in points], np.float32).reshape(-1, self.out_features)
+                codes = (codes - _SHIFT).astype(np.int8) if self.column.precision is Precision.INT8 else codes
+            yield vectors, codes
 
     def create(self) -> None:
-        if self._client.collection_exists(self._to):
-            return
         copied = {name: value for name in _COPIED if (value := getattr(self._params, name, None)) is not None}
-        self._client.create_collection(self._to, self._new_vector(), **copied)
+        self.connection.create_collection(self.reduced, self._codes(), **copied)
+        self.found_type = self.reduced_type
 
-    def fill(self, encode: Encode, batch_size: int) -> Iterator[int]:
-        offset = None
-        while True:
-            page, offset = self._client.scroll(
-                self._from, limit=batch_size, offset=offset, with_vectors=False, with_payload=False
-            )
-            ids = [point.id for point in page]
-            done = {point.id for point in self._client.retrieve(self._to, ids, with_payload=False)} if ids else set()
-            missing = [id_ for id_ in ids if id_ not in done]
-            if missing:
-                points = self._client.retrieve(self._from, missing, with_vectors=True)
-                points = [point for point in points if self._vector_of(point) is not None]
-                if points:
-                    self._write(points, encode([point.id for point in points], self._vectors(points)))
-                    yield len(points)
-            if offset is None:
-                return
+    def missing(self, batch_size: int) -> Iterator[tuple[list[Row], np.ndarray]]:
+        for ids in self._unpaired(self._from, self.reduced, batch_size):
+            yield self._read(ids)
 
-    def _write(self, points: list[Any], codes: np.ndarray) -> None:
+    def write(self, rows: list[Row], codes: np.ndarray) -> None:
         values = codes.astype(np.int16) + _SHIFT if self.column.precision is Precision.INT8 else codes
-        batch = models.Batch(
-            ids=[point.id for point in points],
-            vectors=values.tolist(),
-            payloads=[point.payload or {} for point in points],
-        )
-        self._client.upsert(self._to, batch, wait=True)
+        payloads = [row.payload or {} for row in rows]
+        batch = models.Batch(ids=[row.id for row in rows], vectors=values.tolist(), payloads=payloads)
+        self.connection.upsert(self.reduced, batch, wait=True)
 
-    @property
-    def index(self) -> None:
-        return None  # Qdrant makes it by itself
+    def prune(self) -> None:
+        for ids in self._unpaired(self.reduced, self._from):
+            self.connection.delete(self.reduced, ids, wait=True)
 
-    def query(self, head: str) -> str:
-        imports, given = "load_head", "reduced"
+    def usage(self, head: str) -> tuple[None, str]:
+        given = f"Head.load({head!r}).transform(vector[None])[0]"
         if self.column.precision is Precision.INT8:
-            imports, given = "load_head, quantize", f'quantize(reduced, "int8")[0].astype(int) + {_SHIFT}'
-        else:
-            given = "reduced[0]"
-        return f"""\
-from st_dimreduce import {imports}
-reduced = load_head({head!r}).transform(vector[None])
-client.query_points({self._to!r}, ({given}).tolist(), limit=10).points"""
+            given = f'Head.load({head!r}).encode(vector[None], "int8").values[0].astype(int) + {_SHIFT}'
+        return (
+            None,
+            f"""\
+from st_dimreduce import Head
+query = {given}
+client.query_points({self.reduced!r}, query.tolist(), limit=10).points""",
+        )
 
 
 def _type(vector: models.VectorParams) -> str:

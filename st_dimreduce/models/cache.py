@@ -1,13 +1,12 @@
-"""A cache of embeddings in a folder: texts that a model has encoded once need not be encoded again."""
+"""A cache of embeddings in a folder: texts that a model has encoded once are not encoded again."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -15,15 +14,14 @@ from st_dimreduce.errors import UserError
 from st_dimreduce.files import check_place, new_file
 from st_dimreduce.texts import digest_of
 
-_FORM = "st_dimreduce embeddings 1"
-_DIGEST = 32  # bytes of the SHA-256 behind the array, which readers of .npy do not look at
+_FORMAT = "st_dimreduce embeddings 2"
 
 
 class Cache:
-    """A folder of embeddings, each file named after what was encoded, and with what.
+    """A folder of ``.npz`` files, each named after what was encoded, and with what.
 
-    A file is a ``.npy`` array with its SHA-256 behind it. Several processes may share the folder: a file appears when
-    it is complete, and two that write the same one write the same. Nothing is ever removed from it.
+    Several processes may share the folder: a file appears when it is complete, and two that write the same file write
+    the same content. Nothing is ever removed from it.
 
     Args:
         folder: The folder; made when the first file is written.
@@ -37,55 +35,43 @@ class Cache:
         self._folder = Path(folder).absolute()
         if self._folder.exists() and not self._folder.is_dir():
             raise NotADirectoryError(f"the cache {folder} is a file: give a folder")
-        check_place(self._folder / "embeddings.npy")
+        check_place(self._folder / "embeddings.npz")
         self._writes = True
 
-    def get(
-        self, model: str, prompt: str, role: str, texts: Sequence[str], encode: Callable[[], np.ndarray]
-    ) -> np.ndarray:
-        """Return the embeddings of texts: those of the cache, or encoded and kept there.
+    def get(self, key: Sequence[str], texts: Sequence[str], encode: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the embeddings of texts from the cache, or encode them and add them to it.
 
-        A file that is damaged or of another kind is encoded again, with a warning, as is one that cannot be written.
+        A file that is damaged or of another kind is encoded again, with a warning. If the cache cannot be written, a
+        warning says so once, and nothing more is added.
 
         Args:
-            model: Digest of the model's weights and settings.
-            prompt: What is put before each text.
-            role: What the texts are encoded as.
+            key: What the embeddings depend on besides the texts: the digest of the model, the prompt, the role.
             texts: The texts, n of them.
             encode: Encodes them.
 
         Returns:
             Float array of shape (n, d).
         """
-        path = self._folder / f"{digest_of([_FORM, model, prompt, role, *texts])}.npy"
+        path = self._folder / f"{digest_of([_FORMAT, *key, *texts])}.npz"
         if path.exists():
             try:
                 return _read(path, len(texts))
-            except (OSError, ValueError) as error:
-                warnings.warn(f"{path} is no file of the cache, or damaged ({error}): encoding again", stacklevel=2)
+            except (OSError, ValueError, LookupError, EOFError, BadZipFile) as error:
+                warnings.warn(f"{path} is damaged, or not a file of the cache ({error}): encoding again", stacklevel=2)
         rows = encode()
         if self._writes:
             try:
-                _write(path, rows)
+                with new_file(path) as written, written.open("wb") as file:
+                    np.savez(file, rows=rows)
             except OSError as error:  # what was encoded must not be lost with it
                 self._writes = False
-                warnings.warn(f"the embeddings are not kept in the cache: {error}", stacklevel=2)
+                warnings.warn(f"the embeddings cannot be written to the cache: {error}", stacklevel=2)
         return rows
 
 
 def _read(path: Path, count: int) -> np.ndarray:
-    content = path.read_bytes()
-    array, digest = content[:-_DIGEST], content[-_DIGEST:]
-    if hashlib.sha256(array).digest() != digest:
-        raise UserError("its digest is another")
-    rows = np.load(io.BytesIO(array), allow_pickle=False)
+    with np.load(path, allow_pickle=False) as content:  # which checks the CRC-32 of the array
+        rows = content["rows"]
     if rows.ndim != 2 or len(rows) != count or rows.dtype.kind != "f":
         raise UserError(f"it holds {rows.dtype} of shape {rows.shape}, expected {count} vectors")
     return rows
-
-
-def _write(path: Path, rows: np.ndarray) -> None:
-    array = io.BytesIO()
-    np.save(array, rows, allow_pickle=False)
-    with new_file(path) as written:
-        written.write_bytes(array.getvalue() + hashlib.sha256(array.getvalue()).digest())

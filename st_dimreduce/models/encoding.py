@@ -1,217 +1,184 @@
-"""Encoding of texts by several models at once: the modules that they share encode each text one time.
+"""Encoding of texts by several models at once: modules that they share encode each text once.
 
-A reduced model is its base model and a matrix. Most of the time goes to the modules that both have, the transformer
-above all, so these encode the texts, and the few modules behind them are applied to what they give.
+A reduced model is its base model and a matrix. Nearly all of the time goes to the modules that both have, the
+transformer above all. So these encode the texts, and the few modules behind them are applied to the result.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from st_dimreduce.models.cache import Cache
-from st_dimreduce.progress import progress_bar
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from torch import nn
+    from tqdm import tqdm
 
 Role = Literal["document", "query", "plain"]  # the last without a prompt
 
 CHUNK = 2048  # texts encoded at a time: enough to sort by length, few enough to hold their vectors
 _PROMPTS: dict[Role, tuple[str, ...]] = {"document": ("document", "passage", "corpus"), "query": ("query",)}
+_EMBEDDING = "sentence_embedding"
 # Modules that read a sentence embedding and nothing else, and cost next to nothing.
 _LIGHT = {"Dense", "DimReduce", "Normalize", "LayerNorm", "Dropout"}
-_EMBEDDING = "sentence_embedding"
-# Modules whose weights and settings say all that an embedding depends on.
+# Modules whose output depends on their tensors and on the settings that _digest reads, and on nothing else.
 _KNOWN = {"Transformer", "Pooling", "StaticEmbedding"} | _LIGHT
 _PACKAGES = {"sentence_transformers", "st_dimreduce"}
+_TOKENIZER = ("model_max_length", "truncation_side", "padding_side", "model_input_names", "chat_template")
+_TOKENIZER += ("split_special_tokens", "pad_token")
 # Of a transformer's config: what changes no embedding. The last is the record of a reduced model's head.
 _IDLE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "st_dimreduce")
-_TOKENIZING = ("max_seq_length", "do_lower_case", "processing_kwargs", "query_length", "document_length")
 
 
 class SharedEncoder:
-    """Encodes texts with several models, those that share their lower modules once.
+    """Encodes texts with several models, with the modules that they share only once.
 
-    Two models share what lies below the ``Dense``, ``Normalize`` and the like that they end in, if the classes,
-    settings, tokenizers and weights there are equal, and so is the prompt. A module of another package, or one whose
-    settings cannot be read, is shared only by a model that has the very same object.
+    Two models share what precedes the ``Dense``, ``Normalize`` and the like at their ends if :func:`body_digest` is
+    the same there, and so is the prompt; it is in memory once, unless the caller holds the others. A model with modules
+    that cannot be identified encodes by itself, uncached.
 
     Args:
-        models: The models by name.
+        models: The models by name; ``""`` stands for the base model.
         batch_size: Texts encoded at a time. Defaults to 32.
-        cache: A folder to keep embeddings in, those below the modules that are not shared. Defaults to None.
+        cache: Where embeddings are stored, those of the shared modules. Defaults to None.
 
     Attributes:
         seconds: For each model the seconds that its embeddings took, with the shared part in full.
+
+    Warns:
+        UserWarning: If a cache is given and a model has modules that cannot be identified.
     """
 
     def __init__(
-        self,
-        models: Mapping[str, SentenceTransformer],
-        batch_size: int = 32,
-        cache: Cache | None = None,
+        self, models: Mapping[str, SentenceTransformer], batch_size: int = 32, cache: Cache | None = None
     ) -> None:
-        self._models = dict(models)
+        single = cache is None and len({id(model) for model in models.values()}) == 1  # nothing to identify
+        bodies: dict[Any, list[nn.Module]] = {}
+        self._models = {name: _split(model, bodies, identify=not single) for name, model in models.items()}
         self._options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
         self._cache = cache
-        one = len({id(model) for model in self._models.values()}) == 1 and cache is None  # nothing to find out
-        self._trunks = {name: _Trunk(model, known=not one) for name, model in self._models.items()}
-        if cache is not None and (loose := [name for name, trunk in self._trunks.items() if trunk.digest is None]):
-            named = f"of {', '.join(loose)} " if any(loose) else ""
-            warnings.warn(
-                f"nothing {named}is kept in the cache: it has modules that cannot be told from others", stacklevel=2
-            )
-        self.seconds = dict.fromkeys(self._models, 0.0)
+        self.seconds = dict.fromkeys(models, 0.0)
+        unknown = [name or "the base model" for name, split in self._models.items() if not split.is_known]
+        if cache is not None and unknown:
+            why = "it has modules whose settings cannot be read"
+            warnings.warn(f"nothing that {', '.join(unknown)} encodes is cached: {why}", stacklevel=2)
 
-    def encode(self, texts: Sequence[str], role: Role, what: str = "Encoding") -> dict[str, np.ndarray]:
-        """Return the embeddings of texts by each model, float32 of shape (n, k).
+    def encode(
+        self, texts: Sequence[str], role: Role, bar: tqdm | None = None, names: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return the embeddings of texts by model.
 
         Args:
             texts: The texts, n of them.
             role: Whether they are encoded as documents, as queries, or without a prompt.
-            what: The label of the progress bar; none if None. Defaults to ``"Encoding"``.
+            bar: A progress bar, which counts each text once per group of models. Defaults to None.
+            names: The models to encode with. Defaults to None: all.
+
+        Returns:
+            For each model float32 of shape (n, k).
         """
-        groups = self.groups(role)
-        rows: dict[str, list[np.ndarray]] = {name: [] for name in self._models}
-        with progress_bar(what, "texts", total=len(texts) * len(groups)) as bar:
-            for names in groups:
-                for start in range(0, len(texts), CHUNK):
-                    chunk = list(texts[start : start + CHUNK])
-                    for name, some in self._chunk(names, chunk, role).items():
-                        rows[name].append(some)
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in (self._models if names is None else names)}
+        groups = [[name for name in group if name in rows] for group in self.groups(role)]
+        for group in filter(None, groups):
+            for start in range(0, len(texts), CHUNK):
+                chunk, begin = list(texts[start : start + CHUNK]), time.perf_counter()
+                below = self._encode_below(self._models[group[0]], chunk, role)
+                shared_seconds = time.perf_counter() - begin
+                for name in group:
+                    begin = time.perf_counter()
+                    rows[name].append(self._models[name].finish(below))
+                    self.seconds[name] += shared_seconds + time.perf_counter() - begin
+                if bar is not None:
                     bar.update(len(chunk))
         return {name: np.concatenate(some) for name, some in rows.items()}
 
-    def of(self, names: Collection[str]) -> SharedEncoder:
-        """Return an encoder of some of the models that keeps nothing in a cache, and counts its own seconds."""
-        some = copy.copy(self)
-        some._models = {name: model for name, model in self._models.items() if name in names}
-        some._trunks = {name: self._trunks[name] for name in some._models}
-        some._cache, some.seconds = None, dict.fromkeys(some._models, 0.0)
-        return some
-
-    def share_modules(self) -> None:
-        """Put the modules of one model into those that share them, so that these weights are in memory once."""
-        for first, *others in self.groups():
-            for other in others:
-                self._trunks[other].take(self._trunks[first])
+    def _encode_below(self, split: _Split, texts: list[str], role: Role) -> np.ndarray:
+        """Return the embeddings below the tail, from the cache where it has them."""
+        if self._cache is None or not split.is_known or not all(isinstance(text, str) for text in texts):
+            return _encode(split.body, texts, role, self._options)
+        key = split.key, prompt_of(split.body, role), role
+        return self._cache.get(key, texts, lambda: _encode(split.body, texts, role, self._options))
 
     def groups(self, *roles: Role) -> list[list[str]]:
         """Return the names of the models in groups, each of which encodes a text of these roles once."""
         groups: dict[Any, list[str]] = {}
-        for name, trunk in self._trunks.items():
-            prompts = [prompt_of(self._models[name], role) for role in roles]
-            groups.setdefault((trunk.key, *prompts), []).append(name)
+        for name, split in self._models.items():
+            groups.setdefault((split.key, *(prompt_of(split.body, role) for role in roles)), []).append(name)
         return list(groups.values())
 
-    def _chunk(self, names: Sequence[str], texts: list[str], role: Role) -> dict[str, np.ndarray]:
-        first = self._trunks[names[0]]
-        start = time.perf_counter()
-        if self._cache is None or first.digest is None or not all(isinstance(text, str) for text in texts):
-            whole = len(names) == 1 or first.digest is None
-            below = _encode(first.model if whole else first.body, texts, role, **self._options)
-        else:
-            whole, prompt = False, prompt_of(first.model, role)
-            below = self._cache.get(
-                first.digest, prompt, role, texts, lambda: _encode(first.body, texts, role, **self._options)
-            )
-        spent, rows = time.perf_counter() - start, {}
-        for name in names:
-            start = time.perf_counter()
-            rows[name] = np.asarray(below if whole else self._trunks[name].finish(below), np.float32)
-            self.seconds[name] += spent + time.perf_counter() - start
-        return rows
-
-    def same(self, one: str, other: str) -> bool:
-        """Whether two models are the same from the first module to the last."""
-        first, second = self._trunks[one], self._trunks[other]
-        return first.key == second.key and first.weighted() == second.weighted()
-
-    def continues(self, one: str, other: str) -> bool:
-        """Whether the second model is the first with further modules, but for ``Normalize``."""
-        first, second = self._trunks[one], self._trunks[other]
-        shorter, longer = first.weighted(), second.weighted()
-        return first.key == second.key and len(shorter) < len(longer) and longer[: len(shorter)] == shorter
-
-    def said(self) -> str:
-        """Return in words which models encode the texts, and why; a model without a name is the base model."""
-        groups = self.groups("document", "query")
-        (first, *sharing), *others = [[name or "the base model" for name in names] for names in groups]
+    def summary(self) -> str:
+        """Return one sentence that says which models encode the texts, and why."""
+        (first, *sharing), *others = [[name or "the base model" for name in names] for names in self.groups(*_PROMPTS)]
         lines = [f"Encoded by {first}"]
         if sharing:
             have = "has the same modules below its head" if len(sharing) == 1 else "have the same below their heads"
             lines = [f"Encoded once, by {first}: {' and '.join(sharing)} {have}"]
-        for name, *same in others:
-            why = "other modules below the head, or another prompt"
-            if any(trunk.digest is None for trunk in self._trunks.values()):
-                why = "modules that cannot be compared"
-            lines.append(f"{', '.join([name, *same])} by itself, as it has {why}")
+        known = all(split.is_known for split in self._models.values())
+        why = "other modules below the head, or another prompt" if known else "modules that cannot be compared"
+        lines += [f"{', '.join(names)} by itself, as it has {why}" for names in others]
         return "; ".join(lines) + "."
 
 
-class _Trunk:
-    """The modules of a model that encode, and the light ones behind them.
+@dataclass(frozen=True)
+class _Split:
+    """A model in two parts.
 
     Attributes:
-        model: The whole model.
-        tail: The light modules at its end.
-        digest: Digest of the modules before these; None where it cannot be told what they depend on.
-        key: What is equal for models that share these modules.
+        body: The modules that encode, with the model's own prompts.
+        tail: The light modules behind them; empty where the modules cannot be identified.
+        key: What is equal for models that share the modules that encode.
+        is_known: Whether these could be identified.
+        truncate_dim: Dimensions to which the model cuts its embeddings; None for all.
     """
 
-    def __init__(self, model: SentenceTransformer, known: bool) -> None:
-        self.model = model
-        modules = list(model.children())
-        end = len(modules)
-        while end > 1 and _is_light(modules[end - 1]):
-            end -= 1
-        self._modules, self.tail = modules[:end], modules[end:]
-        self.digest = _digest(model, self._modules) if known else None
-        self.key = ("same object", id(model)) if self.digest is None else ("same modules", self.digest)
-        self._body: SentenceTransformer | None = None
-
-    @property
-    def body(self) -> SentenceTransformer:
-        """The modules that encode, as a model."""
-        if self._body is None:
-            self._body = assemble(self.model, self._modules)
-        return self._body
-
-    def take(self, other: _Trunk) -> None:
-        """Take the modules that encode from another model, which has the same."""
-        self._modules = other._modules
-        for place, module in enumerate(self._modules):
-            self.model[place] = module
-
-    def weighted(self) -> list[str]:
-        """Return a digest for each module of the tail that has weights."""
-        return [_digest_of(module) or str(id(module)) for module in self.tail if any(True for _ in module.parameters())]
+    body: SentenceTransformer
+    tail: list[nn.Module]
+    key: str
+    is_known: bool
+    truncate_dim: int | None
 
     def finish(self, rows: np.ndarray) -> np.ndarray:
-        """Return what the modules of the tail make of the embeddings below them."""
+        """Return what the tail makes of the embeddings below it, (n, d), as float32 of shape (n, k)."""
         import torch  # noqa: PLC0415, takes seconds to import
 
         weight = next((parameter for module in self.tail for parameter in module.parameters()), None)
-        dtype = torch.float32 if weight is None else weight.dtype
         with torch.inference_mode():
-            features: Any = {_EMBEDDING: torch.from_numpy(rows).to(self.model.device, dtype)}
+            inputs = torch.from_numpy(rows).to(self.body.device, torch.float32 if weight is None else weight.dtype)
+            features: Any = {_EMBEDDING: inputs}
             for module in self.tail:
-                module.eval()
-                features = module(features)
-            finished = features[_EMBEDDING].float().cpu().numpy()
-        return finished[:, : self.model.truncate_dim]
+                features = module.eval()(features)
+            return features[_EMBEDDING].float().cpu().numpy()[:, : self.truncate_dim]
 
 
-def _encode(model: SentenceTransformer, texts: list[str], role: Role, **options: Any) -> np.ndarray:
+def _split(model: SentenceTransformer, bodies: dict[Any, list[nn.Module]], *, identify: bool) -> _Split:
+    """Split a model; where another one has the same modules that encode, take these.
+
+    Args:
+        model: The model.
+        bodies: For each key the modules that encode of the models so far; a new one is added.
+        identify: Whether to find out if modules are the same, for which all weights are read.
+    """
+    modules = list(model)
+    end = len(modules)
+    while end > 1 and _is_light(modules[end - 1]):
+        end -= 1
+    digest = body_digest(model, modules[:end]) if identify else None
+    if digest is None:
+        return _Split(model, [], str(id(model)), False, model.truncate_dim)
+    body = assemble(model, bodies.setdefault(digest, modules[:end]))
+    return _Split(body, modules[end:], digest, True, model.truncate_dim)
+
+
+def _encode(model: SentenceTransformer, texts: list[str], role: Role, options: Mapping[str, Any]) -> np.ndarray:
     if role == "document":
         return model.encode_document(texts, **options)
     return model.encode_query(texts, **options) if role == "query" else model.encode(texts, prompt="", **options)
@@ -240,59 +207,69 @@ def assemble(base: SentenceTransformer, modules: Any) -> SentenceTransformer:
     return model
 
 
-def _is_light(module: nn.Module) -> bool:
-    if not _is_of(module, _LIGHT):
-        return False
-    ends = (getattr(module, name, _EMBEDDING) for name in ("module_input_name", "module_output_name"))
-    return all(end in (None, _EMBEDDING) for end in ends)
+def body_digest(model: SentenceTransformer, modules: Sequence[nn.Module] | None = None) -> str | None:
+    """Return a digest of everything that embeddings depend on, besides texts and prompt.
 
+    That is the class, tensors (with their dtype) and settings of each module, and of its tokenizer: its rules and
+    vocabulary, maximum length, and the side on which it truncates.
 
-def _is_of(module: nn.Module, names: set[str]) -> bool:
-    kind = type(module)
-    return kind.__name__ in names and kind.__module__.partition(".")[0] in _PACKAGES
+    Args:
+        model: The model.
+        modules: Some of its modules, from the first on. Defaults to None: all.
 
-
-def _digest(model: SentenceTransformer, modules: Sequence[nn.Module]) -> str | None:
-    """Return a digest of all that the embeddings of modules depend on but the prompt; None if that cannot be told."""
-    if any((getattr(model, "module_kwargs", None) or {}).values()):
+    Returns:
+        SHA-256 in hexadecimal digits. None if a module is of a class whose settings this package cannot read: one of
+        another package, a subclass, one with an adapter or a graph, or with a slow tokenizer.
+    """
+    if not _is_of(model, {"SentenceTransformer"}) or any((model.module_kwargs or {}).values()):
         return None
-    digests = [_digest_of(module) for module in modules]
-    if any(digest is None for digest in digests):
-        return None
-    return hashlib.sha256("".join(map(str, digests)).encode()).hexdigest()
+    digests = [_digest(module) for module in (model if modules is None else modules)]
+    return None if None in digests else hashlib.sha256("".join(map(str, digests)).encode()).hexdigest()
 
 
-def _digest_of(module: Any) -> str | None:
+def _digest(module: Any) -> str | None:
+    import torch  # noqa: PLC0415, takes seconds to import
+
     if not _is_of(module, _KNOWN):
         return None
     settings: dict[str, Any] = {"class": type(module).__name__, "config": module.get_config_dict()}
-    if tokenizer := getattr(module, "tokenizer", None):
-        if (read := _tokenizer(tokenizer)) is None:
+    tokenizer, inner = getattr(module, "tokenizer", None), getattr(module, "auto_model", None)
+    if tokenizer is not None:
+        settings["tokenizer"] = _tokenizer_settings(tokenizer)
+        if settings["tokenizer"] is None:
             return None
-        settings |= {"tokenizer": read} | {name: getattr(module, name, None) for name in _TOKENIZING}
-    if (inner := getattr(module, "auto_model", None)) is not None:
-        if getattr(module, "backend", "torch") != "torch" or hasattr(inner, "peft_config"):
-            return None  # the weights lie in a graph, or an adapter scales them
+    if inner is not None:
+        if module.backend != "torch" or hasattr(inner, "peft_config"):
+            return None  # the weights are in a graph, or an adapter scales them
         config = inner.config.to_dict()
-        settings["transformer"] = type(inner).__name__, {key: config[key] for key in config if key not in _IDLE}
+        settings["lower case"] = module.do_lower_case
+        processor = getattr(module, "processor", tokenizer)
+        settings["images and sound"] = None if processor is tokenizer else processor.to_dict()
+        settings["transformer"] = type(inner).__name__, inner.config._attn_implementation
+        settings["transformer config"] = {key: config[key] for key in config if key not in _IDLE}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_content(tensor))
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _content(tensor: Any) -> memoryview:
-    import torch  # noqa: PLC0415, takes seconds to import
-
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _tokenizer(tokenizer: Any) -> dict[str, Any] | None:
-    """Return what a fast tokenizer does, but for what the last call has set; None of another."""
-    fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(fast, "to_str"):
+def _tokenizer_settings(tokenizer: Any) -> list[Any] | None:
+    """Return what a fast tokenizer does, besides what each call of Transformers sets anew; None for a slow one."""
+    rules = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(rules, "to_str"):
         return None
-    content: dict[str, Any] = json.loads(fast.to_str())
-    said = {name: str(getattr(tokenizer, name, None)) for name in ("model_max_length", "padding_side")}
-    return {key: content[key] for key in content if key not in ("padding", "truncation")} | said
+    content: dict[str, Any] = json.loads(rules.to_str())
+    if rules is not tokenizer:  # one of Transformers, which pads and truncates as its own attributes say
+        content |= {"padding": None, "truncation": None}
+    return [type(tokenizer).__name__, content, {name: getattr(tokenizer, name, None) for name in _TOKENIZER}]
+
+
+def _is_light(module: nn.Module) -> bool:
+    ends = (getattr(module, name, _EMBEDDING) for name in ("module_input_name", "module_output_name"))
+    return _is_of(module, _LIGHT) and all(end in (None, _EMBEDDING) for end in ends)
+
+
+def _is_of(module: nn.Module, names: Collection[str]) -> bool:
+    kind = type(module)
+    return kind.__name__ in names and kind.__module__.partition(".")[0] in _PACKAGES

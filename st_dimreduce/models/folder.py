@@ -1,11 +1,10 @@
-"""Checking a model's folder before anything in it is loaded: nothing is imported or run that it names.
+"""Checking a model's folder before anything in it is loaded: nothing that it names is imported or run.
 
 What is wrong in a folder is found here first, and reported in one line; only then does Sentence Transformers open it.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections import Counter
@@ -16,11 +15,12 @@ from typing import Any
 
 from st_dimreduce.base_head import CONFIG, PICKLE, WEIGHTS, read_dense
 from st_dimreduce.errors import UserError
-from st_dimreduce.models.settings import check_settings, inside
+from st_dimreduce.models.settings import check_settings, walk
 from st_dimreduce.untrusted import (
     Shapes,
     check_relative,
     check_tree,
+    printable,
     read_json,
     read_object,
     read_shapes,
@@ -32,39 +32,19 @@ CARD = "README.md"
 TEXT = frozenset({"text", "message"})  # what a model that reads texts alone reads
 _MOST_MODULES = 100
 _MOST_DEPTH = 8  # of modules in modules
+_MOST = 2**20  # positions, tokens, labels and the like
 _MOST_LAYERS = 1_000
-_LEAST_LAYERS = 16  # a number of layers up to here is accepted whatever the weights say: some share theirs
-_MOST_IN_CONFIG = 2**20  # positions, tokens and the like
-_LEAST_WIDTH = 4_096  # a width up to here is accepted whatever the weights say: it allocates little
-_WIDTH = re.compile(r"(size|dim|d_model|d_ff|d_kv|embd|inner)s?$")
+_LEAST_LAYERS = 16  # accepted whatever the weights say: some layers share theirs
+_LEAST_WIDTH = 4_096  # accepted whatever the weights say
 _LAYERS = re.compile(r"(?<!window_)(layers?|blocks|depths?|experts?)$")  # max_window_layers is the place of one
+_NOT_ALLOCATED = re.compile(r"theta|seed|window|positions?_embeddings|length")
 _TOKENIZERS = re.compile(r"(token|vocab|merges|spiece|sentencepiece|preprocessor_|processor_).*|.*\.(model|spm)")
-# The modules of sentence_transformers.sentence_transformer.modules, without importing it.
-KNOWN_MODULES = (
-    "Transformer",
-    "StaticEmbedding",
-    "Asym",
-    "BoW",
-    "CNN",
-    "Dense",
-    "Dropout",
-    "LayerNorm",
-    "LSTM",
-    "Normalize",
-    "Pooling",
-    "WeightedLayerPooling",
-    "WordEmbeddings",
-    "WordWeights",
-    "CLIPModel",
-    "Module",
-    "InputModule",
-    "Router",
-)
+_CLASS = re.compile(r"sentence_transformers(\.\w+)*\.[A-Z]\w*")
 _TRANSFORMERS = ("Transformer", "CLIPModel")
 TOKENIZER_CLASSES = ("WhitespaceTokenizer", "WordTokenizer", "PhraseTokenizer", "TransformersTokenizerWrapper")
 ROUTER_CONFIG = "router_config.json"
 OTHER_CONFIGS = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json", "WordEmbeddings": "wordembedding_config.json"}
-MULTI_VECTOR = "reduce it with reduce_multi_vector"
+MULTI_VECTOR = "examples/7_late_interaction.py shows what to do with its tokens"
 REMOTE = (
     "it needs code that comes with the model or from another package; if you trust that, use --trust-remote-code, or "
     "load it yourself, SentenceTransformer(path, trust_remote_code=True), and give that model"
@@ -76,10 +56,10 @@ class Part:
     """One module of a model's folder.
 
     Attributes:
-        path: Where it lies in the model's folder; empty for the folder itself.
+        path: Its path in the model's folder; empty for the folder itself.
         type: The class that ``modules.json`` names.
-        folder: Where it lies.
-        config: What its ``config.json`` says; empty if there is none.
+        folder: Its folder.
+        config: Its ``config.json``; empty if there is none.
     """
 
     path: str
@@ -98,18 +78,16 @@ def read_layout(path: str | os.PathLike[str], trust_remote_code: bool = False) -
 
     Args:
         path: The folder.
-        trust_remote_code: Whether modules that Sentence Transformers does not know, and a base model with code of its
-            own, may be named in it. Nothing of theirs is run here in either case. Defaults to False.
+        trust_remote_code: Whether it may name modules that Sentence Transformers does not know, and a transformer with
+            code of its own. None of that code is run here in either case. Defaults to False.
 
     Returns:
         The modules, in their order; one Transformer for the folder of a bare transformer.
 
     Raises:
-        ValueError: If it is no model's folder, or anything in it is unreadable, leads out of it or does not fit; says
-            what, in one line.
+        UserError: If it is not a model's folder, or anything in it is unreadable, leads out of it or does not fit.
     """
-    parts = read_parts(path, trust_remote_code)
-    width = None
+    parts, width = read_parts(path, trust_remote_code), None
     for part in parts:
         width = _check_part(part, width, trust_remote_code)
         for inner in inner_parts(part, trust_remote_code):
@@ -120,19 +98,11 @@ def read_layout(path: str | os.PathLike[str], trust_remote_code: bool = False) -
 def read_parts(path: str | os.PathLike[str], trust_remote_code: bool = False) -> list[Part]:
     """Read the modules and check the settings of a model's folder, whose weights need not be there yet.
 
-    Args:
-        path: The folder.
-        trust_remote_code: As in :func:`read_layout`. Defaults to False.
-
-    Returns:
-        The modules, as :func:`read_layout`.
-
-    Raises:
-        ValueError: As :func:`read_layout`.
+    Takes the arguments of :func:`read_layout`, and returns and raises as it does.
     """
     root = Path(path)
     if not root.is_dir():
-        raise UserError(f"{root} is no folder: expected the folder of a model")
+        raise UserError(f"{root} is not a folder: expected the folder of a model")
     if not any((root / name).exists() for name in ("modules.json", CONFIG)):
         raise UserError(f"{root} is no model: expected a folder with modules.json, or config.json of a transformer")
     check_tree(root)
@@ -141,11 +111,10 @@ def read_parts(path: str | os.PathLike[str], trust_remote_code: bool = False) ->
         entries = check_entries(read_json(root / "modules.json"), trust_remote_code)
     if (root / CARD).exists():
         read_text(root / CARD, errors="replace")  # which Sentence Transformers reads whole
-    own_code = trust_remote_code and any(not type_.startswith("sentence_transformers.") for _, type_ in entries)
-    check_settings(root, root, own_code=own_code)
-    for folder in {root / relative for relative, _ in entries} - {root}:  # what lies beside them is none of theirs
+    check_settings(root, root)
+    for folder in {root / relative for relative, _ in entries} - {root}:  # other folders are not the model's
         for place, _, _ in os.walk(folder):
-            check_settings(root, Path(place), own_code=own_code)
+            check_settings(root, Path(place))
     return [_part(root, relative, type_) for relative, type_ in entries]
 
 
@@ -159,7 +128,7 @@ def inner_parts(part: Part, trust_remote_code: bool = False, depth: int = 1) -> 
     """Return the modules in a module, such as the branches of a Router, at every depth.
 
     Raises:
-        ValueError: As :func:`read_layout`.
+        UserError: As :func:`read_layout`.
     """
     if depth > _MOST_DEPTH:
         raise UserError(f"{part.folder} holds modules in modules, more than {_MOST_DEPTH} deep")
@@ -170,10 +139,10 @@ def inner_parts(part: Part, trust_remote_code: bool = False, depth: int = 1) -> 
 
 
 def direct_parts(part: Part, trust_remote_code: bool = False) -> list[Part]:
-    """Return the modules in a Router, not those in them; none for a module of another kind.
+    """Return the modules in a Router, without those in them; none for a module of another kind.
 
     Raises:
-        ValueError: As :func:`read_layout`.
+        UserError: As :func:`read_layout`.
     """
     if part.kind not in {"Router", "Asym"}:
         return []
@@ -183,103 +152,82 @@ def direct_parts(part: Part, trust_remote_code: bool = False) -> list[Part]:
         raise UserError(f"{part.folder} says types {short(types)}: expected the class of each of its modules")
     for name, type_ in types.items():
         check_relative(name, f"{part.folder}")
-        _check_type(type_, part.folder.name or "the Router", trust_remote_code)
+        _check_class(type_, part.folder.name or "the Router", trust_remote_code)
     return [_part(part.folder, name, type_) for name, type_ in types.items()]
 
 
 def _check_part(part: Part, width: int | None, trust_remote_code: bool) -> int | None:
     """Check a module and return the size of the sentence embedding behind it, where that is known."""
     if part.kind in _TRANSFORMERS:
-        _check_transformer(part, trust_remote_code)
-    elif part.kind == "StaticEmbedding" and not (part.folder / "tokenizer.json").exists():
-        raise UserError(f"{part.folder} holds no tokenizer: expected tokenizer.json")
+        if not part.config:
+            raise UserError(f"{part.folder} holds no transformer: expected config.json")
+        if not trust_remote_code and needs_own_code(part.config):
+            kind = short(part.config.get("model_type"))
+            raise UserError(f"{part.folder} holds {kind}, a model that transformers does not know: {REMOTE}")
+        if not any(_TOKENIZERS.fullmatch(path.name) for path in part.folder.iterdir()):
+            raise UserError(f"{part.folder} holds no tokenizer: expected tokenizer.json, or the files of another kind")
+        _check_numbers(part.folder / CONFIG, part.config, transformer=True)
     elif part.kind == "Pooling":
         return _pooled_width(part)
     elif part.kind in {"Dense", "DimReduce"}:
         config, _ = read_dense(part.folder)
-        columns, rows = config["in_features"], config["out_features"]
         if part.config.get("module_input_name", "sentence_embedding") == "sentence_embedding":
-            if width not in {None, columns}:
-                raise UserError(f"{part.folder} takes {columns} dimensions, the module before it gives {width}")
-            return rows
-    elif part.kind not in {"Router", "Asym", "Normalize", "StaticEmbedding", "BoW"}:
-        _check_other(part, trust_remote_code)
+            if width not in {None, config["in_features"]}:
+                taken = f"{config['in_features']} dimensions"
+                raise UserError(f"{part.folder} takes {taken}, the module before it gives {width}")
+            return int(config["out_features"])
+    elif (path := part.folder / OTHER_CONFIGS.get(part.kind, CONFIG)).exists():
+        config = read_object(path)
+        if "tokenizer_class" in config:
+            _check_class(config["tokenizer_class"], str(path), trust_remote_code)
+        _check_numbers(path, config, transformer=False)
     return width
-
-
-def _check_other(part: Part, trust_remote_code: bool) -> None:
-    """Check a module of a kind that is in few models: its sizes, and the tokenizer that it names."""
-    path = part.folder / OTHER_CONFIGS.get(part.kind, CONFIG)
-    config = read_object(path) if path.exists() else {}
-    if "tokenizer_class" in config and not trust_remote_code:
-        kind = str(config["tokenizer_class"])
-        if not kind.startswith("sentence_transformers.") or kind.rpartition(".")[2] not in TOKENIZER_CLASSES:
-            expected = f"expected one of Sentence Transformers' {', '.join(TOKENIZER_CLASSES)}"
-            raise UserError(f"{path} names the tokenizer {short(config['tokenizer_class'])}: {expected}")
-    _check_numbers(path, config, read_held(part.folder))
 
 
 def check_entries(content: Any, trust_remote_code: bool = False) -> list[tuple[str, str]]:
     """Check what a ``modules.json`` says and return the path and the type of each module.
 
     Raises:
-        ValueError: As :func:`read_layout`.
+        UserError: As :func:`read_layout`.
     """
     if not isinstance(content, list) or not 0 < len(content) <= _MOST_MODULES:
         raise UserError(f"modules.json holds {short(content)}: expected a list of 1 to {_MOST_MODULES} modules")
     entries = []
     for entry in content:
-        fields = [entry.get(key) for key in ("path", "type", "name")] if isinstance(entry, dict) else []
-        relative, type_ = [str(field) for field in fields[:2]] or ["", ""]
-        if not fields or not all(isinstance(field, str) for field in fields):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("path", "type", "name")):
             raise UserError(f"modules.json names a module as {short(entry)}: expected a path, a type and a name")
-        check_relative(relative, "modules.json")
-        _check_type(type_, "modules.json", trust_remote_code)
-        entries.append((relative, type_))
+        check_relative(entry["path"], "modules.json")
+        _check_class(entry["type"], "modules.json", trust_remote_code)
+        entries.append((entry["path"], entry["type"]))
     return entries
 
 
-def _check_type(type_: Any, where: str, trust_remote_code: bool) -> None:
-    if not isinstance(type_, str) or not type_.isprintable():
-        raise UserError(f"{where} names {short(type_)}: expected the class of a module")
-    if trust_remote_code:
-        return
-    if not type_.startswith("sentence_transformers."):
-        raise UserError(f"{where} names {short(type_)}, no module of Sentence Transformers: {REMOTE}")
-    if type_.startswith("sentence_transformers.multi_vector_encoder."):
-        raise UserError(f"{where} names {short(type_)}, of a model that gives a vector for each token: {MULTI_VECTOR}")
-    if type_.rpartition(".")[2] not in KNOWN_MODULES:
-        raise UserError(
-            f"{where} names {short(type_)}, which Sentence Transformers has not for sentence embeddings: "
-            f"expected one of {', '.join(KNOWN_MODULES)}"
-        )
+def _check_class(name: Any, where: str, trust_remote_code: bool) -> None:
+    """Refuse a class, of a module or a tokenizer, that is not one of Sentence Transformers."""
+    if not isinstance(name, str) or not name.isprintable():
+        raise UserError(f"{where} names {short(name)}: expected the class of a module")
+    if not trust_remote_code and not _CLASS.fullmatch(name):
+        raise UserError(f"{where} names {short(name)}, which is not a class of Sentence Transformers: {REMOTE}")
+    if name.startswith("sentence_transformers.multi_vector_encoder."):
+        raise UserError(f"{where} names {short(name)}, of a model that gives a vector for each token: {MULTI_VECTOR}")
 
 
-def _check_transformer(part: Part, trust_remote_code: bool) -> None:
-    if not part.config:
-        raise UserError(f"{part.folder} holds no transformer: expected config.json")
-    if not trust_remote_code and needs_own_code(part.config):
-        model_type = short(part.config.get("model_type"))
-        raise UserError(f"{part.folder} holds {model_type}, no model that transformers knows: {REMOTE}")
-    if not any(_TOKENIZERS.fullmatch(path.name) for path in part.folder.iterdir()):
-        raise UserError(f"{part.folder} holds no tokenizer: expected tokenizer.json, or the files of another kind")
-    _check_numbers(part.folder / CONFIG, part.config, read_held(part.folder))
-
-
-def _check_numbers(path: Path, config: dict[str, Any], held: Shapes | None) -> None:
-    """Refuse numbers of layers and widths for which the loader would allocate much more than the weights call for."""
-    deepest, widest = _MOST_LAYERS, _MOST_IN_CONFIG
+def _check_numbers(path: Path, config: dict[str, Any], *, transformer: bool) -> None:
+    """Refuse numbers of layers, and sizes, for which a loader would build or allocate far more than the files hold."""
+    held, deepest, widest = read_held(path.parent), _MOST_LAYERS, _MOST
     if held is not None:
-        deepest = min(_MOST_LAYERS, max(_LEAST_LAYERS, len(held)))  # a layer has a tensor of its own, or shares all
-        widest = max([_LEAST_WIDTH, *(size for shape in held.values() for size in shape)])
-    numbers = _numbers(config)
-    for name, times in Counter(name for name, _ in numbers if _LAYERS.search(name)).items():
-        if times > deepest:
-            raise UserError(f"{path} says {name} {times:,} times: expected at most {deepest:,}")
-    for name, value in numbers:
-        most = deepest if _LAYERS.search(name) else widest if _WIDTH.search(name) else _MOST_IN_CONFIG
-        if abs(value) > most and not re.search("theta|seed|window", name):
-            raise UserError(f"{path} says {name} {short(value)}: expected at most {most:,}")
+        deepest = min(_MOST_LAYERS, max(_LEAST_LAYERS, len(held)))
+        if not transformer:  # of which the weights are counted before any is allocated
+            widest = max([_LEAST_WIDTH, *(size for shape in held.values() for size in shape)])
+    counts: Counter[str] = Counter()
+    for name, key, value in walk(config):
+        if not isinstance(value, int) or isinstance(value, bool) or _NOT_ALLOCATED.search(key):
+            continue
+        counts[name] += 1  # depths, say, may be a list
+        most = deepest if _LAYERS.search(key) else widest
+        if abs(value) > most or (counts[name] > deepest and _LAYERS.search(key)):
+            times = f", {counts[name]:,} times" if counts[name] > 1 else ""
+            raise UserError(f"{path} says {printable(name):.200} {short(value)}{times}: expected at most {most:,}")
 
 
 def needs_own_code(config: dict[str, Any]) -> bool:
@@ -320,13 +268,6 @@ def _shards(index: Path) -> list[str]:
     return list(dict.fromkeys(places.values()))
 
 
-def count_held(part: Part) -> int:
-    """Return how many weights the files of a module may hold, of two bytes or more each."""
-    size = sum(path.stat().st_size for path in part.folder.iterdir() if path.suffix in {".safetensors", ".bin"})
-    held = read_held(part.folder)
-    return min(size // 2, sum(math.prod(shape) for shape in held.values()) if held is not None else size)
-
-
 def find_transformers(parts: list[Part], trust_remote_code: bool = False) -> Iterator[Part]:
     """Yield the transformers among the modules of a model, and in them."""
     for part in parts:
@@ -335,22 +276,11 @@ def find_transformers(parts: list[Part], trust_remote_code: bool = False) -> Ite
                 yield each
 
 
-def _numbers(config: Any) -> list[tuple[str, int]]:
-    """Return each whole number in a config with the key that it belongs to, at every depth."""
-    found, rest = [], [("", config)]
-    while rest:
-        key, each = rest.pop()
-        if isinstance(each, int) and not isinstance(each, bool):
-            found.append((key, each))
-        rest += each.items() if isinstance(each, dict) else [(key, inner) for inner in inside(each)]
-    return found
-
-
 def _pooled_width(part: Part) -> int | None:
     width = part.config.get("word_embedding_dimension", part.config.get("embedding_dimension"))
-    if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= _MOST_IN_CONFIG:
+    if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= _MOST:
         where = part.folder / "config.json"
-        raise UserError(f"{where} says word_embedding_dimension {short(width)}: expected 1 to {_MOST_IN_CONFIG:,}")
+        raise UserError(f"{where} says word_embedding_dimension {short(width)}: expected 1 to {_MOST:,}")
     return width * max(len(pooling_modes(part.config)), 1)
 
 

@@ -6,7 +6,6 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ from st_dimreduce.models.folder import (
     REMOTE,
     Part,
     check_entries,
-    count_held,
     find_transformers,
     inner_parts,
     read_held,
@@ -48,12 +46,11 @@ _SHARDS = "model-*-of-*.safetensors"
 _PICKLES = "pytorch_model*.bin"
 _MOST_TIMES = 4  # the weights on file that the loader may allocate: some files lack half of the model's
 _MOST_MORE = 2**23
-_PREFIXES = {"model.", "transformer.", "encoder."}  # of a tensor's name, where a larger model was saved
-_OLD_ENDS = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}  # of what TensorFlow trained
+_UNUSED = re.compile(r"(^|\.)(pooler|decoder)\.|position_ids$")  # tensors that no embedding depends on
 
 
 def check_names(names: Sequence[str], paths: Sequence[str | os.PathLike[str]]) -> None:
-    """Raise ``ValueError`` if two reduced models, from these paths, are called the same."""
+    """Raise ``UserError`` if two reduced models, from these paths, have the same name."""
     if len(set(names)) < len(names):
         raise UserError(f"reduced models {[os.fspath(path) for path in paths]} have folders of one name: rename them")
 
@@ -70,7 +67,7 @@ def load_model(
         device: Where to load it, such as ``"cpu"``. Defaults to None: the best there is.
 
     Raises:
-        ValueError: If it cannot be loaded; says why in one line.
+        UserError: If it cannot be loaded; says why in one line.
     """
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415, takes seconds to import
 
@@ -106,7 +103,7 @@ def load_model(
 def no_model(given: object) -> ValueError:
     """Return the error that says what was given in place of a ``SentenceTransformer``."""
     kind = type(given).__name__
-    other = f": {MULTI_VECTOR}" if kind == "MultiVectorEncoder" else ", its name or its folder"
+    other = f"; {MULTI_VECTOR}" if kind == "MultiVectorEncoder" else ", its name or its folder"
     return UserError(f"the model is a {kind}: expected a SentenceTransformer{other}")
 
 
@@ -147,9 +144,10 @@ def _check_kind(path: Path) -> None:
 def _check_weights(part: Part) -> None:
     """Refuse a config whose weights the files lack: transformers would allocate them, and fill them at random.
 
-    The model is built without memory for its weights, to count and name them.
+    The model is built without memory for its weights, to count them.
     """
-    if not count_held(part) and any(part.folder.glob("onnx/*.onnx")):
+    size = sum(path.stat().st_size for path in part.folder.iterdir() if path.suffix in {".safetensors", ".bin"})
+    if not size and any(part.folder.glob("onnx/*.onnx")):
         raise UserError("it holds a graph and no weights: load it with SentenceTransformer(path, backend='onnx')")
     import torch  # noqa: PLC0415, takes seconds to import
     from transformers import AutoConfig, AutoModel  # noqa: PLC0415
@@ -159,96 +157,65 @@ def _check_weights(part: Part) -> None:
         return
     with torch.device("meta"):
         model = AutoModel.from_config(config, attn_implementation="eager")
+    shapes, where = read_held(part.folder), part.folder / CONFIG
+    held = min(size // 2, size if shapes is None else sum(math.prod(shape) for shape in shapes.values()))
     count = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
-    most = _MOST_TIMES * count_held(part) + _MOST_MORE
+    most = _MOST_TIMES * held + _MOST_MORE
     if count > most:
-        where = part.folder / CONFIG
         raise UserError(f"{where} asks for {count:,} weights: expected at most {most:,}, from what its files hold")
-    held = read_held(part.folder)
-    lacking = [] if held is None else _lacking(model, held, renamed="auto_map" not in part.config)
-    if lacking:
-        code = f", unless {REMOTE}" if "auto_map" in part.config else ""
-        raise UserError(
-            f"{part.folder} lacks {len(lacking)} tensors that its config.json asks for, such as {lacking[0]!r}, which "
-            f"would be random numbers: expected the weights of a whole model{code}"
-        )
-
-
-def _lacking(model: Any, held: Shapes, renamed: bool) -> list[str]:
-    """Name the tensors of a model that are in none of its files, but for those that no embedding depends on.
-
-    Args:
-        model: The model.
-        held: Shapes of the tensors in the files.
-        renamed: Whether tensors of other names may be meant: transformers renames, joins and splits some.
-    """
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    unused, lacking = dict(held), []
-    for name, tensor in model.state_dict().items():
-        if name in tied or re.search(r"(^|\.)(pooler|decoder)\.|position_ids$", name):
-            continue
-        names = {name, *(name.removesuffix(new) + old for new, old in _OLD_ENDS.items() if name.endswith(new))}
-        starts = {"", f"{model.base_model_prefix}.", *_PREFIXES}
-        ends = [f"{start}{each}" for each in names for start in starts] + [each.partition(".")[2] for each in names]
-        found = next((end for end in ends if end in held and math.prod(held[end]) == tensor.numel()), None)
-        if found is None:
-            lacking.append(name)
-        else:
-            unused.pop(found, None)
-    spare = sum(math.prod(shape) for shape in unused.values())
-    needed = sum(model.state_dict()[name].numel() for name in lacking)
-    return [] if renamed and needed <= spare else lacking
+    needed = {name: each for name, each in model.state_dict().items() if name not in tied and not _UNUSED.search(name)}
+    lacking = sum(each.numel() for each in needed.values()) - held
+    if shapes is not None and getattr(config, "quantization_config", None) is None and lacking > 0:
+        raise UserError(
+            f"{part.folder} lacks {lacking:,} of the weights that its config.json asks for, which would be random numbers"
+        )
+    if shapes is not None and "auto_map" in part.config:  # perhaps of another kind, under a name that is known
+        endings = {name.split(".", start)[-1] for name in shapes for start in range(name.count(".") + 1)}
+        unknown = [name for name in needed if name not in endings and name.partition(".")[2] not in endings]
+        if unknown:
+            raise UserError(f"{part.folder} lacks {unknown[0]!r}, which would be random numbers: {REMOTE}")
 
 
 def load_head(path: str | os.PathLike[str]) -> BaseHead:
     """Read a head with its record, without loading the model it stands in.
 
     Args:
-        path: A folder that :func:`st_dimreduce.save_head` wrote, or a reduced model: its folder, or its name on the
-            Hub, of which the head's files alone are downloaded.
+        path: A folder that :meth:`Head.save` wrote, or a reduced model: its folder, or its name on the Hub, of which
+            only the files of the head are downloaded.
 
     Raises:
-        ValueError: If there is no head.
+        UserError: If there is no head.
     """
-    folder = Path(path)
-    if folder.is_dir() and not (folder / "modules.json").exists():
+    folder, name = Path(path), os.fspath(path)
+    if folder.is_dir() and not (folder / _MODULES).exists():
         return BaseHead.load(folder)
     try:
-        root, relative = _local_head(folder) if folder.is_dir() else _remote_head(os.fspath(path))
+        remote = not folder.is_dir()
+        root = _snapshot(name, [_MODULES, RECORD, CONFIG, CARD])[1] if remote else folder
+        relative = _head_entry(root / _MODULES)
+        if remote:
+            _snapshot(name, [f"{relative}/{file}" for file in (CONFIG, WEIGHTS)], root.name)
+            if not (root / relative / WEIGHTS).exists():
+                _snapshot(name, [f"{relative}/{PICKLE}"], root.name)
+        for place in (root, root / relative):
+            stay_inside(root, place)
         config, tensors = read_dense(root / relative)
         return BaseHead.of_dense(config, tensors, read_record(root, config))
     except (OSError, ValueError, TypeError) as error:
         expected = "expected the folder of a head or of a reduced model, or its name on the Hub"
-        raise UserError(f"{os.fspath(path)} holds no head: {expected} ({' '.join(str(error).split())})") from error
+        raise UserError(f"{name} holds no head: {expected} ({' '.join(str(error).split())})") from error
 
 
-def _local_head(root: Path) -> tuple[Path, str]:
-    relative = _head_entry(root / "modules.json")
-    for folder in (root, root / relative):
-        stay_inside(root, folder)
-    return root, relative
-
-
-def _remote_head(name: str) -> tuple[Path, str]:
-    _, root = _snapshot(name, [_MODULES, RECORD, CONFIG, CARD])
-    relative = _head_entry(root / _MODULES)
-    wanted = [f"{relative}/{file}" for file in (CONFIG, WEIGHTS)]
-    _, root = _snapshot(name, wanted, root.name)
-    if not (root / relative / WEIGHTS).exists():
-        _, root = _snapshot(name, [f"{relative}/{PICKLE}"], root.name)
-    return root, relative
 
 
 def _head_entry(modules: Path) -> str:
     """Return the path of the head among the modules of a model."""
-    kept = [
-        (relative, type_)
-        for relative, type_ in check_entries(read_json(modules), trust_remote_code=True)
-        if type_.rpartition(".")[2] not in _BEHIND
-    ]
-    relative, type_ = kept[-1] if kept else ("", "no module")
-    if type_.rpartition(".")[2] not in ("Dense", "DimReduce"):
-        raise UserError(f"the model ends in {type_}: expected a DimReduce or Dense as its head")
+    entries = check_entries(read_json(modules), trust_remote_code=True)
+    kinds = [(relative, type_.rpartition(".")[2]) for relative, type_ in entries]
+    relative, kind = next((each for each in reversed(kinds) if each[1] not in _BEHIND), ("", "no module"))
+    if kind not in ("Dense", "DimReduce"):
+        raise UserError(f"the model ends in {short(kind)}: expected a DimReduce or Dense as its head")
     return relative
 
 
@@ -256,35 +223,36 @@ def check_hub_name(name: str) -> None:
     """Check that a string may be the name of a model on the Hub.
 
     Raises:
-        ValueError: If it is a file, or no such name.
+        UserError: If it is a file, or cannot be such a name.
     """
     from huggingface_hub.utils import HFValidationError, validate_repo_id  # noqa: PLC0415, needed for names alone
 
     if Path(name).exists():
         raise UserError("it is a file, expected the folder of a model")
     try:
-        validate_repo_id(name)
-        if name.startswith((".", "~", "/")):
-            raise HFValidationError
+        validate_repo_id(name.lstrip("."))  # one that begins with a dot is a path
     except HFValidationError as error:
         raise UserError("it is no folder, and no name of a model on the Hub such as 'user/model'") from error
 
 
 def _download(name: str, trust_remote_code: bool) -> tuple[str, Path]:
-    """Download a model from the Hub, its settings first, and the weights once these are known to be harmless.
+    """Download a model from the Hub: its settings first, and its weights once these are known to be harmless.
 
     Returns:
-        Its full name, and the folder it lies in, as any other model's.
+        Its full name, and its folder.
     """
     repo, folder = _snapshot(name, [*_SETTINGS, *(["*.py"] if trust_remote_code else [])])
     parts = read_parts(folder, trust_remote_code)
-    everything = [part for top in parts for part in (top, *inner_parts(top, trust_remote_code))]
-    weighty = [part.folder for part in everything if part.kind not in _WEIGHTLESS]
+    weighty = {
+        each.folder
+        for part in parts
+        for each in (part, *inner_parts(part, trust_remote_code))
+        if each.kind not in _WEIGHTLESS
+    }
     prefixes = {place: "" if place == folder else f"{place.relative_to(folder).as_posix()}/" for place in weighty}
     patterns = [f"{prefix}{file}" for prefix in prefixes.values() for file in (WEIGHTS, _SHARDS)]
     _snapshot(repo, patterns, folder.name)
-    lacking = [prefix for place, prefix in prefixes.items() if not any(place.glob("*.safetensors"))]
-    if lacking:
+    if lacking := [prefix for place, prefix in prefixes.items() if not any(place.glob("*.safetensors"))]:
         _snapshot(repo, [f"{prefix}{_PICKLES}" for prefix in lacking], folder.name)
     return repo, folder
 
@@ -293,31 +261,23 @@ def _snapshot(name: str, patterns: list[str], commit: str | None = None) -> tupl
     """Download files of a model from the Hub, or find them in the cache.
 
     Returns:
-        The model's full name, and the folder of the cache that they lie in, named after the commit.
+        The model's full name, and their folder in the cache, named after the commit.
     """
+    from huggingface_hub import snapshot_download, try_to_load_from_cache  # noqa: PLC0415, needed for names alone
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError  # noqa: PLC0415
 
     check_hub_name(name)
     repos = [name] if "/" in name else [f"sentence-transformers/{name}", name]
-    for repo in repos[:-1]:
-        with suppress(LocalEntryNotFoundError, RepositoryNotFoundError):
-            return repo, _find(repo, patterns, commit)
-    try:
-        return repos[-1], _find(repos[-1], patterns, commit)
-    except (LocalEntryNotFoundError, RepositoryNotFoundError) as error:
-        reason = f"{' or '.join(repos)} couldn't be downloaded, and is not in the cache"
-        raise UserError(f"{reason}: {' '.join(str(error).split())}") from error
-
-
-def _find(repo: str, patterns: list[str], commit: str | None) -> Path:
-    from huggingface_hub import snapshot_download, try_to_load_from_cache  # noqa: PLC0415, needed for names alone
-    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
-
-    try:
-        return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, ignore_patterns=_NEVER))
-    except LocalEntryNotFoundError:  # also where the cache holds what a model needs, but not all that matches
-        for file in (_MODULES, CONFIG):
-            found = try_to_load_from_cache(repo, file, revision=commit)
-            if isinstance(found, str):
-                return Path(found).parent
-        raise
+    reason: Exception | None = None
+    for repo in repos:
+        try:
+            found = snapshot_download(repo, revision=commit, allow_patterns=patterns, ignore_patterns=_NEVER)
+            return repo, Path(found)
+        except (LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+            reason = error
+        for file in (_MODULES, CONFIG):  # the cache may hold what a model needs, but not all that matches
+            cached = try_to_load_from_cache(repo, file, revision=commit)
+            if isinstance(cached, str):
+                return repo, Path(cached).parent
+    said = " ".join(str(reason).split())
+    raise UserError(f"{' or '.join(repos)} couldn't be downloaded, and is not in the cache: {said}") from reason

@@ -1,457 +1,530 @@
-"""Building an index of codes from stored vectors, from codes, or from texts and a reduced model."""
+"""An index of codes: a standard FAISS index in FAISS's own file, with a small JSON beside it."""
 
 from __future__ import annotations
 
-import json
 import math
-import mmap
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
-from functools import partial
-from itertools import chain
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from st_dimreduce.base_head import BaseHead
-from st_dimreduce.codes.fingerprint import same_head
-from st_dimreduce.codes.ids import holds_names, listed, new_ids
-from st_dimreduce.codes.index import HEAD, CodeIndex, create, open_index, typical_queries
-from st_dimreduce.codes.manifest import MANIFEST, Manifest
-from st_dimreduce.codes.precision import check_codes
-from st_dimreduce.codes.rows import as_count
-from st_dimreduce.codes.search import decode
-from st_dimreduce.codes.segments import DAMAGED, save_array
-from st_dimreduce.codes.writing import cells_of
-from st_dimreduce.enums import Kind, OnBadRow, Precision
+from st_dimreduce.codes.codes import Codes
+from st_dimreduce.codes.origin import INDEX_FILE, Origin
+from st_dimreduce.codes.rows import as_count, scale_rows
+from st_dimreduce.codes.search import decode, unit_queries
+from st_dimreduce.enums import Kind
 from st_dimreduce.errors import UserError
-from st_dimreduce.files import check_target, is_own, new_file, new_folder, only_run, write_json
+from st_dimreduce.files import new_folder, write_json
 from st_dimreduce.progress import progress_bar
-from st_dimreduce.texts import digest_of
-from st_dimreduce.untrusted import read_json
-from st_dimreduce.vectors.kinds import open_source
-from st_dimreduce.vectors.reduce import reduce_vectors
-from st_dimreduce.vectors.sinks import NpyFile
-from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, FaissSource, Files, mapped, slices
-from st_dimreduce.vectors.stored import open_codes
+from st_dimreduce.untrusted import read_json, read_object, short
+from st_dimreduce.vectors.inverted_file import Lists, faiss, new_index, pad, to_faiss, train_centroids
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from torch import Tensor
 
-TRAINED_PER_CELL = 64  # vectors; more move the cells, but not what is found
+_FAISS_FILE, _NAMES_FILE = "index.faiss", "ids.json"
+_FORMAT = "st_dimreduce.index.2"
+_MOST_NAMES = 1 << 36  # bytes of the file of string ids
+_LARGEST_ID = 2**63 - 1
+_LARGEST_SEED = 2**31 - 1  # that FAISS takes
+
 _FEWEST_ROWS = 1000  # for more than one cell
-_ASSIGNED_ROWS = 1 << 18
-_ENCODED = 2048  # texts at a time
-_SEEDS = 2**31 - 1  # that FAISS knows
+_ADDED = 1 << 14  # codes at a time
+_RESCORED = 1 << 20  # candidates at a time
+_SCORED_ALL = 1000  # codes, up to which all of them are scored
+_FILTERED_ALL = 20_000  # documents of a filter, likewise
+
+_DEPTHS = (10, 100)  # results for which recall is measured
+_SAMPLE = 256  # documents that recall is measured with
+_LIKENESS = np.float32(0.6)  # cosine of a question and the code of the document that it is about
+_FACTORS = (1, 2, 4, 8, 16, 32, 64)  # candidates per result
+_ENOUGH = 0.9995  # recall that more candidates or cells hardly raise
+_ROUNDING = np.float32(1e-6)  # of a cosine
+_GROWN, _SHRUNK = 3 / 2, 2 / 3  # of the size at which recall was measured
 
 
-def build_index(
-    source: Any,
-    head: BaseHead | SentenceTransformer,
-    path: str | os.PathLike[str] | None = None,
-    *,
-    kind: Kind | str = Kind.IVF,
-    precision: Precision | str | None = None,
-    column: str | None = None,
-    id_column: str | None = None,
-    ids: Iterable[Any] | None = None,
-    cells: int | None = None,
-    queries: Any = None,
-    seed: int = 0,
-    on_bad_row: OnBadRow | str = OnBadRow.RAISE,
-    batch_size: int = 32,
-    overwrite: bool = False,
-    batch_bytes: int = DEFAULT_BATCH_BYTES,
-) -> CodeIndex:
-    """Build an index of codes, in bounded memory.
+@dataclass(frozen=True)
+class Measured:
+    """Recall of an index against exact search, which :meth:`Index.search` chooses by.
 
-    Nothing is trained but the centres of the cells, on 64 vectors per cell: the codes are those of
-    :func:`st_dimreduce.quantize`, and do not depend on what else is in the index. Called again after it was killed,
-    with the same arguments, it goes on where it was, unless the source is in memory.
+    Attributes:
+        vectors: Number of vectors when it was measured.
+        candidates: Candidates per result that are rescored.
+        cells: Numbers of cells looked into (FAISS's ``nprobe``), ascending.
+        recalls: By the number of results, ``"10"`` and ``"100"``, the recall at each number of cells.
+    """
 
-    Args:
-        source: Vectors of size d, as in :func:`st_dimreduce.reduce_vectors`; or codes of the head as an array, ``.npy``
-            files, or a table that :func:`st_dimreduce.reduce_vectors` wrote; or, with a model, a list of texts.
-        head: The head, for vectors of size d. For texts, the reduced model.
-        path: The folder to make. Defaults to None: a temporary one, removed with the index object.
-        kind: ``"ivf"`` (the default), an inverted file; ``"hnsw"``, a graph, held in memory, which takes 256 bytes per
-            vector more; ``"flat"`` scans every code.
-        precision: How the codes are stored. Defaults to the head's.
-        column: The column of vectors or codes in a table; the only such column if None (the default).
-        id_column: The column of ids in a table: integers or strings. Defaults to None: row numbers.
-        ids: Ids where the source has no column of them. Defaults to None: those of a FAISS index, or row numbers.
-        cells: Number of cells. Defaults to about 1.3 times the square root of the number of vectors.
-        queries: Typical queries of size k, to measure recall with; see :meth:`st_dimreduce.CodeIndex.calibrate`.
-        seed: Seed of the cells and of what is measured. Defaults to 0.
-        on_bad_row: As in :func:`st_dimreduce.reduce_vectors`.
-        batch_size: Texts that the model encodes at a time. Defaults to 32.
-        overwrite: Replace an index that exists, and what a run with other arguments began. Defaults to False.
-        batch_bytes: As in :func:`st_dimreduce.reduce_vectors`.
+    vectors: int
+    candidates: int
+    cells: tuple[int, ...]
+    recalls: dict[str, tuple[float, ...]]
 
-    Returns:
-        The index, opened.
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Measured:
+        """Read what :func:`dataclasses.asdict` wrote to JSON."""
+        recalls = {str(depth): tuple(map(float, content["recalls"][str(depth)])) for depth in _DEPTHS}
+        cells = tuple(map(int, content["cells"]))
+        if any(len(each) != len(cells) for each in recalls.values()) or min(cells, default=1) < 1:
+            raise UserError("recalls do not fit cells")
+        return cls(int(content["vectors"]), as_count(content["candidates"], "candidates", "at least 1"), cells, recalls)
+
+    def cells_for(self, recall: float, k: int) -> int | None:
+        """Return the least number of cells that reaches a recall for k results; None where none does.
+
+        More results than were measured take more cells in proportion.
+        """
+        depth = next((depth for depth in _DEPTHS if depth >= k), _DEPTHS[-1])
+        reached = zip(self.cells, self.recalls[str(depth)], strict=True)
+        cells = next((cells for cells, share in reached if share >= recall), None)
+        return cells if cells is None else math.ceil(cells * max(k / depth, 1))
+
+
+class Index:
+    """Codes that are searched without scoring all of them, and the ids of their documents.
+
+    FAISS looks into the cells nearest to a query and proposes candidates. These are then scored as
+    :meth:`st_dimreduce.Codes.search` scores them, from the codes in FAISS's lists. The index is in memory: its codes
+    and 16 to 24 bytes per vector more. Several threads may search it, but not while it is changed.
+
+    :meth:`build` and :meth:`load` make one.
+
+    Attributes:
+        kind: ``"ivf"`` or ``"flat"``.
+        origin: Precision, dimensions and head of the codes.
+        measured: Recall by the number of cells looked into.
+    """
+
+    def __init__(
+        self,
+        index: Any,
+        kind: Kind,
+        origin: Origin,
+        measured: Measured,
+        names: list[str] | None = None,
+        next_id: int = 0,
+    ) -> None:
+        self.kind, self.origin, self.measured = kind, origin, measured
+        self._index, self._lists = index, Lists(index, origin)
+        self._next_id = max(next_id, int(self._lists.ids.max(initial=-1)) + 1)
+        self._names = None if names is None else np.array(names, object)  # of the ascending ids
+        self._numbers = None if names is None else dict(zip(names, self._lists.ids.tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # FAISS pickles its part itself
+        names = None if self._names is None else self._names.tolist()
+        return Index, (self._index, self.kind, self.origin, self.measured, names, self._next_id)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether its ids are strings."""
+        return self._names is not None
+
+    def __repr__(self) -> str:
+        stored = f"{len(self):,} x {self.origin.out_features} {self.origin.precision.value}"
+        return f"Index({self.kind.value}, {stored}, cells: {self._index.nlist:,})"
+
+    @classmethod
+    def build(
+        cls,
+        codes: Codes,
+        ids: Iterable[int] | Iterable[str] | None = None,
+        kind: Kind | str = Kind.IVF,
+        *,
+        cells: int | None = None,
+        seed: int = 0,
+    ) -> Index:
+        """Build an index of codes, and measure its recall.
+
+        Args:
+            codes: Codes of n documents, such as :meth:`st_dimreduce.Head.encode` or
+                :meth:`st_dimreduce.Codes.load` returns; they may be memory-mapped.
+            ids: n integers from 0 to 2^63 - 1, or n strings. Defaults to None: row numbers. Strings take about 150
+                bytes of memory each.
+            kind: ``"ivf"``, an inverted file; or ``"flat"``, which scans every code. Defaults to ``"ivf"``.
+            cells: Cells of the inverted file. Defaults to None: a power of two near 1.3 times the square root of n.
+            seed: Seed of the k-means and of the sample that recall is measured with. Defaults to 0.
+
+        Raises:
+            MissingExtraError: If FAISS is missing.
+            UserError: If there are no codes, more cells than codes, or ids repeat or are of another number or type.
+        """
+        kind = Kind(kind)
+        if not isinstance(codes, Codes) or not len(codes):
+            given = "no code" if isinstance(codes, Codes) else f"codes of type {type(codes).__name__}"
+            raise UserError(f"{given} to index: give at least one, as head.encode(vectors) or Codes.load(path) does")
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < _LARGEST_SEED:
+            raise UserError(f"seed={seed}: choose a whole number from 0 to {_LARGEST_SEED - 1}")
+        if kind is Kind.FLAT and cells is not None:
+            raise UserError(f"cells={cells}: a flat index has one, leave it out or choose kind='ivf'")
+        if cells is None:
+            cells = 1 if kind is Kind.FLAT else _usual_cells(len(codes))
+        if as_count(cells, "cells", "choose at least 1") > len(codes):
+            raise UserError(f"cells={cells}: choose at most {len(codes):,}, the number of codes")
+        centroids = train_centroids(codes, int(cells), int(seed))
+        index = cls(new_index(codes.origin, centroids), kind, codes.origin, Measured(0, 1, (), {}))
+        index._insert(codes, *index._new_ids(ids, len(codes)))
+        index.measure(seed=int(seed))
+        return index
+
+    def search(
+        self,
+        queries: np.ndarray | Tensor,
+        k: int = 10,
+        recall: float = 0.95,
+        ids: Iterable[int] | Iterable[str] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the documents nearest to each query.
+
+        Args:
+            queries: Float array or tensor of shape (q, out_features), of any norm: from
+                :meth:`st_dimreduce.Head.transform`, or encoded by the reduced model.
+            k: Results per query; fewer where there are fewer documents. Defaults to 10.
+            recall: Share of what exact search finds that should be found, over 0 and at most 1. As many cells are
+                looked into as that took when recall was measured. 1 scores every code, and so does a share that no
+                number of cells reached. Defaults to 0.95.
+            ids: Search these documents only; ids that are not in the index are ignored. Defaults to None: all.
+
+        Returns:
+            Cosines, float32, and ids, int64 or strings in an array of objects, both of shape (q, min(k, documents)),
+            the nearest first.
+
+        Raises:
+            UserError: If the queries are not of the index's dimensions or hold NaN or infinity, ``k`` is less than 1,
+                or ``recall`` is not over 0 and at most 1.
+        """
+        unit = self._unit(queries, k)
+        if not isinstance(recall, (int, float, np.number)) or not 0 < recall <= 1:
+            raise UserError(f"recall={recall}: choose a share over 0 and at most 1, such as 0.95")
+        ranks = None if ids is None else self._known_ranks(ids)
+        searched = len(self) if ranks is None else len(ranks)
+        k = min(int(k), searched)
+        cells = self.measured.cells_for(recall, k) if recall < 1 else None
+        few = searched <= (_SCORED_ALL if ranks is None else _FILTERED_ALL)
+        if cells is None or few or self.measured.candidates * k >= searched:
+            scores, found = self._lists.search(unit, k, ranks)
+        else:
+            cells = math.ceil(cells * len(self) / searched)  # as many allowed codes as without a filter
+            selector = None if ranks is None else faiss.IDSelectorBatch(self._lists.ids[ranks])
+            scores, found = self._best(unit, k, cells, selector)
+            # The cells may hold fewer than k codes, and FAISS's fast scan leaves out those of the lowest score.
+            missed = np.flatnonzero((found < 0).any(axis=1))
+            if len(missed):
+                scores[missed], found[missed] = self._lists.search(unit[missed], k, ranks)
+        if self._names is None:
+            return scores, found
+        return scores, self._names[self._lists.ranks(found)]
+
+    def add(self, codes: Codes, ids: Iterable[int] | Iterable[str] | None = None) -> None:
+        """Add codes of the same head; thousands at a time, as every call looks through the index.
+
+        Recall is measured again once the index has grown by half.
+
+        Args:
+            codes: n codes.
+            ids: n integers from 0 to 2^63 - 1, or n strings where the index holds strings. Defaults to None: the
+                numbers after the largest that the index ever held.
+
+        Raises:
+            UserError: If the codes are of another head, precision or dimension, or ids repeat, are in the index
+                already, or are of another number or type.
+        """
+        if not isinstance(codes, Codes):
+            raise UserError(f"codes are of type {type(codes).__name__}: expected Codes, as head.encode(vectors) gives")
+        own, given = self.origin, codes.origin
+        if (given.precision, given.out_features) != (own.precision, own.out_features):
+            stored = [f"{each.out_features} dimensions in {each.precision.value}" for each in (given, own)]
+            raise UserError(f"codes have {stored[0]}: the index holds {stored[1]}")
+        if given.head is not None:
+            own.check(given.head, "the index")
+        self._insert(codes, *self._new_ids(ids, len(codes)))
+        self._measure_changed()
+
+    def remove(self, ids: Iterable[int] | Iterable[str]) -> None:
+        """Remove documents; thousands at a time, as every call looks through the index.
+
+        Recall is measured again once the index has lost a third.
+
+        Args:
+            ids: Their ids.
+
+        Raises:
+            UserError: If an id is not in the index; nothing is removed then.
+        """
+        given = _listed(ids)
+        numbers = self._known_numbers(given)
+        missing = np.flatnonzero(~self._lists.contains(numbers))
+        if len(missing):
+            first = numbers[missing[0]] if self._names is None else given[missing[0]]
+            rest = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+            raise UserError(f"id {first!r:.99}{rest} is not in the index: remove what it holds")
+        if not len(numbers):
+            return
+        gone = self._lists.ranks(numbers)
+        self._index.remove_ids(faiss.IDSelectorBatch(numbers))
+        if self._names is not None and self._numbers is not None:
+            for name in set(given):
+                del self._numbers[name]
+            self._names = np.delete(self._names, gone)
+        self._lists = Lists(self._index, self.origin)
+        self._measure_changed()
+
+    def measure(self, queries: np.ndarray | Tensor | None = None, *, seed: int = 0) -> None:
+        """Measure the recall at 10 and 100 results against exact search, by the number of cells looked into.
+
+        :meth:`build`, :meth:`add` and :meth:`remove` do so with vectors made from a sample of the documents. Real
+        queries tell better.
+
+        Args:
+            queries: Typical queries as in :meth:`search`, some hundreds. Defaults to None: 256 vectors at a cosine of
+                0.6 to the code of a document each, in random directions; that document does not count as found.
+            seed: Seed of the sample. Defaults to 0.
+
+        Raises:
+            UserError: As :meth:`search`, or if the queries are empty.
+        """
+        own = None
+        if queries is None:
+            unit, own = self._sample(seed)
+        else:
+            unit = self._unit(queries, 1)
+            if not len(unit):
+                raise UserError("there are no queries: give some hundreds, or none to measure with documents")
+        itself = int(own is not None)  # which is found beside the results that count
+        others = len(self) - itself
+        if others < 1:
+            self.measured = Measured(len(self), 1, (), {str(depth): () for depth in _DEPTHS})
+            return
+        scores = _other_scores(*self._lists.search(unit, min(_DEPTHS[-1] + itself, len(self))), own)
+        # The least score that counts as found: one of two equal codes is as good as the other.
+        least = {depth: scores[:, min(depth, others) - 1] - _ROUNDING for depth in _DEPTHS}
+
+        def share(proposed: np.ndarray, depth: int) -> float:
+            found = (proposed >= least[depth][:, None]).sum(axis=1)
+            return float(np.minimum(found / min(depth, others), 1).mean())
+
+        depth, most = _DEPTHS[0], self._index.nlist
+        proposed = _other_scores(*self._candidates(unit, _FACTORS[-1] * (depth + itself), most), own, in_order=True)
+        enough = (factor for factor in _FACTORS if share(proposed[:, : factor * (depth + itself)], depth) >= _ENOUGH)
+        factor = next(enough, _FACTORS[-1])
+        cells: list[int] = []
+        recalls: dict[str, list[float]] = {str(depth): [] for depth in _DEPTHS}
+        steps = sorted({round(2 ** (step / 2)) for step in range(2 * most.bit_length())} | {most})
+        for count in (step for step in steps if step <= most):
+            cells.append(count)
+            for depth in _DEPTHS:
+                proposed = _other_scores(*self._candidates(unit, factor * (depth + itself), count), own)
+                recalls[str(depth)].append(round(share(proposed, depth), 4))
+            if min(each[-1] for each in recalls.values()) >= _ENOUGH:
+                break
+        self.measured = Measured(len(self), factor, tuple(cells), {name: tuple(each) for name, each in recalls.items()})
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the index to a folder, which appears when it is complete.
+
+        ``index.faiss`` is a plain FAISS file, which ``faiss.read_index`` reads without this package, and ``index.json``
+        says what the codes are. String ids are in ``ids.json``, by ascending numbers of FAISS.
+
+        Args:
+            path: The folder.
+            overwrite: Replace an index that is there. Defaults to False.
+
+        Raises:
+            FileExistsError: If ``path`` exists and ``overwrite`` is False, or holds no index.
+            OSError: If the disk is full.
+        """
+        with new_folder(path, overwrite, marker=INDEX_FILE) as folder:
+            try:
+                faiss.write_index(self._index, str(folder / _FAISS_FILE))
+            except RuntimeError as error:
+                raise OSError(f"{path} could not be written ({' '.join(str(error).split())})") from error
+            if self._names is not None:
+                write_json(folder / _NAMES_FILE, self._names.tolist())
+            about = {"format": _FORMAT, "kind": self.kind.value, **self.origin.known, "vectors": len(self)}
+            about |= {"named": self.has_names, "next_id": self._next_id, "measured": asdict(self.measured)}
+            write_json(folder / INDEX_FILE, about)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Index:
+        """Read an index that :meth:`save` wrote. FAISS reads its file: load only what you trust.
+
+        Raises:
+            FileNotFoundError: If there is no such folder.
+            MissingExtraError: If FAISS is missing.
+            UserError: If it holds no index, or its files are damaged or do not fit one another.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder {folder}: give one that Index.save or st-dimreduce index build wrote")
+        if not (folder / INDEX_FILE).is_file():
+            raise UserError(f"{folder} holds no {INDEX_FILE}: give a folder that Index.save wrote")
+        about = read_object(folder / INDEX_FILE)
+        if about.get("format") != _FORMAT:
+            raise UserError(f"{folder} is of format {short(about.get('format'))}, not {_FORMAT}: build it again")
+        try:
+            names = read_json(folder / _NAMES_FILE, _MOST_NAMES) if about["named"] else None
+            if names is not None and names != [] and not (isinstance(names, list) and _are_names(names)):
+                raise UserError(f"{_NAMES_FILE} is not a list of strings")
+            origin = Origin.read(about, folder / INDEX_FILE)
+            if origin is None:
+                raise UserError(f"{INDEX_FILE} names no precision")
+            index = faiss.read_index(str(folder / _FAISS_FILE))
+            expected = new_index(origin, np.zeros((1, origin.out_features), np.float32))
+            alike = all(getattr(index, name, None) == getattr(expected, name) for name in ("d", "code_size"))
+            if type(index) is not type(expected) or not alike or index.ntotal != about["vectors"]:
+                raise UserError(f"{_FAISS_FILE} is another index than {INDEX_FILE} says")
+            return cls(
+                index, Kind(about["kind"]), origin, Measured.from_dict(about["measured"]), names, int(about["next_id"])
+            )
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{folder} holds a damaged index: build it again, or copy it anew ({reason})") from error
+
+    def _unit(self, queries: Any, k: int) -> np.ndarray:
+        unit = unit_queries(queries, k)
+        if unit.shape[1] != self.origin.out_features:
+            expected = f"{self.origin.out_features}: encode them with the reduced model, or transform them by its head"
+            raise UserError(f"queries have {unit.shape[1]} dimensions, expected {expected}")
+        return unit
+
+    def _new_ids(self, ids: Any, count: int) -> tuple[np.ndarray, list[str] | None]:
+        """Return numbers that are new to the index for so many codes, and their names where these were given."""
+        if ids is None:
+            if self._names is not None:
+                raise UserError("no ids: the index holds strings, give one per code")
+            if self._next_id + count - 1 > _LARGEST_ID:
+                raise UserError(f"no numbers are left after {self._next_id - 1:,}: give ids")
+            return np.arange(self._next_id, self._next_id + count), None
+        given = _listed(ids)
+        if len(given) != count:
+            raise UserError(f"{len(given):,} ids for {count:,} codes: give one per code")
+        named = _are_names(given)
+        if count and self._next_id and named != (self._names is not None):
+            kinds = ("strings", "integers") if named else ("integers", "strings")
+            raise UserError(f"ids are {kinds[0]}: the index holds {kinds[1]}")
+        if named:
+            known = self._numbers or {}
+            _check_new([name for name in given if name in known], given)
+            return np.arange(self._next_id, self._next_id + count), list(given)
+        numbers = _as_numbers(given)
+        _check_new(numbers[self._lists.contains(numbers)].tolist(), numbers)
+        return numbers, None
+
+    def _known_numbers(self, ids: Any) -> np.ndarray:
+        """Return FAISS's numbers of ids, -1 for names that the index does not hold."""
+        given = _listed(ids)
+        if len(given) and _are_names(given) != (self._names is not None):
+            kind = "integers" if self._names is None else "strings"
+            raise UserError(f"id {given[0]!r:.99} is of another type: the index holds {kind}")
+        if self._numbers is not None:
+            return np.array([self._numbers.get(name, -1) for name in given], np.int64)
+        return _as_numbers(given)
+
+    def _known_ranks(self, ids: Any) -> np.ndarray:
+        numbers = self._known_numbers(ids)
+        return self._lists.ranks(np.unique(numbers[self._lists.contains(numbers)]))
+
+    def _insert(self, codes: Codes, numbers: np.ndarray, names: list[str] | None) -> None:
+        before = len(self)
+        try:
+            with progress_bar("Indexing", "vectors", total=len(codes)) as bar:
+                for start in range(0, len(codes), _ADDED):
+                    some = codes.values[start : start + _ADDED]
+                    self._index.add_with_ids(to_faiss(some, self.origin), numbers[start : start + _ADDED])
+                    bar.update(len(some))
+        finally:  # what was added before an interruption stays, with its ids
+            done = len(self) - before
+            self._lists = Lists(self._index, self.origin)
+            if names is not None:
+                old = np.empty(0, object) if self._names is None else self._names
+                self._names = np.concatenate([old, np.array(names[:done], object)])
+                self._numbers = {**(self._numbers or {}), **dict(zip(names, numbers[:done].tolist(), strict=False))}
+            self._next_id = max(self._next_id, int(numbers[:done].max(initial=-1)) + 1)
+
+    def _measure_changed(self) -> None:
+        if not _SHRUNK * self.measured.vectors < len(self) < _GROWN * self.measured.vectors:
+            self.measure()
+
+    def _sample(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return vectors that lie to documents as questions do, of norm 1, and the ids of these documents."""
+        rng = np.random.default_rng(seed)
+        ranks = np.sort(rng.choice(len(self), min(_SAMPLE, len(self)), replace=False))
+        rows, inverse = decode(self._lists.codes(ranks), self.origin.precision, self.origin.out_features)
+        noise = scale_rows(rng.standard_normal(rows.shape, np.float32))
+        near = _LIKENESS * inverse[:, None] * rows + np.sqrt(1 - _LIKENESS**2) * noise
+        return scale_rows(near), self._lists.ids[ranks]
+
+    def _best(self, unit: np.ndarray, k: int, cells: int, selector: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best of the candidates: scores and FAISS's numbers, (q, k); -inf and -1 where there are fewer."""
+        scores, found = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int64)
+        count = self.measured.candidates * k
+        step = max(_RESCORED // count, 1)
+        for start in range(0, len(unit), step):
+            rows = slice(start, start + step)
+            proposed, numbers = self._candidates(unit[rows], count, cells, selector)
+            order = np.argsort(-proposed, axis=1, kind="stable")[:, :k]
+            scores[rows], found[rows] = (np.take_along_axis(each, order, axis=1) for each in (proposed, numbers))
+        return scores, found
+
+    def _candidates(
+        self, unit: np.ndarray, count: int, cells: int, selector: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what FAISS proposes, in its order: cosines and numbers, (q, count); -inf and -1 where it has fewer."""
+        count = min(count, len(self))
+        parameters = faiss.SearchParametersIVF(nprobe=min(cells, self._index.nlist), sel=selector)
+        # FAISS's fast scan finds nothing for zeros, which score 0 everywhere: any direction will do.
+        directed = np.where(unit.any(axis=1, keepdims=True), unit, np.float32(1 / math.sqrt(unit.shape[1])))
+        numbers = self._index.search(pad(directed, self._index.d), count, params=parameters)[1]
+        return self._lists.score(unit, numbers), numbers
+
+
+def _other_scores(scores: np.ndarray, ids: np.ndarray, own: np.ndarray | None, in_order: bool = False) -> np.ndarray:
+    """Return scores without those of each query's own document, the greatest first unless they keep their order."""
+    if own is not None:
+        scores = np.where(ids == own[:, None], -np.inf, scores)
+    return scores if in_order else -np.sort(-scores, axis=1)
+
+
+def _usual_cells(count: int) -> int:
+    return 2 ** round(math.log2(1.3 * math.sqrt(count))) if count >= _FEWEST_ROWS else 1
+
+
+def _listed(ids: Any) -> Any:
+    """Return ids in an order, with a length."""
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise UserError(f"ids={short(ids)}: expected several, such as [1, 2, 3]")
+    return ids if isinstance(ids, (np.ndarray, range, list, tuple)) else list(ids)
+
+
+def _check_new(there: list[Any], given: Any) -> None:
+    """Raise ``UserError`` if ids are in the index already, or one is given twice."""
+    if there:
+        raise UserError(f"id {there[0]!r:.99} is in the index already: remove it first")
+    if len(np.unique(given) if isinstance(given, np.ndarray) else set(given)) < len(given):
+        repeated = next(one for one, count in Counter(list(given)).items() if count > 1)
+        raise UserError(f"id {repeated!r:.99} is given twice: give each code its own")
+
+
+def _are_names(given: Any) -> bool:
+    return len(given) > 0 and all(isinstance(one, str) for one in given)
+
+
+def _as_numbers(given: Any) -> np.ndarray:
+    """Return integers as int64.
 
     Raises:
-        BlockingIOError: If another process builds an index there.
-        FileExistsError: If ``path`` exists and ``overwrite`` is False, or holds no index.
-        FileNotFoundError: If there is no such file or folder to read.
-        ModuleNotFoundError: If FAISS is missing, or pyarrow for a table.
-        OSError: If the disk is full.
-        ValueError: If the source cannot be read, its vectors or codes do not fit the head, ids repeat, or there are
-            more cells than vectors.
+        UserError: If they are anything but whole numbers from 0 to 2^63 - 1.
     """
-    from st_dimreduce.codes import scan  # noqa: PLC0415, F401, what is missing is said before anything is read
-
-    kind, on_bad_row = Kind(kind), OnBadRow(on_bad_row)
-    known, model = _head_and_model(head)
-    precision = known.precision if precision is None else Precision(precision)
-    ids = _checked_ids(ids, id_column)
-    if cells is not None:
-        cells = as_count(cells, "cells", "choose at least 1")
-        if kind is not Kind.IVF:
-            raise UserError(f"cells={cells}: for kind='ivf' only, leave it out")
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < _SEEDS:
-        raise UserError(f"seed={seed}: choose a whole number, 0 to {_SEEDS - 1}")
-    seed = int(seed)
-    if queries is not None:
-        typical_queries(queries, known.out_features)  # before hours of work
-    kept = tempfile.TemporaryDirectory(prefix="st_dimreduce-") if path is None else None
-    target = Path(kept.name) / "index" if kept is not None else Path(path or "")
-    check_target(target, overwrite, marker=MANIFEST)
-    if model is not None:
-        source = _texts(source)
-    count = cells or 0 if kind is Kind.IVF else None
-    asked = [_recognised(source, model), known.fingerprint, precision.value, column, on_bad_row.value, count, seed]
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "batch_bytes": batch_bytes,
-    }
-    with only_run(target), _Work(target, asked, overwrite) as work:
-        ids = _read_ids(source, column, id_column) if ids is None else ids  # before hours of work
-        codes = _codes(source, known, model, precision, column, on_bad_row, work, **options)
-        manifest = Manifest(kind, precision, known.out_features, known.fingerprint, holds_names(ids), known.fingerprint)
-        middles, of_rows = None, None
-        if count is not None:
-            count = count or usual_cells(len(codes))
-            if count > len(codes):
-                work.leave_nothing()
-                raise UserError(f"cells={count}: choose at most {len(codes):,}, the number of vectors")
-            middles = work.kept("cells.npy", partial(_centres_of, codes, manifest, count, seed))
-            of_rows = _assigned(codes, middles, manifest, work)
-        with new_folder(target, overwrite, marker=MANIFEST) as folder:
-            fill(folder, codes, ids, known, manifest, middles, of_rows, queries, seed)
-    index = open_index(target, check_hashes=False)
-    index.keep(kept)
-    return index
-
-
-def fill(
-    folder: Path,
-    codes: np.ndarray,
-    ids: Any,
-    head: BaseHead,
-    manifest: Manifest,
-    middles: np.ndarray | None,
-    of_rows: np.ndarray | None = None,
-    queries: Any = None,
-    seed: int = 0,
-) -> None:
-    """Fill a new folder with an index, its head, and the recall at each effort, so that it is complete.
-
-    Args:
-        folder: The folder.
-        codes: Its codes.
-        ids: Their ids.
-        head: The head that gave them.
-        manifest: What the index is.
-        middles: Centres of its cells; None where it has none.
-        of_rows: The cell of each code. Defaults to None: the nearest.
-        queries: As in :func:`build_index`.
-        seed: Seed of what is measured. Defaults to 0.
-    """
-    head.save(folder / HEAD)
-    create(folder, codes, ids, manifest, middles, of_rows)
-    _let_go(codes)
-    open_index(folder, check_hashes=False).calibrate(queries, seed)
-
-
-def add_to_index(
-    index: CodeIndex,
-    source: Any,
-    model: SentenceTransformer | None = None,
-    *,
-    column: str | None = None,
-    id_column: str | None = None,
-    ids: Iterable[Any] | None = None,
-    on_bad_row: OnBadRow | str = OnBadRow.RAISE,
-    batch_size: int = 32,
-    overwrite: bool = False,
-    batch_bytes: int = DEFAULT_BATCH_BYTES,
-) -> int:
-    """Add vectors, codes or texts to an index; all of them appear at once.
-
-    Args:
-        index: The index.
-        source: As in :func:`build_index`.
-        model: The reduced model, for texts. Defaults to None.
-        column: As in :func:`build_index`.
-        id_column: As in :func:`build_index`.
-        ids: As in :meth:`st_dimreduce.CodeIndex.add`.
-        on_bad_row: As in :func:`st_dimreduce.reduce_vectors`.
-        batch_size: Texts that the model encodes at a time. Defaults to 32.
-        overwrite: As in :meth:`st_dimreduce.CodeIndex.add`.
-        batch_bytes: As in :func:`st_dimreduce.reduce_vectors`.
-
-    Returns:
-        How many were added.
-
-    Raises:
-        BlockingIOError: If another process is writing the index.
-        OSError: If the disk is full.
-        ValueError: As :func:`build_index` and :meth:`st_dimreduce.CodeIndex.add`, or if the model's head is not the
-            index's.
-    """
-    head = index_head(index)
-    if model is not None:
-        given = _head_and_model(model)[0]
-        if not same_head(given.fingerprint, head.fingerprint):
-            raise UserError("the model has another head than the index: give the model that it was built with")
-        source = _texts(source)
-    ids = _checked_ids(ids, id_column)
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "batch_bytes": batch_bytes,
-    }
-    with tempfile.TemporaryDirectory(prefix="st_dimreduce-") as folder, _Work(Path(folder) / "added") as work:
-        codes = _codes(source, head, model, index.precision, column, OnBadRow(on_bad_row), work, **options)
-        ids = _read_ids(source, column, id_column) if ids is None else ids
-        index.add(codes, ids, overwrite=overwrite)
-        return len(codes)
-
-
-def index_head(index: CodeIndex) -> BaseHead:
-    """Return the head that gave the codes of an index, which is kept in its folder.
-
-    Raises:
-        ValueError: If it is missing, damaged, or not the one that the index names.
-    """
-    head = BaseHead.load(index.path / HEAD)
-    if head.fingerprint != index.manifest.head:
-        raise UserError(f"{index.path / HEAD} is another head than {MANIFEST} names: {DAMAGED}")
-    return head
-
-
-class _Work:
-    """A hidden folder beside the index, with what a run that is killed leaves to the next.
-
-    Args:
-        target: The index.
-        asked: What is built; None, or a first item of None, if a later run could not recognise it.
-        overwrite: Whether to remove what was begun with something else.
-    """
-
-    def __init__(self, target: Path, asked: list[Any] | None = None, overwrite: bool = False) -> None:
-        target = target.absolute()
-        self.folder = target.parent / f".{target.name}.building"
-        self.codes, job = self.folder / "codes.npy", self.folder / "job.json"
-        self._resumable = asked is not None and asked[0] is not None
-        if self.folder.exists():
-            about = self.folder.lstat()
-            if not is_own(about) or self.folder.is_symlink():
-                raise PermissionError(f"{self.folder} is in the way, and others may have written to it: remove it")
-            same = self._resumable and job.is_file() and _holds(job, asked)
-            if not same and self._resumable and job.is_file() and not overwrite:
-                raise UserError(
-                    f"{self.folder} holds an index that was begun with other arguments: call again with the same, or "
-                    "start anew with overwrite=True (--force)"
-                )
-            if not same:
-                shutil.rmtree(self.folder)
-        if not self.folder.exists():
-            self.folder.mkdir(0o700, parents=True)
-            with new_file(job) as file:
-                write_json(file, asked if self._resumable else None)
-
-    def __enter__(self) -> _Work:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: Any) -> None:
-        nothing = {path.name for path in self.folder.glob("*")} <= {"job.json"}  # that a later run could go on from
-        if kind is None or nothing or not self._resumable:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def kept(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return an array that an earlier run has made, or make it."""
-        path = self.folder / name
-        if path.exists():
-            with suppress(ValueError):  # it was damaged since
-                return np.array(mapped(path))
-        made = make()
-        with new_file(path) as file:
-            save_array(file, made)
-        return made
-
-    def leave_nothing(self) -> None:
-        """Leave nothing to a later run, which is to be called with other arguments."""
-        self._resumable = False
-
-
-def _holds(job: Path, asked: Any) -> bool:
-    with suppress(ValueError):  # it was damaged since
-        return bool(read_json(job) == json.loads(json.dumps(asked)))
-    return False
-
-
-def _checked_ids(ids: Any, id_column: str | None) -> Any:
-    """Return ids in an order, after checking what can be before anything is read."""
-    if ids is not None and id_column is not None:
-        raise UserError(f"ids and id_column={id_column!r} were given: give one of them")
-    if ids is not None:
-        ids = listed(ids)
-        new_ids(ids, len(ids), holds_names(ids), 0)
-    return ids
-
-
-def _head_and_model(given: Any) -> tuple[BaseHead, Any]:
-    if hasattr(given, "to_head"):
-        return given.to_head(), None
-    if hasattr(given, "encode_document"):
-        from st_dimreduce.dim_reduce import DimReduce
-
-        return DimReduce.from_model(given).to_head(), given
-    raise UserError(f"{type(given).__name__} is no head: give a head, or for texts the reduced model")
-
-
-def _texts(source: Any) -> list[str]:
-    texts = [] if isinstance(source, str) else list(source)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise UserError("with a model, the source is texts: expected a list of strings, at least one")
-    return texts
-
-
-def _recognised(source: Any, model: Any) -> Any:
-    """Return what a later run will recognise the source by; None if it cannot."""
-    if model is not None:
-        return digest_of(source)
-    if isinstance(source, (str, os.PathLike)):
-        return Files.at(Path(source), (".npy", ".parquet", ".arrow", ".feather")).states
-    return None
-
-
-def usual_cells(rows: int) -> int:
-    """Return how many cells suit so many vectors: a power of two near 1.3 times the square root."""
-    return max(2 ** round(math.log2(1.3 * math.sqrt(rows))), 1) if rows >= _FEWEST_ROWS else 1
-
-
-def _codes(
-    source: Any,
-    head: BaseHead,
-    model: SentenceTransformer | None,
-    precision: Precision,
-    column: str | None,
-    on_bad_row: OnBadRow,
-    work: _Work,
-    batch_size: int,
-    batch_bytes: int,
-) -> np.ndarray:
-    """Return all codes, mapped from a file where they are not in memory already."""
-    if work.codes.exists():
-        with suppress(ValueError):
-            return mapped(work.codes)
-        work.codes.unlink()  # it was damaged since
-    stored = None if model is not None else _stored_codes(source, head, column)
-    options: dict[str, Any]
-    if model is not None:
-        from st_dimreduce.vectors.encode import encode_and_reduce  # noqa: PLC0415, vectors alone need no torch
-
-        options = {"batch_size": batch_size}
-        encode_and_reduce(source, model, work.codes, precision, **options)
-    elif stored is not None:
-        first, rest = next(stored, None), next(stored, None)
-        if first is None or first.shape[:1] == (0,):
-            raise UserError("there is no code in the source: give at least one")
-        check_codes(first, precision, head.out_features)
-        if rest is None:
-            return first
-        with new_file(work.codes) as path, closing(NpyFile(path)) as file:
-            for codes in chain([first, rest], stored):
-                check_codes(codes, precision, head.out_features)
-                file.write(codes)
-    else:
-        options = {"column": column, "on_bad_row": on_bad_row, "batch_bytes": batch_bytes}
-        reduce_vectors(source, head, work.codes, precision, **options)
-    return np.load(work.codes, mmap_mode="r", allow_pickle=False)
-
-
-def _stored_codes(source: Any, head: BaseHead, column: str | None) -> Iterator[np.ndarray] | None:
-    """Return the codes that a source holds; None if it holds vectors that the head could reduce.
-
-    Raises:
-        ValueError: If they were made by another head.
-    """
-    stored = open_codes(source, column)
-    if stored is None:
-        return None
-    first = stored.arrays[0] if stored.arrays else None
-    narrow = first is not None and first.ndim and first.shape[-1] == head.out_features < head.in_features
-    if first is not None and not (first.dtype.kind in "iu" or narrow):
-        return None
-    stored.check(head)
-    return iter(stored.arrays) if stored.arrays else stored.chunks()
-
-
-def _read_ids(source: Any, column: str | None, id_column: str | None) -> Any:
-    """Return the ids in a column of a table, or of a FAISS index; None if there are none.
-
-    Raises:
-        ValueError: If a column is named and it is no table that can be read twice, or the column does not exist, holds
-            null, or anything but integers or strings.
-    """
-    if id_column is None:
-        return FaissSource(source).ids if FaissSource.accepts(source) else None
-    stored = open_codes(source, column)
-    opened: Any = stored.table if stored is not None and stored.table else open_source(source, column)
-    if opened.schema is None or opened.rows is None:
-        raise UserError(f"id_column={id_column!r}: the source is no table that can be read twice, give ids instead")
-    return opened.ids(id_column)
-
-
-def _let_go(codes: np.ndarray) -> None:
-    """Give back the memory of an array that is mapped from a file; what is needed is read again.
-
-    Only of one that cannot be written: in a copy on write, this would undo what its owner wrote.
-    """
-    if isinstance(codes, np.memmap) and codes.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
-        codes._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
-
-
-def _centres_of(codes: np.ndarray, manifest: Manifest, count: int, seed: int) -> np.ndarray:
-    drawn = np.random.default_rng(seed).choice(len(codes), min(count * TRAINED_PER_CELL, len(codes)), replace=False)
-    sample = codes[np.sort(drawn)]
-    _let_go(codes)
-    return centres(sample, manifest, count, seed)
-
-
-def centres(sample: np.ndarray, manifest: Manifest, count: int, seed: int) -> np.ndarray:
-    """Return the centres of ``count`` cells, float32 of shape (count, k), of a sample of codes."""
-    from st_dimreduce.codes import scan  # noqa: PLC0415, optional
-
-    rows, inverse = decode(sample, manifest.precision, manifest.out_features)
-    rows *= inverse[:, None]
-    return scan.train_cells(rows, count, seed)
-
-
-def _assigned(codes: np.ndarray, centres: np.ndarray, manifest: Manifest, work: _Work) -> np.ndarray:
-    """Return the cell of every code, int32; a run that is killed goes on behind the last complete block."""
-    out = np.empty(len(codes), np.int32)
-    with progress_bar("Assigning", "rows", total=len(codes)) as bar:
-        for number, rows in enumerate(slices(0, len(codes), _ASSIGNED_ROWS)):
-            make = partial(cells_of, codes[rows], centres, manifest)
-            out[rows] = work.kept(f"cells-{number:05d}.npy", make)
-            _let_go(codes)
-            bar.update(rows.stop - rows.start)
-    return out
+    expected = "expected whole numbers from 0 to 2^63 - 1, or strings"
+    numbers = np.asarray(given) if len(given) else np.empty(0, np.int64)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise UserError(f"ids such as {given[0]!r:.99} are of type {numbers.dtype}: {expected}")
+    outside = numbers[(numbers < 0) | (numbers > _LARGEST_ID)]
+    if len(outside):
+        raise UserError(f"ids hold {outside[0]}: {expected}")
+    return numbers.astype(np.int64)

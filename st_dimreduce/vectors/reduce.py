@@ -1,4 +1,4 @@
-"""Reducing stored vectors: from a source, through a head, to a sink of codes."""
+"""Stored vectors through a head: from a source to codes in a file or folder."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from st_dimreduce.base_head import BaseHead
+from st_dimreduce.codes.codes import COLUMN, Codes
 from st_dimreduce.codes.metrics import cosines
 from st_dimreduce.codes.origin import Origin
 from st_dimreduce.codes.precision import dequantize, quantize
+from st_dimreduce.codes.rows import check_rows, row_norms
 from st_dimreduce.enums import OnBadRow, Precision
 from st_dimreduce.errors import UserError
-from st_dimreduce.files import followed, only_run
+from st_dimreduce.files import exclusive_run
 from st_dimreduce.progress import progress_bar
-from st_dimreduce.vectors.drift import Drift, DriftSample
-from st_dimreduce.vectors.kinds import open_source, sink_files
-from st_dimreduce.vectors.rows import bad_rows, check_width
-from st_dimreduce.vectors.sinks import Parts, size_of
-from st_dimreduce.vectors.sources import DEFAULT_BATCH_BYTES, Batch, Source, batch_rows
-from st_dimreduce.vectors.stored import open_codes
+from st_dimreduce.vectors.batches import Batch, Source, rows_per_batch
+from st_dimreduce.vectors.fit import check_width, suggest_on_bad_row
+from st_dimreduce.vectors.sinks import Output, append_sink, open_sink, size_of
+from st_dimreduce.vectors.sources import open_source
 
 _PART_BATCHES = 8
-_CHECKED = 1024  # rows at either end of a sink that is to grow
+_CHECKED_PLACES, _CHECKED_ROWS = 8, 256  # of a target that is appended to
 _SAME = 0.7  # cosine of codes of one vector, where one of few bits may differ
-NEW_COLUMN = "embedding"  # the column of codes where the source has no columns
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Transformed:
     Attributes:
         path: The file or folder.
         rows: Number of vectors in it.
-        bad_rows: Number of them that had no direction and are stored as zero vectors.
+        bad_rows: Number of those without a direction, stored as zero vectors, among the rows that were written; rows
+            that are appended to are not counted.
         bytes: Size of the file, or of all files in the folder.
         seconds: Duration of this run.
-        sample: Up to 4,000 of the vectors that this run reduced; None where it reduced none.
     """
 
     path: Path
@@ -52,15 +50,6 @@ class Transformed:
     bad_rows: int
     bytes: int
     seconds: float
-    sample: DriftSample | None = field(default=None, repr=False, compare=False)
-
-    @cached_property
-    def drift(self) -> Drift | None:
-        """How what this run reduced differs from what the head was fitted on; judged when it is asked for.
-
-        None where :func:`st_dimreduce.drift` could not judge.
-        """
-        return None if self.sample is None else self.sample.judge()
 
 
 def transform_file(
@@ -77,106 +66,98 @@ def transform_file(
     """Reduce stored vectors and write them as codes; see :meth:`st_dimreduce.Head.transform_file`."""
     begin = time.perf_counter()
     precision = head.precision if precision is None else Precision(precision)
-    on_bad_row, batch_bytes = OnBadRow(on_bad_row), DEFAULT_BATCH_BYTES
-    opened = open_source(source, column)
-    path = followed(target) if Path(target).suffix else Path(target)
-    part, whole = sink_files(path, opened.schema is not None)
-    part_rows = _PART_BATCHES * batch_rows(head.in_features, batch_bytes)
-    kept = _rows_kept(path, opened, head, precision, on_bad_row) if append and os.path.lexists(path) else 0
-    if kept and kept == opened.rows:
-        return Transformed(Path(target), kept, 0, size_of(path), time.perf_counter() - begin)
+    on_bad_row, opened = OnBadRow(on_bad_row), open_source(source, column)
     identity = {
         "source": opened.files.states if opened.files else None,
         "column": opened.column,
         "head": head.fingerprint,
         "precision": precision.value,
-        **({"rows before": kept} if kept else {}),
     }
-    source_path = opened.files.path if opened.files else None
-    asked: dict[str, Any] = {"overwrite": overwrite, "origin": Origin(precision, head.out_features, head.fingerprint), "append": kept > 0}
-    sample = DriftSample(head)
-    with only_run(path), Parts(path, part, whole, part_rows, identity, source_path, **asked) as parts:
-        if parts.bad_rows and on_bad_row is OnBadRow.RAISE:
-            raise UserError(
-                f"{parts.folder} was begun with on_bad_row='zero' and holds {parts.bad_rows} bad rows as zeros: "
-                "pass that again (--on-bad-row zero), or start anew with overwrite=True (--force)"
-            )
-        reduced = _reduced(opened, head, precision, on_bad_row, part.tabular, kept + parts.rows, batch_bytes, sample)
-        bar = progress_bar("Reducing", "rows", total=opened.rows, done=kept + parts.rows)
-        with bar, closing(reduced):
-            for codes, bad in reduced:
-                parts.write(codes, bad)
-                bar.update(len(codes))
-        size = parts.finish()
-    return Transformed(Path(target), kept + parts.rows, parts.bad_rows, size, time.perf_counter() - begin, sample)
+    output = Output(
+        Path(target),
+        Origin(precision, head.out_features, head.fingerprint),
+        opened.schema,
+        opened.column or COLUMN,
+        _PART_BATCHES * rows_per_batch(head.in_features),
+        identity if opened.files else None,
+    )
+    if not output.is_table:
+        opened.leave_out_others()
+    with exclusive_run(output.target):
+        appended_to = append and os.path.lexists(output.target)
+        kept = _rows_to_keep(opened, head, output, on_bad_row) if appended_to else 0
+        if kept and kept == opened.rows:
+            return Transformed(Path(target), kept, 0, size_of(output.target), time.perf_counter() - begin)
+        read = opened.files.path if opened.files else None
+        with append_sink(output, kept) if appended_to else open_sink(output, overwrite, read) as sink:
+            if sink.done.bad_rows and on_bad_row is OnBadRow.RAISE:
+                raise UserError(
+                    f"{sink.done.bad_rows} rows of the unfinished run are zeros, as on_bad_row='zero' asked for: pass "
+                    "that again (--on-bad-row zero), or start anew with overwrite=True (--force)"
+                )
+            start = kept + sink.done.rows
+            batches = encoded_batches(opened, head, precision, on_bad_row, start)
+            bar = progress_bar("Transforming", "rows", total=opened.rows, done=start)
+            with bar, closing(batches):
+                for codes, others, bad in batches:
+                    sink.write(codes, others, bad)
+                    bar.update(len(codes))
+        size = size_of(output.target)
+    return Transformed(Path(target), kept + sink.done.rows, sink.done.bad_rows, size, time.perf_counter() - begin)
 
 
-def _rows_kept(path: Path, opened: Source, head: BaseHead, precision: Precision, on_bad_row: OnBadRow) -> int:
-    """Return how many rows a sink has, after checking the first and the last of them against the source.
-
-    Raises:
-        ValueError: If the source cannot be read from a row on, has fewer, or the codes are not those of its rows.
-    """
-    stored = open_codes(path)
-    if opened.files is None or stored is None or stored.rows is None:
-        raise UserError(f"append: {path} or the source cannot be read from a row on: give files, or leave it out")
-    stored.check(head, precision)
-    rows = stored.rows
-    if opened.rows is not None and opened.rows < rows:
-        raise UserError(f"{path} has {rows:,} rows, the source {opened.rows:,}: it has not grown, give the whole of it")
-    for start in (0, max(rows - _CHECKED, 0)):
-        with closing(opened.batches(start, _CHECKED * 4 * head.in_features)) as batches:
-            batch = next(batches)
-        there = next(stored.chunks(start))[:_CHECKED]
-        count = min(len(batch.vectors), len(there))
-        here = reduce_batch(head, Batch(start, batch.vectors[:count]), precision, on_bad_row)[0]
-        there = there[:count]
-        same = here.shape == there.shape and here.dtype == there.dtype
-        if not same or _least_cosine(here, there, precision, head.out_features) < _SAME:
-            made = "are not what this head and precision give for the same rows of the source"
-            raise UserError(f"the codes in {path} from row {start:,} on {made}: start anew with --force")
-    return rows
-
-
-def _least_cosine(here: np.ndarray, there: np.ndarray, precision: Precision, size: int) -> float:
-    """Return the least cosine between codes of the same rows; a bit may differ where a number lies between two."""
-    one, other = (dequantize(codes, precision, size) for codes in (here, there))
-    return float(cosines(one, other)[one.any(axis=1)].min(initial=1.0))
+def encoded_batches(
+    source: Source, head: BaseHead, precision: Precision, on_bad_row: OnBadRow, start: int = 0
+) -> Generator[tuple[np.ndarray, Any, int], None, None]:
+    """Yield the codes of each batch from a row on, the other columns of a table, and the number of bad rows."""
+    with closing(source.batches(start)) as batches:
+        for batch in batches:
+            codes, bad = reduce_batch(head, batch, precision, on_bad_row)
+            yield codes, batch.others, bad
 
 
 def reduce_batch(head: BaseHead, batch: Batch, precision: Precision, on_bad_row: OnBadRow) -> tuple[np.ndarray, int]:
     """Return the codes of a batch, and the number of its vectors that have no direction.
 
     Raises:
-        ValueError: If the vectors are not of the head's size, or as :func:`bad_rows`.
+        UserError: If the vectors are not of the head's size, or one has no direction and none is expected.
     """
     check_width(head, batch)
-    bad = bad_rows(batch, on_bad_row)
+    bad = row_norms(batch.vectors)[1]
+    if len(bad) and on_bad_row is OnBadRow.RAISE:
+        with suggest_on_bad_row():
+            check_rows(batch.vectors, batch.first_row)
     with np.errstate(over="ignore", invalid="ignore"):  # in bad rows, which are replaced
         reduced = head.transform(batch.vectors)
     reduced[bad] = 0
     return quantize(reduced, precision), len(bad)
 
 
-def _reduced(
-    opened: Source,
-    head: BaseHead,
-    precision: Precision,
-    on_bad_row: OnBadRow,
-    tabular: bool,
-    start: int,
-    batch_bytes: int,
-    sample: DriftSample | None = None,
-) -> Generator[tuple[Any, int], None, None]:
-    """Yield the codes of each batch, as an array or a record batch, with the number of bad rows among them."""
-    if tabular:
-        from st_dimreduce.vectors.arrow import code_batch, code_schema  # noqa: PLC0415, optional
+def _rows_to_keep(source: Source, head: BaseHead, output: Output, on_bad_row: OnBadRow) -> int:
+    """Return how many rows a target has, after comparing some of them, from the first to the last, with the source.
 
-        column = opened.column or NEW_COLUMN
-        schema = code_schema(opened.schema, column, Origin(precision, head.out_features, head.fingerprint))
-    with closing(opened.batches(start, batch_bytes)) as batches:
-        for batch in batches:
-            codes, bad = reduce_batch(head, batch, precision, on_bad_row)
-            if sample is not None:
-                sample.add(batch.vectors)
-            yield code_batch(schema, column, codes, batch.others) if tabular else codes, bad
+    Raises:
+        UserError: If the source cannot be read from a row on, has fewer, or the codes are not those of its rows.
+    """
+    target, precision = output.target, output.origin.precision
+    if source.files is None:
+        raise UserError("append reads the source from a row on: give files, or leave it out")
+    stored = Codes.load(target, output.column if output.is_table else None)
+    stored.origin.check(head.fingerprint, target)
+    if stored.precision is not precision:
+        made = stored.precision.value
+        asked = f"pass precision={made!r} (--precision {made})"
+        raise UserError(f"{target} holds {made} codes, not {precision}: {asked}, or start anew")
+    if source.rows is not None and source.rows < len(stored):
+        raise UserError(f"{target} has {len(stored):,} rows, the source {source.rows:,}: give the whole source")
+    last = max(len(stored) - _CHECKED_ROWS, 0)
+    for start in sorted({round(last * place / (_CHECKED_PLACES - 1)) for place in range(_CHECKED_PLACES)}):
+        with closing(source.batches(start)) as batches:
+            vectors = next(batches).vectors[:_CHECKED_ROWS]
+        there = stored.values[start : start + len(vectors)]
+        here = reduce_batch(head, Batch(start, vectors[: len(there)]), precision, on_bad_row)[0]
+        one, other = (dequantize(codes, precision, head.out_features) for codes in (here, there))
+        if cosines(one, other)[one.any(axis=1)].min(initial=1.0) < _SAME:
+            found = f"the codes in {target} from row {start:,} on are not those of the same rows of the source"
+            raise UserError(f"{found}: start anew with overwrite=True (--force)")
+    return len(stored)

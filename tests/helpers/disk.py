@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import shutil
 import subprocess
@@ -36,3 +37,10 @@ def no_large_files():
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def content(path):
+    """What is at a path, as hashes; None if there is nothing."""
+    if path.is_dir():
+        return {str(file.relative_to(path)): content(file) for file in path.rglob("*") if file.is_file()}
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

@@ -7,6 +7,7 @@ import json
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
+from st_dimreduce import Head, reduce_model
 from tests.helpers.tiny import SENTENCES
 
 CONFIG, POOL, DENSE = "config.json", "1_Pooling/config.json", "2_Dense/config.json"
@@ -21,6 +22,11 @@ BOTH_FAIL, BOTH_OTHER = f"{OLD} and {TEI} {FAIL}", f"{OLD} and {TEI} {OTHER}"
 
 def tiny_of(tiny_path, mode="mean", *more):
     return SentenceTransformer(modules=[Transformer(tiny_path), Pooling(32, mode), *more], device="cpu")
+
+
+def trainable(base, size):
+    """A reduced model whose head is a ``DimReduce``."""
+    return Head.from_model(reduce_model(base, SENTENCES, size)).attach(base, trainable=True)
 
 
 def encode(path):

@@ -25,10 +25,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
-from st_dimreduce import Head, reduce_model, reduce_vectors, save_portable
-from st_dimreduce.models.load import load_model
+from st_dimreduce import Head, reduce_model, save_portable
 from st_dimreduce.codes.origin import beside, origin_beside
-from tests.helpers.resuming import content
+from st_dimreduce.models.load import load_model
+from tests.helpers.disk import content
+from tests.helpers.resuming import transform
 
 MOMENTS = 50
 LONGEST = 900  # seconds until it says where it hangs: a quiet machine takes a fiftieth
@@ -92,17 +93,18 @@ class Command(Models):
 
 
 class Vectors:
-    """A sink of codes, made from nothing or in another's place."""
+    """A target of codes, made from nothing or in another's place."""
 
-    def __init__(self, folder, texts, name="sink.npy", rows=20_000, parts=10, replacing=False):
+    def __init__(self, folder, texts, name="target.npy", rows=20_000, parts=10, replacing=False):
         rng = np.random.default_rng(0)
         self.source, self.replacing = folder.parent / "source" / "x.npy", replacing
         np.save(self.source, rng.standard_normal((rows, 32)).astype(np.float32))
-        self.head, self.batch_bytes = Head(rng.standard_normal((8, 32)) / 8), 4 * 32 * rows // 8 // parts
+        self.head = Head(rng.standard_normal((8, 32)) / 8)
+        vectors_reduce.DEFAULT_BATCH_BYTES = 4 * 32 * rows // 8 // parts
         self.target, self.before = folder / name, folder.parent / f"before-{name}"
         self.good, self.origins = [None], [None]
         if replacing:
-            reduce_vectors(self.source, self.head, self.before, "binary", batch_bytes=self.batch_bytes)
+            transform(self.source, self.before, "binary", self.head, self.batch_bytes)
             self.good, self.origins = [content(self.before)], [origin_beside(self.before)]
         self.begin()
         self.run()
@@ -125,8 +127,7 @@ class Vectors:
         beside(self.target).unlink(missing_ok=True)
 
     def run(self):
-        options = {"overwrite": self.replacing, "batch_bytes": self.batch_bytes}
-        reduce_vectors(self.source, self.head, self.target, "int4", **options)
+        transform(self.source, self.target, "int4", self.head, self.batch_bytes, overwrite=self.replacing)
 
     def look(self):
         found = content(self.target)
@@ -150,9 +151,10 @@ JOBS = {
     "save_portable": Models,
     "save_portable to a new folder": partial(Models, replacing=False),
     "reduce": Command,
-    "apply": Vectors,
-    "apply in another's place": partial(Vectors, rows=320, parts=4, replacing=True),
-    "apply to a folder": partial(Vectors, rows=320, parts=4, replacing=True, name="sink"),
+    "transform": Vectors,
+    "transform in another's place": partial(Vectors, rows=320, parts=4, replacing=True),
+    "transform to a table": partial(Vectors, rows=320, parts=4, replacing=True, name="target.parquet"),
+    "transform to a folder": partial(Vectors, rows=320, parts=4, replacing=True, name="target"),
 }
 
 

@@ -33,14 +33,16 @@ class LoopbackQdrant:
         _, _, name, *asked = path.split("/")
         options = {"with_payload": body.get("with_payload"), "with_vectors": body.get("with_vector") or False}
 
+        chosen = models.Filter(**body["filter"]) if body.get("filter") else None
+
         def scroll():
-            points, offset = client.scroll(name, limit=body["limit"], offset=body.get("offset"), **options)
+            points, offset = client.scroll(name, chosen, limit=body["limit"], offset=body.get("offset"), **options)
             return {"points": _plain(points), "next_page_offset": offset}
 
         def query():
             asked = body["query"]
             query = models.SampleQuery(**asked) if "sample" in asked else asked["nearest"]
-            return client.query_points(name, query, limit=body["limit"], **options)
+            return client.query_points(name, query, query_filter=chosen, limit=body["limit"], **options)
 
         answers = {
             "GET": lambda: client.get_collection(name),
@@ -48,7 +50,7 @@ class LoopbackQdrant:
             "PUT": lambda: client.create_collection(name, models.VectorParams(**body["vectors"])),
             "POST points": lambda: client.retrieve(name, body["ids"], **options),
             "PUT points": lambda: client.upsert(name, models.Batch(**body["batch"])),
-            "POST points/count": lambda: client.count(name, count_filter=models.Filter(**body.get("filter") or {})),
+            "POST points/count": lambda: client.count(name, count_filter=chosen),
             "POST points/scroll": scroll,
             "POST points/query": query,
         }

@@ -16,15 +16,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 RUN = ("bash", "python", "console")
-RUNNER = Path(__file__).with_name("run_page.py")
+RUNNER = Path(__file__).with_name("run_pages.py")
 _BLOCK = re.compile(r"^(?P<indent> *)```(?P<kind>\w+)[^\n]*\n(?P<code>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!-- (not run|exits with):? ([^>]+) -->")
 _FIGURE = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?")
@@ -82,20 +86,48 @@ def same_form(printed, expected):
     return re.fullmatch(r"\s*.*\s*".join(words), form(printed), re.DOTALL) is not None
 
 
-def run_page(page, folder, environment, timeout=1500):
+class Forks:
+    """A process that has imported the package and what it takes seconds to import, of which pages are forks.
+
+    Its environment is that of :func:`environment`: what a library reads when it is imported is the same for all pages.
+    """
+
+    def __init__(self, socket_path, variables):
+        self.socket_path, self.variables = str(socket_path), variables
+        command = [sys.executable, RUNNER, self.socket_path]
+        self._process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout.readline() == "ready\n", "the process of the pages did not start"
+
+    def run(self, arguments, folder, variables, files, timeout):
+        """Run a fork with these files as standard input, output and error; returns its exit status."""
+        request = {"arguments": arguments, "folder": str(folder), "environment": variables}
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self.socket_path)
+            socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], [file.fileno() for file in files])
+            connection.settimeout(timeout)
+            with connection.makefile() as answers:
+                fork = int(answers.readline())
+                try:
+                    return int(answers.readline())
+                except TimeoutError:
+                    os.killpg(fork, signal.SIGKILL)
+                    raise
+
+    def close(self):
+        self._process.terminate()
+        self._process.wait()
+
+
+def run_page(page, folder, forks, variables=(), timeout=1500):
     """Run a page's blocks in order in one folder, with one namespace; returns what is wrong, a line each."""
     blocks = [{"kind": block.kind, "code": block.code, "status": block.status} for block in page.run]
-    done = subprocess.run(
-        [sys.executable, RUNNER],
-        cwd=folder,
-        env=environment,
-        input=json.dumps(blocks),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    results = [json.loads(line) for line in done.stdout.splitlines()]
+    with ExitStack() as stack:
+        asked, said, errors = files = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
+        json.dump(blocks, asked)
+        asked.seek(0)
+        status = forks.run(["page"], folder, forks.variables | dict(variables), files, timeout)
+        printed, trouble = [file.seek(0) or file.read() for file in (said, errors)]
+    results = [json.loads(line) for line in printed.splitlines()]
     wrong = []
     for block, result in zip(page.run, results, strict=False):
         where = f"{page.path}:{block.line}"
@@ -107,18 +139,21 @@ def run_page(page, folder, environment, timeout=1500):
                 wrong.append(f"{where} prints\n{printed.rstrip()}\nwhere the page says\n{promised.rstrip()}")
     if len(results) < len(blocks):
         where = f"{page.path}:{page.run[len(results)].line}"
-        wrong.append(f"{where} ended the process, {done.returncode}: {done.stderr[-2000:]}")
+        wrong.append(f"{where} ended the process, {status}: {trouble[-2000:]}")
     return wrong
 
 
-def programs(folder):
+def programs(folder, socket_path=None):
     """Make the programs that a page calls: this package's, ``pip`` and ``python``; returns their folder.
+
+    ``st-dimreduce`` runs in a fork of the process that listens at the socket, if one is given.
 
     ``pip install`` installs nothing: it fails if the environment of the tests lacks what is named, or if there is no
     such extra. ``st-dimreduce serve`` is ended by Ctrl-C, as a reader would, once the page is there.
     """
     folder.mkdir()
-    for name, code in {"pip": _PIP, "st-dimreduce": _COMMAND}.items():
+    command = _COMMAND if socket_path is None else _FORK.replace("SOCKET", str(socket_path)) + _COMMAND
+    for name, code in {"pip": _PIP, "st-dimreduce": command}.items():
         (folder / name).write_text(f"#!{sys.executable}\n{code}", encoding="utf-8")
     (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="utf-8")
     for each in folder.iterdir():
@@ -147,6 +182,18 @@ for word in sys.argv[2:]:
     known = {canonicalize_name(extra) for extra in about.get_all("Provides-Extra") or []}
     unknown = {canonicalize_name(extra) for extra in asked.extras} - known
     assert not unknown, f"{asked.name} has no extra {unknown}"
+"""
+
+_FORK = """\
+import sys
+if sys.argv[1:2] != ["serve"]:
+    import json, os, socket
+    request = {"arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect("SOCKET")
+        socket.send_fds(connection, [json.dumps(request).encode() + b"\\n"], [0, 1, 2])
+        with connection.makefile() as answers:
+            raise SystemExit(int(answers.readlines()[1]))
 """
 
 _COMMAND = """\

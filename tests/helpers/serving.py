@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from st_dimreduce import reduce_model, save_portable
-from st_dimreduce.apps.search_page import Connections, address, bind, make_app, make_server
+from st_dimreduce.apps.search_page import address, bind, make_app, make_server
 from st_dimreduce.dim_reduce import head_of, keep_record
 from tests.helpers.tiny import SENTENCES, make_tiny
 
@@ -27,9 +27,9 @@ def make_base(tiny_path):
     return model
 
 
-def make_folder(base, path, out_features=8, precision="int4", trained=False):
+def make_folder(base, path, dim=8, precision="int4", trained=False):
     """A reduced model in portable form, fitted to be stored in int4; its body is the base model's or a trained one."""
-    model = reduce_model(base, SENTENCES, out_features, objective="fidelity")
+    model = reduce_model(base, SENTENCES, dim, objective="fidelity")
     _, record = head_of(model)
     keep_record(model, replace(record, precision=precision, base_model="org/base"))
     if trained:
@@ -39,17 +39,18 @@ def make_folder(base, path, out_features=8, precision="int4", trained=False):
 
 
 @contextmanager
-def served(corpus, **seconds):
-    """The page's address and its connections, served as the command does, but in a thread."""
-    bound, connections = bind(0), Connections(make_app(corpus), **seconds)
-    server = make_server(connections)
+def served(corpus):
+    """The page's address, served as the command does, but in a thread."""
+    bound = bind(0)
+    server = make_server(make_app(corpus))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
-        yield address(bound), connections
+        yield address(bound)
     finally:
         server.should_exit = True
         thread.join(30)
+        bound.close()
     assert not thread.is_alive()
 
 

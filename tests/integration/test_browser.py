@@ -20,13 +20,13 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 LONG_NAME = "small-in-four-dimensions-" * 8
 
-pytestmark = pytest.mark.component("Chromium")
+pytestmark = [pytest.mark.component("Chromium"), pytest.mark.wings("apps", "examples/browser")]
 
 
 @pytest.fixture(scope="module")
 def site(tiny_path, tmp_path_factory):
     folder = make_folder(make_base(tiny_path), tmp_path_factory.mktemp("page") / "small")
-    with served(Corpus(folder, TEXTS)) as (where, _):
+    with served(Corpus(folder, TEXTS)) as where:
         yield where
 
 
@@ -35,7 +35,7 @@ def several(tiny_path, tmp_path_factory):
     """A page with two reduced models, the second of a name as long as a folder's may be."""
     base, work = make_base(tiny_path), tmp_path_factory.mktemp("several")
     folders = [make_folder(base, work / "small"), make_folder(base, work / LONG_NAME, 4, "int8")]
-    with served(Corpus(folders, TEXTS)) as (where, _):
+    with served(Corpus(folders, TEXTS)) as where:
         yield where
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -11,15 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from sentence_transformers import MultiVectorEncoder
-from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
 from st_dimreduce.apps.docstrings import docstring_pairs
 from tests.helpers.distributions import unpacked
 from tests.helpers.loopback_hub import LoopbackHub
-from tests.helpers.pages import environment, programs, read_page, run_page, same_form
+from tests.helpers.pages import Forks, environment, programs, read_page, run_page, same_form
 
 PATHS = sorted([Path("README.md"), Path("README.ko.md"), *Path("docs").rglob("*.md")], key=str)
 PAGES = [page for page in map(read_page, PATHS) if page.blocks]
@@ -37,17 +35,14 @@ TEXTS, LATER, WORDS = 600, 300, 24
 
 
 @pytest.fixture(scope="module")
-def hub(minilm, minilm_path, tmp_path_factory):
+def hub(minilm_path, tmp_path_factory):
     """A Hub with the models that pages name: the real all-MiniLM-L6-v2, and stand-ins for what is in no package."""
     folder = tmp_path_factory.mktemp("models")
     model = DistilBertModel(DistilBertConfig(n_layers=1))
     model.save_pretrained(folder / "distilbert")
     AutoTokenizer.from_pretrained(minilm_path).save_pretrained(folder / "distilbert")
-    dense = Dense(384, 128, bias=False, module_input_name="token_embeddings")
-    ends = [dense, MultiVectorMask(), Normalize(module_input_name="token_embeddings")]
-    MultiVectorEncoder(modules=[minilm[0], *ends], device="cpu").save_pretrained(str(folder / "late"))
     sources = dict.fromkeys(ENCODERS, Path(minilm_path))
-    sources |= {"distilbert/distilbert-base-uncased": folder / "distilbert", "lightonai/LateOn": folder / "late"}
+    sources |= {"distilbert/distilbert-base-uncased": folder / "distilbert"}
     with closing(LoopbackHub()) as server:
         for name, source in sources.items():
             server.hold(name, source)
@@ -89,14 +84,21 @@ def package(tmp_path_factory):
     return unpacked(tmp_path_factory)
 
 
+@pytest.fixture(scope="module")
+def forks(hub, package, tmp_path_factory):
+    """The process whose forks run pages, and the commands that they call."""
+    folder = tmp_path_factory.mktemp("forks")
+    with tempfile.TemporaryDirectory() as short:  # the path of a socket has 107 characters at most
+        path = Path(short, "socket")
+        variables = hub.environment(folder / "hub", OMP_NUM_THREADS="1")
+        with closing(Forks(path, environment(programs(folder / "bin", path), variables, package))) as forks:
+            yield forks
+
+
 @pytest.fixture
-def reader(hub, prepared, package, tmp_path):
-    """A folder of the reader's, and the environment of the commands there."""
-    folder = tmp_path / "reader"
-    shutil.copytree(prepared, folder)
-    return folder, environment(
-        programs(tmp_path / "bin"), hub.environment(tmp_path / "hub", OMP_NUM_THREADS="1"), package
-    )
+def folder(prepared, tmp_path):
+    """A folder of the reader's."""
+    return Path(shutil.copytree(prepared, tmp_path / "reader"))
 
 
 def say_what_is_not_run(page, record_property):
@@ -106,13 +108,13 @@ def say_what_is_not_run(page, record_property):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.path))
-def test_every_block_of_the_page_runs_as_printed(page, reader, request, record_property):
+def test_every_block_of_the_page_runs_as_printed(page, folder, forks, request, record_property):
     say_what_is_not_run(page, record_property)
-    folder, variables = reader
+    variables = {}
     if "postgresql://" in page.path.read_text(encoding="utf-8"):
         uri = request.getfixturevalue("postgres")
-        variables |= {"DATABASE_URL": uri, "PGUSER": "postgres", "PGHOST": uri.partition("host=")[2]}
-    wrong = run_page(page, folder, variables)
+        variables = {"DATABASE_URL": uri, "PGUSER": "postgres", "PGHOST": uri.partition("host=")[2]}
+    wrong = run_page(page, folder, forks, variables)
     assert not wrong, "\n\n".join(wrong)
 
 
@@ -130,7 +132,7 @@ def test_figures_and_spaces_may_differ_and_words_may_not():
     assert not same_form("reduced 128", "reduced 128 more")
 
 
-def test_what_a_page_says_wrong_is_found(reader, tmp_path):
+def test_what_a_page_says_wrong_is_found(folder, forks, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
         """
@@ -175,7 +177,7 @@ pip install 'st_dimreduce[nothing]'
 ```
 """
     )
-    wrong = run_page(read_page(page), *reader)
+    wrong = run_page(read_page(page), folder, forks)
     lines = [each.splitlines()[0].removeprefix(str(page)) for each in wrong]
     assert [line.partition(" ")[0] for line in lines] == [":3", ":14", ":27", ":39"]
     assert "three" in wrong[0]

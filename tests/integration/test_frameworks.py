@@ -17,6 +17,8 @@ from st_dimreduce.codes.search import search
 from tests.helpers.components import missing
 from tests.helpers.environments import WITHOUT_US
 
+pytestmark = pytest.mark.wings("integrations")
+
 FRAMEWORKS = ["LangChain", "LlamaIndex", "Haystack", "mteb"]
 
 # Each framework loads the folder by name, with no flag. One process for all: what fails in one is kept for its test.
@@ -148,7 +150,7 @@ def test_a_store_of_langchain_finds_by_int8_codes(folder, texts, encoded):
 
     store = InMemoryVectorStore(CodeEmbeddings(HuggingFaceEmbeddings(model_name=str(folder))))
     store.add_texts(texts["documents"])
-    scores, rows = search(encoded["queries"][:3], quantize(encoded["documents"], "int8"), "int8", top_k=5)
+    scores, rows = search(encoded["queries"][:3], quantize(encoded["documents"], "int8"), "int8", k=5)
     for query, cosines, near in zip(texts["queries"], scores, rows, strict=False):
         found = store.similarity_search_with_score(query, k=5)
         assert [document.page_content for document, _ in found] == [texts["documents"][row] for row in near]

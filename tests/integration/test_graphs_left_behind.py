@@ -15,7 +15,7 @@ from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES
 
 onnx = pytest.importorskip("onnx")
-pytestmark = pytest.mark.component("ONNX Runtime")
+pytestmark = [pytest.mark.component("ONNX Runtime"), pytest.mark.wings("portable", "dim_reduce.py")]
 GRAPH_READERS = {"Infinity, ONNX", "fastembed", "transformers.js", "langchain4j", "Spring AI", "ONNX Runtime"}
 GRAPH_READERS |= {"Vespa, hugging-face-embedder"}
 MODULE_READERS = {

@@ -28,7 +28,7 @@ import json, sys
 from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from st_dimreduce import DimReduce, attach_head, load_head, publish, reduce_model
+from st_dimreduce import DimReduce, Head, publish, reduce_model
 from huggingface_hub import ModelCard
 from tests.helpers.tiny import SENTENCES
 from transformers import AutoTokenizer
@@ -43,25 +43,25 @@ base = SentenceTransformer(str(root / "base"), device="cpu")
 stock = reduce_model(base, SENTENCES, 8)
 publish(stock, "user/from-memory", figures={"documents": 2, "queries": 2, "rows": []})
 stock.push_to_hub("user/pushed")
-reduce_model(base, SENTENCES, 8, trainable=True).push_to_hub("user/pushed-trainable")
+Head.from_model(stock).attach(base, trainable=True).push_to_hub("user/pushed-trainable")
 plugged = SentenceTransformer("user/pushed-trainable", trust_remote_code=True, device="cpu")
 said["plugged"] = [[type(module).__name__ for module in plugged], plugged.encode(SENTENCES[:3]).tolist()]
-head = DimReduce.from_model(stock).to_head().with_record(precision="int4")
+head = Head.from_model(stock).with_record(precision="int4")
 static = SentenceTransformer(modules=[StaticEmbedding(AutoTokenizer.from_pretrained(root / "base"), embedding_dim=32)])
-publish(attach_head(base, head), "user/int4")
-publish(attach_head(static, head), "user/static-int4")
-attach_head(base, head).push_to_hub("user/pushed-int4")
-attach_head(base, head, trainable=True).push_to_hub("user/trainable-int4")
+publish(head.attach(base), "user/int4")
+publish(head.attach(static), "user/static-int4")
+head.attach(base).push_to_hub("user/pushed-int4")
+head.attach(base, trainable=True).push_to_hub("user/trainable-int4")
 for name in ("user/int4", "user/static-int4"):
     SentenceTransformer(name, device="cpu").push_to_hub(name + "-again")
 said["norms"] = {name: DimReduce.from_model(model).record.mean_norm for name, model in (
-    ("user/int4", attach_head(base, head)), ("user/static-int4", attach_head(static, head))
+    ("user/int4", head.attach(base)), ("user/static-int4", head.attach(static))
 )}
 said["records"] = {}
 for name in ("int4", "static-int4", "pushed-int4", "trainable-int4", "int4-again", "static-int4-again"):
     trust = {"trust_remote_code": True} if "trainable" in name else {}
     model = SentenceTransformer("user/" + name, device="cpu", **trust)
-    heads = load_head("user/" + name), DimReduce.from_model(model)
+    heads = Head.load("user/" + name), DimReduce.from_model(model)
     said["records"][name] = [[head.precision, head.record.mean_norm] for head in heads]
 ModelCard(first.card).validate()
 try:

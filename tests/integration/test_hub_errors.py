@@ -12,6 +12,8 @@ from st_dimreduce import publish
 from tests.helpers.hub_protocol import WRITER
 from tests.helpers.loopback_hub import LoopbackHub
 
+pytestmark = pytest.mark.wings("portable", "models")
+
 ERRORS = """
 import json, os, shutil, sys, time, warnings
 from pathlib import Path
@@ -170,26 +172,26 @@ def test_a_dry_run_says_all_and_sends_nothing(errors, quiet, folders):
 @pytest.mark.parametrize(
     ("case", "kind", "message"),
     [
-        ("name tiny", "ValueError", "'tiny' is no name on the Hub: give one such as 'user/my-model'. It has no user"),
-        ("name a/b/c", "ValueError", "'a/b/c' is no name on the Hub"),
-        ("name user/", "ValueError", "'user/' is no name on the Hub"),
-        ("name user/a b", "ValueError", "'user/a b' is no name on the Hub"),
-        ("name user/x--y", "ValueError", "'user/x--y' is no name on the Hub"),
-        ("name ", "ValueError", "'' is no name on the Hub"),
-        ("name https://huggingface.co/user/x", "ValueError", "is no name on the Hub"),
-        ("name user/../x", "ValueError", "is no name on the Hub"),
-        ("no folder", "ValueError", "holds no modules.json and no st_dimreduce.json: give a reduced model's folder"),
-        ("base", "ValueError", "holds no st_dimreduce.json: give a reduced model's folder"),
-        ("a name", "ValueError", "user/other holds no modules.json"),
-        ("pickle", "ValueError", "optimizer.pt may run code when it is loaded: take it out"),
-        ("code", "ValueError", "modeling.py may run code when it is loaded"),
-        ("link", "ValueError", "notes.txt is a link that leads out of"),
-        ("new", "ValueError", "base.modules.Dense"),
-        ("weights", "ValueError", "no model could be loaded from"),
-        ("record", "ValueError", "st_dimreduce.json is not as st_dimreduce writes it"),
-        ("figures", "ValueError", "figures are for a model in no folder"),
-        ("empty token", "ValueError", "the token is not one: expected a word, such as hf_..."),
-        ("two tokens", "ValueError", "the token is not one: expected a word, such as hf_..."),
+        ("name tiny", "UserError", "'tiny' is no name on the Hub: give one such as 'user/my-model'. It has no user"),
+        ("name a/b/c", "UserError", "'a/b/c' is no name on the Hub"),
+        ("name user/", "UserError", "'user/' is no name on the Hub"),
+        ("name user/a b", "UserError", "'user/a b' is no name on the Hub"),
+        ("name user/x--y", "UserError", "'user/x--y' is no name on the Hub"),
+        ("name ", "UserError", "'' is no name on the Hub"),
+        ("name https://huggingface.co/user/x", "UserError", "is no name on the Hub"),
+        ("name user/../x", "UserError", "is no name on the Hub"),
+        ("no folder", "UserError", "holds no modules.json and no st_dimreduce.json: give a reduced model's folder"),
+        ("base", "UserError", "holds no st_dimreduce.json: give a reduced model's folder"),
+        ("a name", "UserError", "user/other holds no modules.json"),
+        ("pickle", "UserError", "optimizer.pt may run code when it is loaded: take it out"),
+        ("code", "UserError", "modeling.py may run code when it is loaded"),
+        ("link", "UserError", "notes.txt is a link that leads out of"),
+        ("new", "UserError", "base.modules.Dense"),
+        ("weights", "UserError", "no model could be loaded from"),
+        ("record", "UserError", "st_dimreduce.json is not as st_dimreduce writes it"),
+        ("figures", "UserError", "figures are for a model in no folder"),
+        ("empty token", "UserError", "the token is not one: expected a word, such as hf_..."),
+        ("two tokens", "UserError", "the token is not one: expected a word, such as hf_..."),
         ("no token", "PermissionError", "no token to publish with: log in with `hf auth login`, or set HF_TOKEN"),
         ("wrong", "PermissionError", "the Hub does not know this token: log in"),
         ("reader", "PermissionError", "this token may not write there"),
@@ -198,7 +200,7 @@ def test_a_dry_run_says_all_and_sends_nothing(errors, quiet, folders):
         ("foreign branch", "FileExistsError", "user/foreign holds files and no st_dimreduce.json"),
         ("open", "PermissionError", "user/open is there and public"),
         ("race", "ConnectionError", "somebody else changed the repository meanwhile"),
-        ("card", "ValueError", '"license" must be one of'),
+        ("card", "UserError", '"license" must be one of'),
         ("dead", "ConnectionError", "publishing user/dead at http://127.0.0.1:9 failed: "),
         ("broken", "ConnectionError", "the same call again completes it"),
         ("cut", "ConnectionError", "the same call again completes it"),

@@ -32,7 +32,7 @@ from docs import screenshots
 
 _SCROLLED_BY_KEYS = "return [...document.querySelectorAll('pre > code')].every((code) => code.tabIndex === 0)"
 
-pytestmark = pytest.mark.component("Chromium")
+pytestmark = [pytest.mark.component("Chromium"), pytest.mark.wings("apps", "evaluation")]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_the_report_prints_on_white_with_all_that_is_closed(browser, report):
     features = [{"name": "prefers-color-scheme", "value": "dark"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": features})
     try:
-        heights = "return [...document.querySelectorAll('.query .both')].map((each) => each.offsetHeight)"
+        heights = "return [...document.querySelectorAll('details .both')].map((each) => each.offsetHeight)"
         assert min(browser.execute_script(heights)) > 50
         assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not browser.execute_script("return document.querySelector('img.dark').offsetHeight")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import tomllib
 
 from tests.helpers.environments import packages, run_python
+
+pytestmark = pytest.mark.wings()  # of what pyproject.toml asks for
 
 # What these versions themselves ask for, where that is not among our own requirements.
 THEIRS = ["tokenizers==0.22.2", "pandas==2.2.3", "pytz==2025.2", "datasets==4.4.1"]

@@ -17,7 +17,7 @@ from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.codes.search import search
 from tests.helpers.hub_card_rules import card_errors
 
-pytestmark = pytest.mark.component("mteb")
+pytestmark = [pytest.mark.component("mteb"), pytest.mark.wings("integrations", "codes")]
 PRECISIONS = ["float32", "int8", "int4", "int2", "binary"]
 
 

@@ -24,7 +24,7 @@ from tests.helpers.tiny import SENTENCES, WORDS
 from tests.helpers.without_torch import ENGLISH, KOREAN, without_torch
 
 onnxruntime = pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.component("ONNX Runtime")
+pytestmark = [pytest.mark.component("ONNX Runtime"), pytest.mark.wings("portable", "dim_reduce.py")]
 EXAMPLE = Path("examples/serving/encode_with_onnxruntime.py").absolute()
 
 

@@ -17,7 +17,7 @@ from st_dimreduce import check, export, publish, reduce_model, save_portable
 from st_dimreduce.cli import app
 from tests.helpers.tiny import SENTENCES
 
-pytestmark = pytest.mark.component("ONNX Runtime")
+pytestmark = [pytest.mark.component("ONNX Runtime"), pytest.mark.wings("portable", "dim_reduce.py")]
 
 PUBLISHER = """
 import json, sys
@@ -25,9 +25,9 @@ from pathlib import Path
 from st_dimreduce import publish
 root = Path(sys.argv[1])
 publish(root / "small", "user/plain")
-first = publish(root / "small", "user/both", with_="onnx", variants=["int8"])
-publish(root / "minilm", "user/minilm", with_=["onnx"])
-publish(root / "small", "user/taken-back", with_="onnx")
+first = publish(root / "small", "user/both", onnx=["int8"])
+publish(root / "minilm", "user/minilm", onnx=True)
+publish(root / "small", "user/taken-back", onnx=True)
 publish(root / "small", "user/taken-back")
 print(json.dumps({"files": first.files, "commit": first.commit}))
 """
@@ -101,7 +101,7 @@ def test_a_static_embedding_is_published_with_its_graph(tiny_path, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_path)
     static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=32)], device="cpu")
     save_portable(reduce_model(static, SENTENCES, 8), tmp_path / "static")
-    publication = publish(tmp_path / "static", "user/static", with_="onnx", dry_run=True)
+    publication = publish(tmp_path / "static", "user/static", onnx=True, dry_run=True)
     assert {"onnx/model.onnx", "export.json"} < set(publication.files)
     tags = ModelCard(publication.card).data.tags
     assert "onnx" in tags
@@ -119,7 +119,7 @@ def test_graphs_that_are_there_are_sent_as_they_are(folders, tmp_path):
     assert "onnx/model.onnx" in publication.files
     assert "transformers.js" in ModelCard(publication.card).data.tags
     with pytest.raises(ValueError, match=r"small holds onnx/model\.onnx: publish it as it is, or take its graphs out"):
-        publish(tmp_path / "small", "user/x", with_="onnx", dry_run=True)
+        publish(tmp_path / "small", "user/x", onnx=True, dry_run=True)
 
 
 def test_what_cannot_be_sent_is_said_in_one_line_and_nothing_is_sent(hub, folders, tiny, tmp_path, monkeypatch):
@@ -133,15 +133,15 @@ def test_what_cannot_be_sent_is_said_in_one_line_and_nothing_is_sent(hub, folder
 
     small = folders / "small"
     refused(small, "unknown addition 'tflite': choose from onnx", with_=["tflite"])
-    refused(small, "unknown variant 'int4': choose from fp16, int8", with_="onnx", variants=["int4"])
+    refused(small, "unknown variant 'int4': choose from fp16, int8", onnx=True, variants=["int4"])
     refused(small, "variants are of a graph, and none is sent: ask for with_='onnx' too", variants=["int8"])
     prompted = reduce_model(tiny, SENTENCES, 8)
     prompted.prompts = {"query": "question: "}
     prompted[1].include_prompt = False
-    refused(prompted, "this model cannot be exported: its Pooling leaves out the prompt", with_="onnx")
+    refused(prompted, "this model cannot be exported: its Pooling leaves out the prompt", onnx=True)
     shutil.copytree(small, tmp_path / "code")
     (tmp_path / "code" / "notes.py").write_text("")
-    refused(tmp_path / "code", f"{tmp_path}/code/notes.py may run code when it is loaded", with_="onnx")
+    refused(tmp_path / "code", f"{tmp_path}/code/notes.py may run code when it is loaded", onnx=True)
     assert len(hub.requests) == asked
 
 

@@ -10,20 +10,21 @@ import sys
 import numpy as np
 import pytest
 
-import st_dimreduce
-from st_dimreduce import Precision, Summary, fit_head, quantize
+from st_dimreduce import Codes, Head, Precision, Size, Summary
+from st_dimreduce.codes.fingerprint import same_head
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.vectors import fit as local
 
 pa = pytest.importorskip("pyarrow")
 ray = pytest.importorskip("ray")
 
-from st_dimreduce.vectors.arrow import codes_of  # noqa: E402
-from st_dimreduce.vectors.ray_data import encode_and_reduce, reduce_vectors, summarize  # noqa: E402
-from tests.helpers.tiny import SENTENCES  # noqa: E402
+from st_dimreduce.codes.tables import codes_of  # noqa: E402
+from st_dimreduce.vectors.ray_data import summarize, transform  # noqa: E402
 
-pytestmark = pytest.mark.component("Ray")
+pytestmark = [pytest.mark.component("Ray"), pytest.mark.wings("vectors", "fitting/summary.py")]
 RNG = np.random.default_rng(0)
 X = (RNG.standard_normal((150_000, 24)) * np.linspace(3, 0.2, 24) + 0.5).astype(np.float32)
-HEAD = fit_head(Summary.of(X), 16)
+HEAD = Head.fit(Summary.of(X), 16)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +62,7 @@ def same_summary(one, other):
 
 
 def test_the_summary_is_the_local_one():
-    same_summary(summarize(dataset(), column="embedding", sample_size=2000), st_dimreduce.summarize(X))
+    same_summary(summarize(dataset(), column="embedding", sample_size=2000), local.summarize(X))
 
 
 def test_the_sample_is_uniform_and_the_same_again():
@@ -83,25 +84,35 @@ def test_few_rows_are_all_in_the_sample():
 
 @pytest.mark.parametrize("precision", Precision)
 def test_codes_are_the_local_ones_and_ids_stay_with_them(precision):
-    out = whole(reduce_vectors(dataset(), HEAD, precision))
+    out = whole(transform(dataset(), HEAD, precision))
     assert np.array_equal(out["id"], np.arange(len(X)))
-    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.reduce_stored(X), precision))
+    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.transform(X), precision))
+
+
+def test_a_head_fitted_on_it_is_stored_in_its_own_precision():
+    head = Head.fit(summarize(dataset(X[:5000])), Size(bytes=4))
+    assert head.precision is not Precision.FLOAT32
+    out = whole(transform(dataset(X[:5000]), head))
+    assert np.array_equal(codes_of(out["embedding"]), head.encode(X[:5000]).values)
 
 
 def test_rays_own_tensors_are_read_as_well():
     few = ray.data.from_numpy(X[:5000])
-    same_summary(summarize(few), st_dimreduce.summarize(X[:5000]))
-    out = pa.concat_tables(ray.get(reduce_vectors(few, HEAD, "int8").to_arrow_refs()))
-    assert np.array_equal(codes_of(out["data"]), quantize(HEAD.reduce_stored(X[:5000]), "int8"))
+    same_summary(summarize(few), local.summarize(X[:5000]))
+    out = pa.concat_tables(ray.get(transform(few, HEAD, "int8").to_arrow_refs()))
+    assert np.array_equal(codes_of(out["data"]), quantize(HEAD.transform(X[:5000]), "int8"))
 
 
 def test_through_parquet(tmp_path):
     dataset(X[:20_000]).write_parquet(str(tmp_path / "full"))
-    reduce_vectors(ray.data.read_parquet(str(tmp_path / "full")), HEAD, "int4").write_parquet(str(tmp_path / "small"))
-    local = st_dimreduce.summarize(tmp_path / "full", column="embedding")
-    same_summary(summarize(ray.data.read_parquet(str(tmp_path / "full"))), local)
+    transform(ray.data.read_parquet(str(tmp_path / "full")), HEAD, "int4").write_parquet(str(tmp_path / "small"))
+    expected = local.summarize(tmp_path / "full", column="embedding")
+    same_summary(summarize(ray.data.read_parquet(str(tmp_path / "full"))), expected)
     out = whole(ray.data.read_parquet(str(tmp_path / "small")))
-    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.reduce_stored(X[:20_000]), "int4"))
+    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.transform(X[:20_000]), "int4"))
+    codes = Codes.load(tmp_path / "small")
+    assert (codes.precision, codes.out_features) == ("int4", 16)
+    assert same_head(codes.head, HEAD.fingerprint)
 
 
 def test_a_killed_worker_changes_nothing(tmp_path):
@@ -118,28 +129,11 @@ def test_a_killed_worker_changes_nothing(tmp_path):
 
         return dataset().map_batches(kill_once, batch_format="pyarrow", batch_size=None)
 
-    same_summary(summarize(dying("summary")), st_dimreduce.summarize(X))
-    out = whole(reduce_vectors(dying("vectors"), HEAD, "int8"))
+    same_summary(summarize(dying("summary")), local.summarize(X))
+    out = whole(transform(dying("vectors"), HEAD, "int8"))
     assert (tmp_path / "summary").exists(), "nobody was killed"
     assert (tmp_path / "vectors").exists(), "nobody was killed"
-    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.reduce_stored(X), "int8"))
-
-
-def test_encode_and_reduce(tiny, tmp_path):
-    from st_dimreduce import DimReduce, reduce_model, save_portable
-
-    model = reduce_model(tiny, SENTENCES, 8)
-    save_portable(model, tmp_path / "model")
-    texts = ray.data.from_arrow(pa.table({"id": np.arange(128), "text": SENTENCES})).repartition(4)
-    out = whole(encode_and_reduce(texts, tmp_path / "model", "int8", workers=2, batch_size=4))
-    assert out.column_names == ["id", "text", "embedding"]
-    expected = quantize(model.encode(SENTENCES), "int8")
-    assert (np.abs(codes_of(out["embedding"]).astype(int) - expected) <= 1).all()
-    assert DimReduce.from_model(model).out_features == codes_of(out["embedding"]).shape[1]
-    with pytest.raises(ValueError, match="the columns are id, text: expected 'body' among them and no 'embedding' yet"):
-        encode_and_reduce(texts, tmp_path / "model", text_column="body")
-    with pytest.raises(ValueError, match="expected 'text' among them and no 'id' yet"):
-        encode_and_reduce(texts, tmp_path / "model", column="id")
+    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.transform(X), "int8"))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +146,7 @@ def test_encode_and_reduce(tiny, tmp_path):
         (lambda: dataset(X[:10]), {"on_bad_row": "drop"}, "unknown on_bad_row 'drop'"),
     ],
 )
-def test_what_a_worker_refuses_is_said_in_one_line(make, arguments, message):
+def test_an_error_of_a_worker_is_one_line(make, arguments, message):
     with pytest.raises(ValueError, match=message) as raised:
         summarize(make(), **arguments)
     assert "\n" not in str(raised.value)
@@ -163,7 +157,7 @@ def test_bad_rows_are_left_out_where_asked():
     holed[[3, 700]] = 0
     assert summarize(dataset(holed), on_bad_row="zero").count == 998
     assert summarize(dataset(np.concatenate([0 * X[:70_000], X[:10]])), on_bad_row="zero").count == 10
-    codes = codes_of(whole(reduce_vectors(dataset(holed), HEAD, on_bad_row="zero"))["embedding"])
+    codes = codes_of(whole(transform(dataset(holed), HEAD, on_bad_row="zero"))["embedding"])
     assert np.array_equal(np.flatnonzero(~codes.any(axis=1)), [3, 700])
 
 
@@ -171,35 +165,3 @@ def test_without_ray_the_extra_is_named():
     code = "import sys; sys.modules['ray'] = None; import st_dimreduce.vectors.ray_data"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ModuleNotFoundError: Ray Data is missing: pip install 'st_dimreduce[ray]'" in done.stderr
-
-
-@pytest.mark.component("FAISS")
-def test_shards_are_merged_or_searched_side_by_side(tmp_path):
-    pytest.importorskip("faiss")
-    from st_dimreduce import build_index, merge_indexes
-    from st_dimreduce.codes.calibration import EXACT
-    from st_dimreduce.vectors.ray_data import Shards, build_shards
-
-    x, head = X[:30_000], HEAD.with_record(precision="int4")
-    shards = build_shards(dataset(x), head, tmp_path / "shards", id_column="id", shard_rows=8000)
-    assert len(shards) >= 4
-    local = build_index(table(x), head, tmp_path / "local", id_column="id")
-    merged = merge_indexes(shards, tmp_path / "merged")
-    assert len(merged) == len(local) == len(x)
-    ids = np.arange(0, len(x), 37)
-    assert np.array_equal(merged.codes(ids), local.codes(ids))
-    queries = head.reduce_stored(RNG.standard_normal((40, 24)).astype(np.float32))
-    beside = Shards(shards)
-    assert len(beside) == len(x)
-    for effort in (EXACT, None):
-        wanted = local.search(queries, 10, effort=effort)
-        for found in (merged.search(queries, 10, effort=effort), beside.search(queries, 10, effort=effort)):
-            assert np.abs(found[0] - wanted[0]).mean() < (1e-3 if effort else 1e-2)
-            same = [len(set(a) & set(b)) / 10 for a, b in zip(found[1].tolist(), wanted[1].tolist(), strict=True)]
-            assert np.mean(same) > (0.99 if effort else 0.85)
-    with pytest.raises(ValueError, match="queries have 24 dimensions"):
-        beside.search(x[:3])
-    with pytest.raises(ValueError, match="there is no column 'key'"):
-        build_shards(dataset(x), head, tmp_path / "other", id_column="key", kind="flat")
-    with pytest.raises(ValueError, match="holds no index"):
-        Shards([tmp_path])

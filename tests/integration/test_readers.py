@@ -33,7 +33,10 @@ from tests.helpers import readers
 from tests.helpers.environments import WITHOUT_US, node_modules, packages, run_python
 from tests.helpers.readers import Exported
 
-pytestmark = pytest.mark.component("ONNX Runtime")
+pytestmark = [
+    pytest.mark.component("ONNX Runtime"),
+    pytest.mark.wings("portable", "examples/serving", "examples/browser"),
+]
 
 ROOT = Path(__file__).parent.parent.parent
 BROWSER = ROOT / "examples" / "browser"

@@ -16,7 +16,6 @@ from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import search
 from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.models.attach import origin
-from st_dimreduce.vectors.drift import drift
 from st_dimreduce.vectors.fit import summarize
 from tests.helpers.tei import assert_served_as_encoded
 from tests.helpers.tiny import SENTENCES
@@ -148,6 +147,6 @@ def test_drift_tells_source_code_from_fresh_docstrings(minilm, tmp_path):
     assert (tmp_path / "model" / "st_dimreduce.json").stat().st_size < 8000
     fresh, other = minilm.encode(documents[600:]), minilm.encode(code)
     for rows in (fresh, fresh[:200], fresh[200:]):
-        assert drift(head, rows).verdict == "fits"
-    assert drift(head, other).verdict == "refit"
-    assert drift(head, np.concatenate([other, fresh[:250]])).verdict != "fits"
+        assert head.drift(rows).verdict == "fits"
+    assert head.drift(other).verdict == "refit"
+    assert head.drift(np.concatenate([other, fresh[:250]])).verdict != "fits"

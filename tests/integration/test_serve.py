@@ -52,7 +52,8 @@ def test_the_command_serves_until_it_is_interrupted(folder, tmp_path):
     taken = start("serve", str(folder), "--texts", str(tmp_path / "texts.csv"), "--port", site.rpartition(":")[2])
     _, error = taken.communicate(timeout=120)
     assert taken.returncode == 2
-    assert error.startswith(f"error: port {site.rpartition(':')[2]} cannot be used (address already in use): choose")
+    assert error.startswith(f"error: port {site.rpartition(':')[2]} cannot be used (Address already in use")
+    assert error.endswith("choose another, or 0 for any that is free\n")
     assert len(error.splitlines()) == 1
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=30)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.wings("codes", "examples/stores")
+
 EXAMPLES = Path("examples", "stores").absolute()
 EXACT, NEARLY = 99.5, 96.0  # least nDCG@10 of full floats: compared one by one, and through a graph or int8
 BITS = 85.0

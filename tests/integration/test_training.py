@@ -21,6 +21,8 @@ from sentence_transformers.sentence_transformer.losses import (
 from st_dimreduce import DimReduce, reduce_model, save_portable
 from tests.helpers.tiny import SENTENCES
 
+pytestmark = pytest.mark.wings("fitting", "dim_reduce.py")
+
 PAIRS = {"anchor": SENTENCES[:64], "positive": SENTENCES[64:]}
 DATASETS = {
     "cosine": Dataset.from_dict({**PAIRS, "score": [0.5] * 64}),

@@ -33,6 +33,14 @@ VERSIONS = {
     "6.0.0": {"sentence-transformers": "6.0.0"},  # takes the transformers 5 that is installed
     "newest": {},
 }
+ON_EVERY_CHANGE = ("3.4.1", "newest")
+
+
+def versions(name, *values):
+    """Return parameters of a test, marked `versions` unless the version is the oldest or the newest."""
+    return pytest.param(name, *values, marks=() if name in ON_EVERY_CHANGE else pytest.mark.versions, id=name)
+
+
 ENCODE = """
 import json, sys
 from importlib.metadata import version
@@ -111,7 +119,7 @@ def portable(tiny_path, minilm, tmp_path_factory):
     return folders, vectors
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=map(versions, VERSIONS))
 def found(request, portable, tmp_path_factory):
     """The vectors of a version, and the folder in which it saved some of the models again."""
     out = tmp_path_factory.mktemp("found") / "vectors.npz"
@@ -138,7 +146,7 @@ def test_the_record_is_kept_where_a_version_saves_the_model_again(found, portabl
 OLDEST = {"two towers": "5.1.0", "texts and images": "6.0.0", "layers weighted": "6.0.0"}
 
 
-@pytest.mark.parametrize("name", ["3.4.1", "5.1.0", "6.0.0"])
+@pytest.mark.parametrize("name", map(versions, ["3.4.1", "5.1.0", "6.0.0"]))
 def test_every_kind_in_the_oldest_version_that_loads_its_base_model(name, tiny_path, tmp_path):
     folders, vectors = {}, {}
     refused = {"bag of words"}
@@ -178,7 +186,7 @@ def poolings(tiny_path, tmp_path_factory):
     return folders, vectors
 
 
-@pytest.mark.parametrize("name", ["3.4.1", "5.1.0", "6.0.0"])
+@pytest.mark.parametrize("name", map(versions, ["3.4.1", "5.1.0", "6.0.0"]))
 def test_poolings_are_refused_exactly_where_older_versions_give_other_vectors(name, poolings, tmp_path):
     found = encode_with(name, poolings[0], TEXTS, tmp_path / "vectors.npz")
     elsewhere = {key for key in found if np.abs(found[key] - poolings[1][key]).max() > 1e-4}
@@ -202,7 +210,13 @@ except TypeError as error:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("3.4.1", "refused"), ("4.1.0", "refused"), ("5.1.0", "refused"), ("newest", "lost False")]
+    ("name", "expected"),
+    [
+        versions("3.4.1", "refused"),
+        versions("4.1.0", "refused"),
+        versions("5.1.0", "refused"),
+        versions("newest", "lost False"),
+    ],
 )
 def test_the_record_could_not_be_in_the_heads_own_config(name, expected, portable, tmp_path):
     folder = Path(shutil.copytree(portable[0]["mean"], tmp_path / "in dense"))
@@ -224,7 +238,7 @@ assert "st_dimreduce" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("name", ["6.0.0", "newest"])
+@pytest.mark.parametrize("name", map(versions, ["6.0.0", "newest"]))
 def test_the_plug_in_form_needs_the_flag_and_the_package_and_gives_the_same_vectors(name, tiny, tmp_path):
     reduced = trainable(reduce_model(tiny, SENTENCES, 8))
     assert type(reduced[2]) is DimReduce

@@ -6,11 +6,10 @@ import errno
 
 import pytest
 
-from st_dimreduce import DimReduce, reduce_model, save_head, save_portable
+from st_dimreduce import DimReduce, reduce_model, save_portable
 from st_dimreduce.files import new_file, new_folder
 from tests.helpers.command import run
-from tests.helpers.disk import no_large_files
-from tests.helpers.resuming import content
+from tests.helpers.disk import content, no_large_files
 from tests.helpers.tiny import SENTENCES, make_tiny
 
 COMMANDS = {
@@ -27,7 +26,7 @@ def given(tiny_path, tmp_path_factory):
     base = make_tiny(tiny_path)
     base.save_pretrained(str(place / "base"))
     save_portable(reduce_model(base, SENTENCES, 8), place / "model")
-    save_head(DimReduce(32, 8, record={"mean_norm": 1.0}), place / "small")
+    DimReduce(32, 8, record={"mean_norm": 1.0}).to_head().save(place / "small")
     (place / "texts").write_text("\n".join(SENTENCES))
     return {name: place / name for name in ("base", "model", "small", "texts")}
 

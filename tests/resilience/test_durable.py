@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -19,21 +20,21 @@ import pytest
 from filelock import Timeout
 from tqdm import tqdm
 
-from st_dimreduce import Head, Precision, Summary, files, save_head
-from st_dimreduce.files import held, new_file, new_folder, only_run
+from st_dimreduce import Codes, Head, Precision, Summary, files
 from st_dimreduce.codes.origin import Origin
-from st_dimreduce.vectors.sinks import NpyFile
-from st_dimreduce.vectors.stored import open_codes
-from tests.helpers.resuming import X, content, reduce_vectors
+from st_dimreduce.files import exclusive_run, lock, new_file, new_folder
+from st_dimreduce.vectors.reduce import transform_file
+from st_dimreduce.vectors import sinks
+from tests.helpers.disk import content
 
 HEAD = Head(np.eye(4, 8))
+X = np.random.default_rng(0).standard_normal((5000, 8)).astype(np.float32)
 
 
-@pytest.fixture(params=["one step", "two steps"])
-def exchanges(request, monkeypatch):
-    """With the system's exchange of two folders, and without."""
-    if request.param == "two steps":
-        monkeypatch.setattr("st_dimreduce.files._EXCHANGES", {})
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """512 rows a part, ten parts."""
+    monkeypatch.setattr("st_dimreduce.vectors.batches.BATCH_BYTES", 64 * 4 * 8)
 
 
 def write(folder, word, overwrite=True):
@@ -49,7 +50,7 @@ def words(folder):
 class Interrupts:
     """Presses Ctrl-C at the given instruction, counted over the functions that put a folder in its place."""
 
-    FUNCTIONS = ("new_folder", "put_in_place", "_exchange", "give_back", "_work_folder", "_empty")
+    FUNCTIONS = ("new_folder", "put_in_place", "give_back", "_work_folder")
 
     def __init__(self, number):
         self.left = number
@@ -66,7 +67,6 @@ class Interrupts:
         return self
 
 
-@pytest.mark.usefixtures("exchanges")
 def test_ctrl_c_at_any_instruction_leaves_the_old_or_the_new(tmp_path):
     folder, seen = tmp_path / "model", set()
     for number in range(1, 100_000):
@@ -94,7 +94,7 @@ def test_ctrl_c_at_any_instruction_leaves_the_old_or_the_new(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.slow
+@pytest.mark.wings("files.py", "vectors")
 @pytest.mark.parametrize("kind", ["model", "sink"])
 def test_ctrl_c_at_three_hundred_moments(kind, tmp_path):
     """Real signals, whose handlers run between any two instructions."""
@@ -104,7 +104,7 @@ def test_ctrl_c_at_three_hundred_moments(kind, tmp_path):
         if kind == "model":
             write(target, "word")
         else:
-            reduce_vectors(X[:9], HEAD, target, overwrite=True)
+            transform_file(HEAD, X[:9], target, overwrite=True)
 
     replace()
     wanted, rng = content(target), random.Random(0)  # noqa: S311, no secret
@@ -140,10 +140,10 @@ def test_permissions_stay_and_new_ones_are_as_everywhere(tmp_path):
 
     mask = os.umask(0o027)
     try:
-        save_head(HEAD, tmp_path / "head")
+        HEAD.save(tmp_path / "head")
         Summary.of(X).save(tmp_path / "summary")
-        reduce_vectors(X, HEAD, tmp_path / "x.npy")
-        reduce_vectors(X, HEAD, tmp_path / "x")
+        transform_file(HEAD, X, tmp_path / "x.npy")
+        transform_file(HEAD, X, tmp_path / "x")
     finally:
         os.umask(mask)
     weights = tmp_path / "head" / "model.safetensors"
@@ -152,38 +152,12 @@ def test_permissions_stay_and_new_ones_are_as_everywhere(tmp_path):
     for path in made:
         path.chmod(0o700 if path.is_dir() else 0o600)
     (tmp_path / "head" / "config.json").chmod(0o644)
-    save_head(HEAD, tmp_path / "head", overwrite=True)
+    HEAD.save(tmp_path / "head", overwrite=True)
     Summary.of(X).save(tmp_path / "summary")
-    reduce_vectors(X, HEAD, tmp_path / "x.npy", overwrite=True)
-    reduce_vectors(X, HEAD, tmp_path / "x", overwrite=True)
+    transform_file(HEAD, X, tmp_path / "x.npy", overwrite=True)
+    transform_file(HEAD, X, tmp_path / "x", overwrite=True)
     assert [mode(path) for path in made] == ["0o700", "0o700", "0o600", "0o600", "0o600"]
     assert mode(tmp_path / "head" / "config.json") == "0o644"
-
-
-def test_a_folder_that_nobody_may_write_is_replaced_and_stays_so(tmp_path):
-    code = (
-        "import os, sys; from pathlib import Path; from st_dimreduce.files import new_folder\n"
-        "os.geteuid() or os.setuid(65534)\n"
-        "with new_folder(Path(sys.argv[1]), True) as new:\n"
-        "    for name in ('modules.json', 'one'): (new / name).write_text('new')\n"
-    )
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(0o755)
-    write(tmp_path / "model", "old")
-    (tmp_path / "model" / "one").chmod(0)
-    (tmp_path / "model").chmod(0o555)
-    if os.geteuid() == 0:
-        for path in [tmp_path / "model", *(tmp_path / "model").iterdir()]:
-            os.chown(path, 65534, 65534)
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "model"], capture_output=True, text=True, check=False, cwd="/"
-    )
-    assert done.returncode == 0, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o555
-    assert stat.S_IMODE((tmp_path / "model" / "one").stat().st_mode) == 0
-    (tmp_path / "model").chmod(0o755)
 
 
 def test_permissions_are_not_taken_from_where_a_link_leads(tmp_path):
@@ -207,16 +181,16 @@ def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
             Summary.of(X).save(path)
 
 
-def test_a_file_that_appears_while_the_sink_is_joined_stays(tmp_path, monkeypatch):
-    append = NpyFile.append
+def test_a_file_that_appears_before_the_target_gets_its_name_stays(tmp_path, monkeypatch):
+    place = sinks._place
 
-    def late(self, part):
+    def late(*arguments):
         (tmp_path / "x.npy").write_text("theirs")
-        append(self, part)
+        place(*arguments)
 
-    monkeypatch.setattr(NpyFile, "append", late)
+    monkeypatch.setattr(sinks, "_place", late)
     with pytest.raises(FileExistsError, match="has appeared meanwhile"):
-        reduce_vectors(X, HEAD, tmp_path / "x.npy")
+        transform_file(HEAD, X, tmp_path / "x.npy")
     assert (tmp_path / "x.npy").read_text() == "theirs"
 
 
@@ -233,29 +207,12 @@ def test_what_was_moved_aside_a_moment_ago_is_given_back_too(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_failed_write_leaves_no_folder_that_it_made(tmp_path):
-    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "deep" / "er" / "model"):
-        raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only the superuser can give a file away")
-def test_who_owned_it_owns_it(tmp_path):
-    write(tmp_path / "model", "old")
-    for path in (tmp_path / "model", tmp_path / "model" / "one"):
-        os.chown(path, 1234, 1235)
-    write(tmp_path / "model", "new")
-    owners = [(path.stat().st_uid, path.stat().st_gid) for path in sorted((tmp_path / "model").iterdir())]
-    assert (tmp_path / "model").stat().st_uid == 1234
-    assert owners == [(0, 0), (1234, 1235), (0, 0)]
-
-
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "far").mkdir()
     for name in ("x.npy", "summary"):
         (tmp_path / name).symlink_to(tmp_path / "far" / name)
     for _ in range(2):
-        done = reduce_vectors(X, HEAD, tmp_path / "x.npy", overwrite=True)
+        done = transform_file(HEAD, X, tmp_path / "x.npy", overwrite=True)
         Summary.of(X).save(tmp_path / "summary")
         assert done.path == tmp_path / "x.npy"
         assert (tmp_path / "x.npy").is_symlink()
@@ -271,13 +228,13 @@ def test_without_locks_one_run_at_a_time_all_the_same(refusal, tmp_path, monkeyp
         raise OSError(refusal, os.strerror(refusal))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with held(tmp_path / "lock"), pytest.raises(Timeout), held(tmp_path / "lock"):
+    with lock(tmp_path / "lock"), pytest.raises(Timeout), lock(tmp_path / "lock"):
         raise AssertionError("held twice")
-    with held(tmp_path / "lock"):
+    with lock(tmp_path / "lock"):
         pass
-    with only_run(tmp_path / "x.npy"), pytest.raises(BlockingIOError, match="another run is writing"):
-        reduce_vectors(X, HEAD, tmp_path / "x.npy")
-    reduce_vectors(X, HEAD, tmp_path / "x.npy")
+    with exclusive_run(tmp_path / "x.npy"), pytest.raises(BlockingIOError, match="another run is writing"):
+        transform_file(HEAD, X, tmp_path / "x.npy")
+    transform_file(HEAD, X, tmp_path / "x.npy")
     assert {path.name for path in tmp_path.iterdir()} - {"lock"} == {"x.npy", "x.npy.codes.json"}
 
 
@@ -291,11 +248,11 @@ def test_without_locks_a_killed_run_holds_nobody_up(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    reduce_vectors(X, HEAD, tmp_path / "x.npy")
+    transform_file(HEAD, X, tmp_path / "x.npy")
     assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "x.npy.codes.json"}
 
 
-@pytest.mark.parametrize("name", ["writing.npy", "whole.npy", "job.json.new", "new/whole.npy", "new/part-00000.npy"])
+@pytest.mark.parametrize("name", ["new.npy", "job.json.new", "codes.json"])
 @pytest.mark.parametrize("theirs", ["folder", "mode", "link"])
 def test_what_others_may_have_put_there_is_not_followed(name, theirs, tmp_path):
     """In a folder that others write to, as a shared scratch folder is."""
@@ -304,8 +261,8 @@ def test_what_others_may_have_put_there_is_not_followed(name, theirs, tmp_path):
     sink.parent.mkdir()
     victim.write_text("precious")
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("st_dimreduce.vectors.sinks.Parts.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        reduce_vectors(source, HEAD, sink)
+        patch.setattr(sinks, "_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        transform_file(HEAD, source, sink)
     parts = sink.parent / ".sink.npy.parts"
     assert oct(stat.S_IMODE(parts.stat().st_mode)) == "0o700"
     (parts / name).unlink(missing_ok=True)
@@ -320,23 +277,8 @@ def test_what_others_may_have_put_there_is_not_followed(name, theirs, tmp_path):
     else:
         pytest.skip("only the superuser can give a folder away")
     with pytest.raises(PermissionError, match=r"is in the way, and others may have written to it: remove it"):
-        reduce_vectors(source, HEAD, sink)
+        transform_file(HEAD, source, sink)
     assert victim.read_text() == "precious"
-
-
-@pytest.mark.parametrize("name", ["writing.npy", "job.json.new", "new/whole.npy", "new/part-00000.npy"])
-def test_a_link_in_ones_own_parts_is_not_followed_either(name, tmp_path):
-    source, sink, victim = tmp_path / "x.npy", tmp_path / "sink.npy", tmp_path / "victim"
-    np.save(source, X)
-    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("st_dimreduce.vectors.sinks.Parts.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        reduce_vectors(source, HEAD, sink)
-    victim.write_text("precious")
-    (tmp_path / ".sink.npy.parts" / name).unlink(missing_ok=True)
-    (tmp_path / ".sink.npy.parts" / name).symlink_to(victim)
-    reduce_vectors(source, HEAD, sink)
-    assert victim.read_text() == "precious"
-    assert np.load(sink).shape == (len(X), 4)
 
 
 class Device:
@@ -387,11 +329,11 @@ def test_a_power_failure_after_success_spares_what_was_written(device):
 
     def everything(word, rows):
         write(place / "model", word)
-        save_head(HEAD.with_record(method=word), place / "head", overwrite=True)
+        HEAD.with_record(method=word).save(place / "head", overwrite=True)
         with new_file(place / "file") as file:
             file.write_text(word)
-        reduce_vectors(X[:rows], HEAD, place / "x.npy", overwrite=True)
-        reduce_vectors(X[:rows], HEAD, place / "x", overwrite=True)
+        transform_file(HEAD, X[:rows], place / "x.npy", overwrite=True)
+        transform_file(HEAD, X[:rows], place / "x", overwrite=True)
 
     for word, rows in (("old", 1000), ("new", 2000)):
         everything(word, rows)
@@ -402,7 +344,7 @@ def test_a_power_failure_after_success_spares_what_was_written(device):
         assert np.load(place / "x.npy").shape == (rows, 4)
         assert sum(len(np.load(part)) for part in (place / "x").glob("*.npy")) == rows
         for sink in ("x", "x.npy"):
-            assert open_codes(place / sink).origin == Origin.of(HEAD, Precision.FLOAT32)
+            assert Codes.load(place / sink).origin == Origin(Precision.FLOAT32, 4, HEAD.fingerprint)
 
 
 def test_a_power_failure_during_a_run_costs_no_more_than_a_part(device, tmp_path):
@@ -410,16 +352,18 @@ def test_a_power_failure_during_a_run_costs_no_more_than_a_part(device, tmp_path
     np.save(source, X)
     os.sync()
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("st_dimreduce.vectors.sinks.Parts.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        reduce_vectors(source, HEAD, sink)
+        patch.setattr(sinks, "_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        transform_file(HEAD, source, sink)
     device.lose_power()
-    reduce_vectors(source, HEAD, sink, overwrite=True)
-    assert np.array_equal(np.load(sink), np.concatenate(list(reduce_vectors(source, HEAD))))
+    job = json.loads((device.place / ".sink.npy.parts" / "job.json").read_text())
+    assert job["done"]["rows"] >= len(X) - 512
+    transform_file(HEAD, source, sink, overwrite=True)
+    assert np.allclose(np.load(sink), HEAD.transform(X), atol=1e-6)
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "victim").write_text("precious")
     (tmp_path / ".x.npy.lock").symlink_to(tmp_path / "victim")
     with pytest.raises(OSError, match=r"\.x\.npy\.lock"):
-        reduce_vectors(X, HEAD, tmp_path / "x.npy")
+        transform_file(HEAD, X, tmp_path / "x.npy")
     assert (tmp_path / "victim").read_text() == "precious"

@@ -16,7 +16,7 @@ from tests.helpers.fuzz_vectors import FORMATS, failures
 RUNS = int(os.environ.get("ST_DIMREDUCE_FUZZ", "5000"))  # 200000 for a thorough look
 
 
-@pytest.mark.slow
+@pytest.mark.wings("untrusted.py", "models", "portable")
 @pytest.mark.component("atheris")
 def test_whatever_a_folder_holds_it_is_read_or_refused(folders):
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108, ten times as fast as a disk
@@ -37,7 +37,7 @@ def test_damaged_vectors_are_read_or_refused_in_one_line(kind, tmp_path):
     assert failures(tmp_path, kind, 200) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.wings("untrusted.py", "vectors")
 @pytest.mark.parametrize("kind", FORMATS)
 def test_many_damaged_vectors_are_read_or_refused_in_one_line(kind, tmp_path):
     assert failures(tmp_path, kind, 2 * RUNS) == {}

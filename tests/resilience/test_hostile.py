@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import DimReduce, Summary, check, fix, load_head, reduce_model, save_head, save_portable
-from st_dimreduce.models.load import load_model
+from st_dimreduce import DimReduce, Summary, check, reduce_model, save_portable
+from st_dimreduce.models.load import load_head, load_model
+from st_dimreduce.portable.fix import fix
 from tests.helpers.hostile import CANARY, NAMES, NUMBERS, Boom, all_places, put
 from tests.helpers.tiny import SENTENCES
 
@@ -44,7 +45,7 @@ def folders(tiny_path, tmp_path_factory):
     place = tmp_path_factory.mktemp("hostile")
     reduced = reduce_model(tiny_path, SENTENCES, 8)
     save_portable(reduced, place / "model")
-    save_head(DimReduce(32, 8), place / "head")
+    DimReduce(32, 8).to_head().save(place / "head")
     summary = Summary.of(reduced.encode(SENTENCES))
     summary.save(place / "summary")
     load_model(place / "model")  # what is imported on the way is imported now

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
-from st_dimreduce import Head, reduce_vectors
+from st_dimreduce import Head
 from st_dimreduce.files import new_folder
+from st_dimreduce.vectors import sinks
+from tests.helpers.disk import content
 from tests.helpers.killing import LONGEST, MOMENTS
 from tests.helpers.tiny import SENTENCES
 
@@ -28,15 +33,16 @@ def kills(how, jobs, tiny, folder):
     return {name: int(count) for name, _, count in (line.rpartition(" ") for line in done.stdout.splitlines())}
 
 
-@pytest.mark.slow
+@pytest.mark.wings("files.py", "portable", "vectors")
 def test_killed_at_fifty_random_moments(tiny, tmp_path):
-    jobs = ["save_portable", "reduce", "apply"]
+    jobs = ["save_portable", "reduce", "transform"]
     assert kills("times", jobs, tiny, tmp_path) == dict.fromkeys(jobs, MOMENTS)
 
 
 @pytest.mark.slow
 def test_killed_before_each_change_of_the_disk(tiny, tmp_path):
-    jobs = ["save_portable", "save_portable to a new folder", "apply in another's place", "apply to a folder"]
+    jobs = ["save_portable", "save_portable to a new folder"]
+    jobs += ["transform in another's place", "transform to a table", "transform to a folder"]
     found = kills("events", jobs, tiny, tmp_path)
     assert list(found) == jobs
     assert min(found.values()) > 15, found
@@ -75,7 +81,7 @@ def test_a_later_run_clears_up_behind_killed_ones_and_touches_nothing_else(tmp_p
     assert (tmp_path / "model" / "modules.json").read_text() == "newest"
 
 
-@pytest.mark.slow
+@pytest.mark.wings("files.py")
 def test_everything_that_a_thousand_kills_left_is_cleared_up(tmp_path):
     """At whatever moment, that of removing what was replaced included."""
     folder = tmp_path / "model"
@@ -107,26 +113,39 @@ def test_everything_that_a_thousand_kills_left_is_cleared_up(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_killed_while_it_removes_its_parts(overwrite, tmp_path, monkeypatch):
-    """In whatever order the disk lists them: here what names the parts goes first, and they stay."""
-    source, sink = tmp_path / "x.npy", tmp_path / "sink.npy"
+@pytest.mark.parametrize("name", ["target.npy", "target.parquet", "target"])
+@pytest.mark.parametrize("removed", range(3))
+def test_killed_while_it_removes_its_parts(removed, name, overwrite, tmp_path, monkeypatch):
+    source, target = tmp_path / "x.npy", tmp_path / name
     np.save(source, np.eye(8, dtype=np.float32))
+    left = [removed]
 
     class Killed(BaseException):
         pass
 
-    def rmtree(folder, **_):
-        (folder / "job.json").unlink()
-        raise Killed
+    def killing(function):
+        def remove(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return function(*arguments, **options)
 
+        return remove
+
+    def discard(work):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", killing(Path.unlink))
+            patch.setattr("st_dimreduce.vectors.sinks.shutil.rmtree", killing(shutil.rmtree))
+            original(work)
+
+    original = sinks._discard
     with monkeypatch.context() as patch:
-        patch.setattr("st_dimreduce.vectors.sinks.shutil.rmtree", rmtree)
-        patch.setattr("st_dimreduce.vectors.sinks.Parts.__exit__", lambda *_: None)
-        with pytest.raises(Killed):
-            reduce_vectors(source, Head(np.eye(4, 8)), sink)
-    whole = sink.read_bytes()
+        patch.setattr(sinks, "_discard", discard)
+        with contextlib.suppress(Killed):
+            Head(np.eye(4, 8)).transform_file(source, target)
+    whole = content(target)
     if not overwrite:
-        sink.unlink()
-    reduce_vectors(source, Head(np.eye(4, 8)), sink, overwrite=overwrite)
-    assert len(sink.read_bytes()) == len(whole)
-    assert not (tmp_path / ".sink.npy.parts").exists()
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    Head(np.eye(4, 8)).transform_file(source, target, overwrite=overwrite)
+    assert content(target) == whole
+    assert not (tmp_path / f".{name}.parts").exists()

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import termios
 import time
-from functools import partial
 
 import numpy as np
 import pytest
@@ -22,48 +21,49 @@ from sentence_transformers.sentence_transformer.modules import Dense, Transforme
 
 from st_dimreduce import (
     DimReduce,
-    Head,
     Summary,
-    head,
+    base_head,
+    disable_progress_bars,
+    enable_progress_bars,
     recipe,
     reduce_model,
-    reduce_vectors,
-    save_head,
     save_portable,
-    summarize,
 )
+from st_dimreduce.base_head import BaseHead
 from st_dimreduce.evaluation import plots
 from st_dimreduce.fitting import closed_form
 from st_dimreduce.fitting.contrastive import contrast_head
 from st_dimreduce.fitting.distillation import distill_head
 from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.pairs import Pairs
-from st_dimreduce.portable import layout, save
-from st_dimreduce.portable import export, graph
+from st_dimreduce.fitting.size import Size
+from st_dimreduce.portable import export, graph, layout, save
+from st_dimreduce.vectors import batches
+from st_dimreduce.vectors.fit import summarize
 from tests.helpers.command import run
-from tests.helpers.resuming import BATCH, HEAD, ROWS, X
+from tests.helpers.resuming import BATCH, HEAD, ROWS, X, rows_done
 from tests.helpers.tiny import SENTENCES
 
 BARS = ["Encoding", "Choosing", "Rotating", "Training", "Measuring", "Resampling"]
-BARS += ["Summarising", "Reducing", "Joining", "Exporting"]
+BARS += ["Summarising", "Transforming", "Joining", "Exporting"]
 # Several commands in one process, which takes seconds to start. A terminal's Ctrl-C goes to whom it controls.
 SCRIPT = """
 import json, os, sys, time
 if os.isatty(0):
     os.open(os.ttyname(0), os.O_RDWR)
-from functools import partial
 from st_dimreduce import progress
 from st_dimreduce.cli import app
-from st_dimreduce.vectors import reduce
+from st_dimreduce.vectors import batches
+from st_dimreduce.vectors.fit import summarize
 from st_dimreduce.vectors.sources import NpySource
-progress.DELAY = 0
-reduce.reduce_vectors = partial(reduce.reduce_vectors, batch_bytes=int(sys.argv[2]))
-chunks = NpySource.chunks
+progress._DELAY = 0
+batches.BATCH_BYTES = int(sys.argv[2])
+read = NpySource.read
 def slow(*arguments):
-    for chunk in chunks(*arguments):
+    for some in read(*arguments):
         time.sleep(float(sys.argv[3]))
-        yield chunk
-NpySource.chunks = slow
+        yield some
+NpySource.read = slow
 for command in json.loads(sys.argv[1]):
     try:
         app(command)
@@ -99,12 +99,12 @@ def in_terminal(command, at_start=lambda terminal: None):
 
 def commands(folder, mark, *more):
     base, texts, vectors = (str(folder / name) for name in ("base", "texts.txt", "x.npy"))
-    out, head, codes = (str(folder / f"{mark}-{name}") for name in ("out", "head", "codes.npy"))
+    out, head, codes = (str(folder / f"{mark}-{name}") for name in ("out", "head", "codes.parquet"))
     return [
         ["reduce", base, texts, "--bytes", "8", "--objective", "fidelity", "-o", out, *more],
         ["fit", vectors, "--dim", "8", "-o", head, *more],
         ["export", out, "-o", f"{out}-onnx", *more],
-        ["apply", head, vectors, codes, *more],
+        ["transform", head, vectors, codes, *more],
     ]
 
 
@@ -115,9 +115,9 @@ def test_bars_are_shown_on_a_terminal_and_nowhere_else(tiny, tmp_path):
     np.save(tmp_path / "x.npy", tiny.encode(SENTENCES))
     status, shown = in_terminal(child([*commands(tmp_path, "shown"), *commands(tmp_path, "quiet", "--quiet")]))
     assert status == 0, shown
-    shown, last, end = shown.rpartition(f"st-dimreduce info {tmp_path}/shown-codes.npy")
+    shown, last, end = shown.rpartition(f"st-dimreduce info {tmp_path}/shown-codes.parquet")
     assert (bool(last), end) == (True, "\r\n"), "the last command that is not quiet says the last words"
-    assert (tmp_path / "quiet-codes.npy").exists()
+    assert (tmp_path / "quiet-codes.parquet").exists()
     for what in BARS:
         assert re.search(rf"{what}: .*\d", shown), f"no bar for {what}"
     done = subprocess.run(child(commands(tmp_path, "piped")), capture_output=True, text=True, check=False)
@@ -125,45 +125,46 @@ def test_bars_are_shown_on_a_terminal_and_nowhere_else(tiny, tmp_path):
     assert not re.search("|".join([*BARS, "Loading", "Writing", r"it/s"]), done.stderr), done.stderr
 
 
-def test_a_bar_waits_a_second_and_obeys(capfd):
+def test_a_bar_waits_a_second_and_obeys(capfd, tmp_path, monkeypatch):
     summary = Summary.of(X)
     pairs = Pairs(X[:400], X[:400] + 0.1)
 
-    def everything(**options):
-        summarize(X, **options)
-        list(reduce_vectors(X, HEAD, **options))
-        fitted = fit_head(summary, 4, **options)
-        contrast_head(fitted, pairs, steps=2, **options)
-        distill_head(fitted, summary, steps=2, **options)
+    def everything(folder):
+        summary_of_file = summarize(X)
+        HEAD.transform_file(X, tmp_path / folder)
+        fitted = fit_head(summary_of_file, Size(4))
+        contrast_head(fitted, pairs, steps=2)
+        distill_head(fitted, summary, steps=2)
 
-    everything(show_progress_bar=True)
+    monkeypatch.setattr("st_dimreduce.progress._disabled", False)  # as on a terminal
+    everything("first")
     assert "Rotating" not in capfd.readouterr().err, "what is done within a second needs no bar"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("st_dimreduce.progress.DELAY", 0)
-        everything(show_progress_bar=True)
-        shown = capfd.readouterr().err
-        assert shown.count("Training:   0%") == 2
-        for word in ("Rotating: 100%", "Summarising: 100%", "Reducing: 100%", "5.00k/5.00k", "rows/s"):
-            assert word in shown
-        everything()
-        everything(show_progress_bar=False)
+    monkeypatch.setattr("st_dimreduce.progress._DELAY", 0)
+    everything("second")
+    shown = capfd.readouterr().err
+    assert shown.count("Training:   0%") == 2
+    for word in ("Rotating: 100%", "Summarising: 100%", "Transforming: 100%", "5.00k/5.00k", "rows/s"):
+        assert word in shown
+    for switch in (enable_progress_bars, disable_progress_bars):
+        switch()
+        everything(switch.__name__)
         assert capfd.readouterr().err == "", "this is no terminal"
 
 
 @pytest.fixture
 def source(tmp_path):
     np.save(tmp_path / "x.npy", X)
-    save_head(HEAD, tmp_path / "head")
+    HEAD.save(tmp_path / "head")
     return tmp_path / "x.npy"
 
 
-def test_ctrl_c_during_apply_keeps_whole_parts_and_the_same_command_goes_on(source, tmp_path):
-    sink, parts = tmp_path / "sink.npy", tmp_path / ".sink.npy.parts"
-    arguments = ["apply", str(tmp_path / "head"), str(source), str(sink), "--precision", "int8"]
+def test_ctrl_c_during_transform_keeps_whole_parts_and_the_same_command_resumes(source, tmp_path, monkeypatch):
+    target, parts = tmp_path / "target.npy", tmp_path / ".target.npy.parts"
+    arguments = ["transform", str(tmp_path / "head"), str(source), str(target), "--precision", "int8"]
 
     def press(terminal):
         deadline = time.monotonic() + 120
-        while len(list(parts.glob("new/part-*"))) < 3:
+        while not (parts / "job.json").exists() or rows_done(target) < 1536:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         os.write(terminal, b"\x03")
@@ -171,18 +172,14 @@ def test_ctrl_c_during_apply_keeps_whole_parts_and_the_same_command_goes_on(sour
     status, shown = in_terminal(child([arguments], BATCH, 0.01), press)
     assert status == 130, shown
     assert "Traceback" not in shown
-    kept = re.search(r"interrupted: ([\d,]+) rows are kept, call again as before to go on", shown)
-    rows = int(kept.group(1).replace(",", ""))
-    assert 3 * 512 <= rows < ROWS
-    assert len(list(parts.glob("new/*"))) == rows // 512
-    assert sorted(path.name for path in parts.iterdir()) == ["job.json", "new"]
-    assert not sink.exists()
-    with pytest.MonkeyPatch.context() as patch:
-        small = partial(reduce_vectors, batch_bytes=BATCH)
-        patch.setattr("st_dimreduce.vectors.reduce.reduce_vectors", small)
-        assert run(*arguments).exit_code == 0
-        assert run(*arguments[:3], tmp_path / "whole.npy", *arguments[4:]).exit_code == 0
-    assert sink.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    done = int(re.search(r"interrupted: ([\d,]+) rows are done, the same call resumes", shown)[1].replace(",", ""))
+    # Ctrl-C may come between the moment at which a part is counted and the one at which the run knows.
+    assert 1024 <= done <= rows_done(target) < ROWS
+    assert not target.exists()
+    monkeypatch.setattr(batches, "BATCH_BYTES", BATCH)
+    assert run(*arguments).exit_code == 0
+    assert run(*arguments[:3], tmp_path / "whole.npy", *arguments[4:]).exit_code == 0
+    assert target.read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert not parts.exists()
 
 
@@ -235,16 +232,16 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
     ("command", "moment"),
     [
         (["fit", "X", "--dim", "4", "-o", "OUT"], (Summary, "update")),
-        (["fit", "X", "--dim", "4", "-o", "OUT"], (head, "save_file")),
-        (["apply", "HEAD", "X", "OUT.npy"], (Head, "reduce_stored")),
-        (["apply", "HEAD", "X", "OUT"], (Head, "reduce_stored")),
+        (["fit", "X", "--dim", "4", "-o", "OUT"], (base_head, "save_file")),
+        (["transform", "HEAD", "X", "OUT.npy"], (BaseHead, "transform")),
+        (["transform", "HEAD", "X", "OUT"], (BaseHead, "transform")),
         (["attach", "HEAD", "BASE", "-o", "OUT"], (layout, "write_json")),
         pytest.param(["export", "SMALL", "-o", "OUT"], (graph, "_trace"), marks=pytest.mark.component("ONNX Runtime")),
         pytest.param(
             ["export", "SMALL", "-o", "OUT"], (export, "write_json"), marks=pytest.mark.component("ONNX Runtime")
         ),
         (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"], (SentenceTransformer, "encode_document")),
-        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"], (plots, "plot_cosines")),
+        (["compare", "BASE", "SMALL", "--texts", "TEXTS", "--report", "OUT"], (plots, "plot_quality")),
         (["check", "SMALL", "--fix"], (layout, "write_json")),
     ],
 )

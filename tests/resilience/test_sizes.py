@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from st_dimreduce import Summary, quantize, search
+from st_dimreduce import Summary
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.search import search
 from st_dimreduce.fitting.closed_form import closed_form_head
 
 
@@ -52,13 +54,13 @@ def test_ten_million_rows_in_float32_are_those_in_float64():
 PEAK = """
 import resource, sys
 import numpy as np
-from st_dimreduce import Head, reduce_vectors
+from st_dimreduce import Head
 source, sink = sys.argv[1:]
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-reduce_vectors(np.eye(8), Head(np.eye(4, 8)), sink + "-.parquet")  # what is imported on the way is imported now
+Head(np.eye(4, 8)).transform_file(np.eye(8), sink + "-.parquet")  # what is imported on the way is imported now
 before = peak()
-done = reduce_vectors(source, Head(np.eye(4, 8)), sink, "int8", overwrite=True)
+done = Head(np.eye(4, 8)).transform_file(source, sink, "int8", overwrite=True)
 print(done.rows, peak() - before)
 """
 
@@ -84,7 +86,7 @@ def peak_of_reducing(source, sink):
     return map(int, done.stdout.split())
 
 
-@pytest.mark.slow
+@pytest.mark.wings("vectors")
 @pytest.mark.parametrize(
     ("count", "length", "kind", "alike", "source", "sink", "most"),
     [
@@ -110,3 +112,33 @@ def test_heavy_columns_take_no_memory_in_proportion(count, length, kind, alike, 
             assert set(pc.utf8_length(batch["text"]).to_pylist()) == {length}
             seen += len(batch)
     assert seen == count
+
+
+BOMB = """
+import numpy as np
+from pathlib import Path
+from st_dimreduce import Head
+from st_dimreduce.vectors.sources import open_source
+import st_dimreduce.vectors.tables
+import sys
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
+before, batch = peak(), next(open_source(sys.argv[1]).batches())
+print(len(batch.vectors), peak() - before)
+"""
+
+
+def test_a_page_that_decodes_to_much_takes_little_more_than_itself(tmp_path):
+    """A file of 54 kB, of one page of 384 MB: a page cannot be decoded in part."""
+    count, width = 4_000_000, 24
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(count * width, np.float32)), width)
+    options = {"row_group_size": count, "data_page_size": 2**31 - 1, "write_batch_size": 10**9}
+    options |= {"compression": "zstd", "use_dictionary": False}
+    pq.write_table(pa.table({"v": vectors}), tmp_path / "x.parquet", **options)
+    assert (tmp_path / "x.parquet").stat().st_size < 1 << 17
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB, tmp_path / "x.parquet"], capture_output=True, text=True, check=True
+    )
+    read, megabytes = map(int, done.stdout.split())
+    assert read == 1 << 14
+    assert megabytes < 700

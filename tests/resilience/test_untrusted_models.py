@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from st_dimreduce import DimReduce, attach_head, check, publish, reduce_model, save_head, save_portable
+from st_dimreduce import DimReduce, FitRecord, Head, check, publish, reduce_model, save_portable
 from st_dimreduce.models.load import load_model
 from tests.helpers.command import run
+from tests.helpers.folders import trainable
 from tests.helpers.hostile import Boom
 from tests.helpers.hub_protocol import Repo
 from tests.helpers.tiny import SENTENCES, make_tiny
 
-PICKLED = ("reduce", "attach", "compare base", "compare reduced", "serve", "export", "publish", "check", "apply")
+PICKLED = ("reduce", "attach", "compare base", "compare reduced", "serve", "export", "publish", "check", "transform")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def place(tiny_path, tmp_path_factory):
     tiny = make_tiny(tiny_path)
     tiny.save_pretrained(str(root / "base"))
     save_portable(reduce_model(tiny, SENTENCES, 8), root / "reduced")
-    save_head(DimReduce(32, 8, record={"mean_norm": 1.0}), root / "head")
+    DimReduce(32, 8, record={"mean_norm": 1.0}).to_head().save(root / "head")
     (root / "texts.txt").write_text("\n".join(SENTENCES))
     np.save(root / "vectors.npy", np.ones((4, 32), np.float32))
     return root
@@ -64,7 +65,7 @@ def arguments(command, model, place, out):
         "export": ["export", model, "-o", out],
         "publish": ["publish", model, "user/x", "--dry-run"],
         "check": ["check", model],
-        "apply": ["apply", model, place / "vectors.npy", out],
+        "transform": ["transform", model, place / "vectors.npy", out],
     }[command]
 
 
@@ -78,9 +79,9 @@ def test_no_command_runs_a_pickle(command, by, place, tmp_path, monkeypatch):
     harm(folder, tmp_path / "canary")
     monkeypatch.chdir(tmp_path)
     given = folder if by == "folder" else "model"
-    done = run(*arguments(command, given, place, tmp_path / ("out.npy" if command == "apply" else "out")))
+    done = run(*arguments(command, given, place, tmp_path / ("out.npy" if command == "transform" else "out")))
     assert not (tmp_path / "canary").exists()
-    if command == "apply":  # which reads the head alone
+    if command == "transform":  # which reads the head alone
         assert done.exit_code == 0, done.output
     else:
         assert done.exit_code == 2, done.output
@@ -111,8 +112,8 @@ print(json.dumps(said))
 READ_BY_NAME = """
 import json, sys
 from pathlib import Path
-from st_dimreduce import DimReduce, load_head, reduce_model, save_portable
-from st_dimreduce.models.load import load_model
+from st_dimreduce import DimReduce, reduce_model, save_portable
+from st_dimreduce.models.load import load_head, load_model
 from tests.helpers.tiny import SENTENCES
 said = {}
 for name in ("user/reduced", "user/static", "user/bare", "plain"):
@@ -147,7 +148,7 @@ def test_no_command_runs_a_pickle_of_a_name_or_downloads_it(hub, place, tmp_path
         put(hub, f"user/hostile-{name}", folder)
     before = len(hub.requests)
     commands = []
-    for command in set(PICKLED) - {"publish", "check", "apply"}:  # which take folders, or read the head alone
+    for command in set(PICKLED) - {"publish", "check", "transform"}:  # which take folders, or read the head alone
         name = "user/hostile-base" if command in {"reduce", "attach"} else "user/hostile-reduced"
         commands.append([str(word) for word in arguments(command, name, place, tmp_path / "out")])
     said = json.loads(hub.run(tmp_path / "home", BY_NAME, json.dumps(commands)).splitlines()[-1])
@@ -166,12 +167,12 @@ def test_a_name_is_a_folder(hub, place, tiny, tmp_path):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    head = DimReduce.from_model(reduce_model(tiny, SENTENCES, 8)).to_head().with_record(precision="int4")
+    head = Head.from_model(reduce_model(tiny, SENTENCES, 8)).with_record(precision="int4")
     words = StaticEmbedding(copy.deepcopy(tiny.tokenizer), embedding_dim=32)
     static = SentenceTransformer(modules=[words], device="cpu")
     folders = {"user/reduced": tmp_path / "reduced", "user/static": tmp_path / "static"}
-    save_portable(attach_head(tiny, head), folders["user/reduced"])
-    save_portable(attach_head(static, head), folders["user/static"])
+    save_portable(head.attach(tiny), folders["user/reduced"])
+    save_portable(head.attach(static), folders["user/static"])
     folders["user/bare"] = folders["sentence-transformers/plain"] = place / "base"
     for name, folder in folders.items():
         unread = {"onnx/model.onnx": b"x", "pytorch_model.bin": b"x", "tf_model.h5": b"x", "README.md": b"# Mine"}
@@ -202,8 +203,8 @@ def test_a_name_is_a_folder(hub, place, tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.component("ONNX Runtime")
 def test_export_by_name_makes_the_codes_of_the_record(hub, tiny, tmp_path):
-    head = DimReduce.from_model(reduce_model(tiny, SENTENCES, 8)).to_head().with_record(precision="int4")
-    save_portable(attach_head(tiny, head), tmp_path / "reduced")
+    head = Head.from_model(reduce_model(tiny, SENTENCES, 8)).with_record(precision="int4")
+    save_portable(head.attach(tiny), tmp_path / "reduced")
     put(hub, "user/codes", tmp_path / "reduced")
     commands = json.dumps([["export", "user/codes", "-o", str(tmp_path / "out")]])
     assert json.loads(hub.run(tmp_path / "home", BY_NAME, commands).splitlines()[-1]) == [[0, ""]]
@@ -212,7 +213,7 @@ def test_export_by_name_makes_the_codes_of_the_record(hub, tiny, tmp_path):
 
 @pytest.mark.slow
 def test_code_of_a_name_runs_where_the_user_trusts_it(hub, tiny, tmp_path):
-    reduce_model(tiny, SENTENCES, 8, trainable=True).save_pretrained(str(tmp_path / "plug-in"))
+    trainable(tiny, 8).save_pretrained(str(tmp_path / "plug-in"))
     put(hub, "user/plugged", tmp_path / "plug-in")
     code = """
 import sys
@@ -248,10 +249,10 @@ def test_a_pipe_or_a_socket_is_refused_at_once(make, name, place, tmp_path):
     (folder / name).parent.mkdir(exist_ok=True)
     make(folder / name)
     for call in (load_model, check, lambda path: publish(path, "user/x", dry_run=True)):
-        with pytest.raises(ValueError, match=r"is no file and no folder: take it out|is no file"):
+        with pytest.raises(ValueError, match=r"is neither a file nor a folder: take it out|is not a file"):
             call(folder)
-    with pytest.raises(ValueError, match="is no file"):
-        attach_head(str(folder), DimReduce(8, 2, record={"mean_norm": 1.0}))
+    with pytest.raises(ValueError, match="is neither a file|is not a file"):
+        Head(np.eye(2, 8), record=FitRecord(mean_norm=1.0)).attach(str(folder))
 
 
 def test_check_prints_no_escape_codes(place, tmp_path):
@@ -342,9 +343,9 @@ socket.socket = Socket
 """
 SEARCH = """
 import numpy as np
-from st_dimreduce import quantize, search
-codes = quantize(np.eye(8, dtype=np.float32), "int8")
-print(search(np.eye(8, dtype=np.float32), codes, "int8")[1].shape)
+from st_dimreduce import Head
+codes = Head(np.eye(8)).encode(np.eye(8, dtype=np.float32), "int8")
+print(codes.search(np.eye(8, dtype=np.float32))[1].shape)
 """
 CLI = "import sys; from st_dimreduce.cli import app; app(sys.argv[1:])"
 OFFLINE = {
@@ -353,7 +354,7 @@ OFFLINE = {
     "search": [SEARCH],
     "help": [CLI, "--help"],
     "fit": [CLI, "fit", "vectors.npy", "-o", "out", "--dim", "4"],
-    "apply": [CLI, "apply", "head", "vectors.npy", "out.npy"],
+    "transform": [CLI, "transform", "head", "vectors.npy", "out.npy"],
     "check": [CLI, "check", "reduced"],
     "reduce": [CLI, "reduce", "base", "texts.txt", "-o", "out", "--dim", "8"],
     "compare": [CLI, "compare", "base", "reduced", "--texts", "texts.txt", "--precision", "int8"],

@@ -122,27 +122,27 @@ def test_autocast(tiny_path, dtype):
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7])
-def test_reduce_equals_forward(rows):
-    head = DimReduce(16, 4).train()  # even then, no dropout
-    x = torch.randn(rows, 16)
-    expected = torch.tanh(head.linear(x)).detach()
-    assert torch.allclose(head.forward(x, batch_size=3), expected, atol=1e-7)
+def test_its_head_computes_what_it_computes_without_dropout(rows):
+    module = DimReduce(16, 4, dropout=0.5).train()
+    head, x = module.to_head(), torch.randn(rows, 16)
+    expected = module.eval()({"sentence_embedding": x})["sentence_embedding"].detach()
+    assert torch.allclose(head.forward(x), expected, atol=1e-7)
     for dtype in (np.float64, np.float32, np.float16):
-        got = head.forward(x.numpy().astype(dtype), batch_size=3)
+        got = head.forward(x.numpy().astype(dtype))
         assert got.dtype == np.float32
         assert got.shape == (rows, 4)
         assert np.allclose(got, expected, atol=2e-3)
     assert not head.forward(x).requires_grad
-    lengths = np.linalg.norm(head.forward(x.numpy(), normalize_embeddings=True), axis=1)
-    assert np.allclose(lengths, 1)
+    assert np.allclose(np.linalg.norm(head.transform(x.numpy()), axis=1), 1)
 
 
-def test_reduce_takes_read_only_and_strided_arrays():
-    head = DimReduce(4, 2)
+def test_its_head_takes_read_only_and_strided_arrays():
+    module = DimReduce(4, 2)
+    head = module.to_head()
     x = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
     x.flags.writeable = False
     assert np.allclose(head.forward(x[::2, ::2]), head.forward(x[::2, ::2].copy()))
-    assert head.half().reduce(x[:, :4]).dtype == np.float32
+    assert module.half().to_head().forward(x[:, :4]).dtype == np.float32
 
 
 def test_from_model_finds_either_form(tiny_path):
@@ -178,12 +178,6 @@ def test_bad_settings(arguments, message):
         DimReduce(**{"in_features": 8, "out_features": 4, **arguments})
 
 
-@pytest.mark.parametrize("shape", [(8,), (3, 7), (2, 3, 8)])
-def test_reduce_of_a_wrong_shape(shape):
-    with pytest.raises(ValueError, match=r"expected \(n, 8\)"):
-        DimReduce(8, 4).reduce(np.zeros(shape, np.float32))
-
-
 def test_takes_the_arguments_of_a_dense_in_its_order():
     ours, theirs = DimReduce(8, 4, False), Dense(8, 4, False)
     assert ours.linear.bias is None
@@ -211,11 +205,10 @@ def test_a_head_and_its_module_are_the_same():
     module = DimReduce(8, 4, record=record)
     head = module.to_head()
     assert (head.record, head.precision) == (record, "int2")
-    again = head.to_module(dropout=0.3)
+    again = DimReduce.from_head(head, dropout=0.3)
     assert (again.dropout, again.record) == (0.3, record)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in module.state_dict().items())
     assert type(head.to_dense()) is Dense
-    assert head.to_head() is head
 
 
 def test_a_head_of_another_activation_stays_a_module():
@@ -230,7 +223,7 @@ def test_a_model_saved_by_sentence_transformers_keeps_the_record(form, tiny_path
 
     record = FitRecord(precision="int4", mean_norm=2.5, nested=(4, 8), figures={"rows": []}, choice={"best": {}})
     head = Head(np.ones((8, 32)), record=record)
-    model = stacked(tiny_path, head.to_module() if form == "DimReduce" else head.to_dense(), Normalize())
+    model = stacked(tiny_path, DimReduce.from_head(head) if form == "DimReduce" else head.to_dense(), Normalize())
     keep_record(model, record)
     model.save_pretrained(str(tmp_path / "model"))
     loaded = SentenceTransformer(str(tmp_path / "model"), trust_remote_code=True, device="cpu")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import DimReduce, Head, save_portable
-from st_dimreduce.models.encode_texts import search_codes
+from st_dimreduce import Codes, DimReduce, Head, Size, UserError, save_portable
 from st_dimreduce.codes.fingerprint import same_head, shown
 from tests.helpers.tiny import SENTENCES
 
@@ -48,11 +47,17 @@ def test_what_is_no_fingerprint_is_of_no_head(damaged):
 
 
 def test_codes_of_stored_vectors_are_searched_by_the_model_that_the_head_is_attached_to(tiny, tmp_path):
-    head = Head.fit(tiny.encode(SENTENCES), 8, precision="int4")
+    head = Head.fit(tiny.encode(SENTENCES), Size(8, precision="int4"))
     head.save(tmp_path / "head")
-    Head.load(tmp_path / "head").transform_file(tiny.encode(SENTENCES), tmp_path / "codes.npy", "int4")
+    Head.load(tmp_path / "head").transform_file(tiny.encode(SENTENCES), tmp_path / "codes.npy")
     save_portable(head.attach(tiny), tmp_path / "model")
     model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     assert same_head(DimReduce.from_model(model).to_head().fingerprint, head.fingerprint)
-    (found,) = search_codes(model, tmp_path / "codes.npy", [SENTENCES[3]], 5, texts=SENTENCES)
-    assert len(found) == 5
+    codes = Codes.load(tmp_path / "codes.npy")
+    codes.origin.check(Head.from_model(model).fingerprint, "codes.npy")
+    _, rows = codes.search(model.encode([SENTENCES[3]]), 5)
+    assert rows.shape == (1, 5)
+    assert rows[0, 0] == 3
+    other = Head(-head.weight, record=head.record)
+    with pytest.raises(UserError, match=r"codes.npy holds codes made by head \w{12}, not by \w{12}: give the head"):
+        codes.origin.check(other.fingerprint, "codes.npy")

@@ -39,45 +39,46 @@ RECORD = FitRecord(
 )
 
 
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 @pytest.mark.parametrize("bias", [None, BIAS])
 @pytest.mark.parametrize("activation", ["Tanh", "Identity"])
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("batch_size", [7, 8192])
-def test_reduces_arrays_and_tensors_alike(bias, activation, normalize, batch_size):
-    head = Head(WEIGHT, bias, activation)
-    expected = X.astype(np.float64) @ WEIGHT.T + (0 if bias is None else bias)
+@pytest.mark.parametrize("way", ["forward", "transform"])
+@pytest.mark.parametrize("count", [20, 9000])  # rows of one batch, and of several
+def test_reduces_arrays_and_tensors_alike(bias, activation, way, count):
+    reduce, rows = getattr(Head(WEIGHT, bias, activation), way), np.resize(X, (count, 8))
+    expected = rows.astype(np.float64) @ WEIGHT.T + (0 if bias is None else bias)
     expected = np.tanh(expected) if activation == "Tanh" else expected
-    expected = expected / np.linalg.norm(expected, axis=1, keepdims=True) if normalize else expected
+    expected = unit(expected) if way == "transform" else expected
     for dtype in (np.float16, np.float32, np.float64):
-        found = head.forward(X.astype(dtype), normalize, batch_size)
-        assert (found.dtype, found.shape) == (np.float32, (20, 3))
+        found = reduce(rows.astype(dtype))
+        assert (found.dtype, found.shape) == (np.float32, (count, 3))
         assert np.allclose(found, expected, atol=1e-2 if dtype == np.float16 else 1e-5)
-    found = head.forward(torch.from_numpy(X).requires_grad_(), normalize, batch_size)
+    found = reduce(torch.from_numpy(rows).requires_grad_())
     assert isinstance(found, torch.Tensor)
     assert not found.requires_grad
     assert found.device.type == "cpu"
     assert np.allclose(found, expected, atol=1e-5)
-    assert np.allclose(head.forward(torch.from_numpy(X).bfloat16(), normalize), expected, atol=0.1)
+    assert np.allclose(reduce(torch.from_numpy(rows).bfloat16()), expected, atol=0.1)
 
 
 def test_a_tensor_stays_on_its_device():
-    assert Head(WEIGHT).reduce(torch.empty((5, 8), device="meta")).device.type == "meta"
+    assert Head(WEIGHT).forward(torch.empty((5, 8), device="meta")).device.type == "meta"
 
 
 @pytest.mark.parametrize("shape", [(8,), (3, 7), (2, 3, 8)])
-@pytest.mark.parametrize("way", ["reduce", "reduce_stored"])
+@pytest.mark.parametrize("way", ["forward", "transform", "encode"])
 def test_embeddings_of_a_wrong_shape(shape, way):
     with pytest.raises(ValueError, match=r"expected \(n, 8\)"):
         getattr(Head(WEIGHT), way)(np.zeros(shape, np.float32))
 
 
-@pytest.mark.parametrize("way", ["reduce", "reduce_stored"])
-def test_masked_entries_are_not_read_as_if_they_were_none(way):
-    for head in (Head(WEIGHT), DimReduce(8, 3)):
-        with pytest.raises(
-            ValueError, match="the embeddings are a masked array with 1 masked entries: drop those rows"
-        ):
-            getattr(head, way)(np.ma.masked_equal(X, X[3, 3]))
+@pytest.mark.parametrize("way", ["forward", "transform", "encode"])
+def test_masked_entries_are_refused(way):
+    with pytest.raises(ValueError, match="the embeddings: got a masked array with 1 masked entries: drop those rows"):
+        getattr(Head(WEIGHT), way)(np.ma.masked_equal(X, X[3, 3]))
 
 
 STORED = [
@@ -95,21 +96,22 @@ STORED = [
 @pytest.mark.parametrize("form", [np.asarray, torch.from_numpy])
 @pytest.mark.parametrize("bias", [None, BIAS])
 def test_stored_vectors_are_reduced_as_those_of_the_norm_that_the_head_is_for(kind, norm, form, bias):
-    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
-    stored = (norm * unit.astype(np.float64)).astype(kind)
+    rows = unit(np.resize(X, (5000, 8)))  # several batches
+    stored = (norm * rows.astype(np.float64)).astype(kind)
     head = Head(WEIGHT, bias, record=RECORD)
-    reduced = head.transform(form(stored), batch_size=7)
+    reduced = head.transform(form(stored))
     atol = 1e-2 if kind == np.float16 else 1e-5
-    assert np.allclose(reduced, head.forward(RECORD.mean_norm * unit), atol=atol)
-    assert np.allclose(DimReduce.from_head(head).transform(form(stored)), reduced, atol=1e-6)
-    assert np.allclose(np.linalg.norm(head.transform(form(stored), True), axis=1), 1, atol=1e-6)
+    assert np.allclose(reduced, unit(head.forward(RECORD.mean_norm * rows)), atol=atol)
+    assert np.allclose(DimReduce.from_head(head).to_head().transform(form(stored)), reduced, atol=1e-6)
+    assert np.allclose(np.linalg.norm(reduced, axis=1), 1, atol=1e-6)
 
 
 def test_zeros_and_rows_for_a_head_whose_norm_is_not_known_are_taken_as_they_are():
     assert (Head(WEIGHT, record=RECORD).transform(np.zeros((2, 8), np.float16)) == 0).all()
     assert (Head(WEIGHT, record=RECORD).transform(torch.zeros((2, 8))) == 0).all()
     for scale in (1, 30):
-        assert np.array_equal(Head(WEIGHT, BIAS).transform(scale * X), Head(WEIGHT, BIAS).reduce(scale * X))
+        expected = unit(Head(WEIGHT, BIAS).forward(scale * X))
+        assert np.allclose(Head(WEIGHT, BIAS).transform(scale * X), expected, atol=1e-6)
     head = Head(WEIGHT, record=RECORD)
     assert not np.allclose(head.forward(30 * X), head.forward(X)), "what a model computes depends on the norm"
 
@@ -120,7 +122,7 @@ def test_zeros_and_rows_for_a_head_whose_norm_is_not_known_are_taken_as_they_are
         ({"weight": np.zeros(3)}, r"weight has shape \(3,\), expected \(out_features, in_features\)"),
         ({"weight": np.zeros((4, 3))}, r"weight has shape \(4, 3\)"),
         ({"weight": np.zeros((0, 3))}, r"weight has shape \(0, 3\)"),
-        ({"weight": np.ma.masked_equal(np.eye(2, 3), 1)}, "the values of weight are a masked array with 2 masked"),
+        ({"weight": np.ma.masked_equal(np.eye(2, 3), 1)}, "the values of weight: got a masked array with 2 masked"),
         ({"weight": np.full((2, 3), np.nan)}, "the weights hold NaN or infinity"),
         ({"weight": np.zeros((2, 3)), "bias": np.zeros(3)}, r"bias has shape \(3,\), expected \(2,\)"),
         ({"weight": np.zeros((2, 3)), "activation": "GELU"}, "ends in GELU, expected Tanh or Identity"),
@@ -199,7 +201,7 @@ def test_the_folder_of_a_module_is_that_of_a_head(tmp_path):
     module.save(str(tmp_path))
     read = Head.load(tmp_path)
     assert read.record == RECORD
-    assert np.array_equal(read.forward(X), module.reduce(X))
+    assert np.array_equal(read.forward(X), module.to_head().forward(X))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -213,7 +215,7 @@ def test_weights_of_any_float_are_read_as_float32(dtype, tmp_path):
 
 def test_save_replaces_only_a_head(tmp_path):
     head = Head(WEIGHT, record=RECORD)
-    save(DimReduce(5, 2), tmp_path / "head")
+    DimReduce(5, 2).to_head().save(tmp_path / "head")
     with pytest.raises(FileExistsError, match=r"head exists: .*overwrite=True \(--force\)"):
         head.save(tmp_path / "head")
     head.save(tmp_path / "head", overwrite=True)
@@ -229,8 +231,7 @@ def test_for_another_norm_the_outputs_are_the_same():
     assert head.record.mean_norm == 1
     longer = head.for_norm(7.0)
     assert longer.record.mean_norm == 7
-    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
-    assert np.allclose(longer.reduce(7 * unit), head.forward(unit), atol=1e-6)
+    assert np.allclose(longer.forward(7 * unit(X)), head.forward(unit(X)), atol=1e-6)
     assert np.allclose(head.for_norm(7.0).for_norm(1.0).weight, head.weight)
     with pytest.raises(ValueError, match=r"the head's record has no mean_norm.*: set it"):
         Head(WEIGHT).for_norm(7.0)
@@ -288,11 +289,3 @@ def test_the_record_in_a_model_card_survives_what_markdown_does():
     deep = '{"a": ' + 100_000 * "[" + "]" * 100_000 + "}"
     for content in ('{"precision": "int7"}', '{"mean_norm": 0}', f'{{"mean_norm": {10**400}}}', "{no JSON}", deep):
         assert record_in_card(f"<!-- st_dimreduce {content} -->") == FitRecord()
-
-
-@pytest.mark.parametrize("batch_size", [0, -1])
-@pytest.mark.parametrize("way", ["reduce", "reduce_stored"])
-def test_a_batch_of_no_rows_is_refused(way, batch_size):
-    head = Head(np.eye(2, 4))
-    with pytest.raises(ValueError, match=f"batch_size={batch_size}: reduce at least 1 row at a time"):
-        getattr(head, way)(np.ones((3, 4)), batch_size=batch_size)

@@ -9,11 +9,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
 from transformers import AutoTokenizer
 
-from st_dimreduce import DimReduce, Precision, Size, Summary, compare, reduce_model, save_portable
+from st_dimreduce import DimReduce, Head, Precision, Size, compare, reduce_model, save_portable
 from st_dimreduce.recipe import reduce_and_compare
 from tests.helpers.tiny import SENTENCES
-
-SUMMARY = Summary.of(np.eye(32))
 
 
 def names(model):
@@ -29,7 +27,7 @@ def test_head_stands_between_pooling_and_normalize_as_a_stock_dense(tiny):
     assert names(reduced) == ["Transformer", "Pooling", "Dense", "Normalize"]
     assert type(reduced[2]) is Dense
     assert np.allclose(np.linalg.norm(reduced.encode(SENTENCES), axis=1), 1, atol=1e-5)
-    assert names(reduce_model(tiny, SENTENCES, 8, trainable=True))[2] == "DimReduce"
+    assert names(Head.from_model(reduced).attach(tiny, trainable=True))[2] == "DimReduce"
 
 
 def test_without_normalize_none_is_added(tiny):
@@ -48,7 +46,7 @@ def test_behind_a_model_that_ends_in_dense(tiny):
     base = SentenceTransformer(modules=[*list(tiny)[:2], Dense(32, 24), Normalize()], device="cpu")
     reduced = reduce_model(base, SENTENCES, 8)
     assert names(reduced) == ["Transformer", "Pooling", "Dense", "Dense", "Normalize"]
-    head = DimReduce.from_model(reduced)
+    head = Head.from_model(reduced)
     assert head.in_features == 24
     assert cosine(head.forward(base.encode(SENTENCES)), reduced.encode(SENTENCES)).min() >= 0.9999
 
@@ -92,15 +90,10 @@ def test_texts_are_encoded_with_the_document_prompt(tiny):
     assert not torch.allclose(plain, prompted)
 
 
-def test_sentences_embeddings_and_summary_give_the_same_subspace(tiny):
-    stored = tiny.encode_document(SENTENCES)
-    summary = Summary.of(stored)
-    spans = []
-    for source in ({"sentences": SENTENCES}, {"embeddings": stored}, {"summary": summary}):
-        weight = DimReduce.from_model(reduce_model(tiny, out_features=8, **source)).linear.weight.detach()
-        spans.append(weight.T @ weight / weight.square().sum())  # which no rotation changes
-    assert torch.allclose(spans[0], spans[1], atol=1e-4)
-    assert torch.equal(spans[1], spans[2])
+def test_texts_and_their_vectors_give_the_same_subspace(tiny):
+    heads = Head.from_model(reduce_model(tiny, SENTENCES, 8)), Head.fit(tiny.encode_document(SENTENCES), 8)
+    spans = [head.weight.T @ head.weight / np.square(head.weight).sum() for head in heads]  # which no rotation changes
+    assert np.allclose(*spans, atol=1e-4)
 
 
 def test_takes_a_generator_and_a_path(tiny_path, tmp_path, tiny):
@@ -123,26 +116,18 @@ def test_same_seed_same_model(tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "nothing was given to fit on: give sentences, or exactly one of"),
-        ({"summary": SUMMARY, "embeddings": np.ones((4, 32))}, "embeddings and summary was given"),
-        ({"sentences": SENTENCES, "out_features": 0}, "out_features=0: choose a size of at least 1"),
-        ({"sentences": SENTENCES, "out_features": 33}, "out_features=33: choose a size from 1 to 32"),
-        ({"sentences": SENTENCES[:5], "out_features": 8}, "5 texts cannot fit out_features=8"),
-        ({"sentences": [], "out_features": 8}, "0 texts cannot fit"),
-        ({"sentences": "a cat", "out_features": 1}, "sentences is a str, 'a cat': expected a list of str"),
-        ({"sentences": ["a cat", None], "out_features": 1}, "sentence 1 is of type NoneType: expected a string"),
-        (
-            {"embeddings": np.ones((50, 31)), "out_features": 8},
-            "vectors of 31 dimensions were given, expected the model's 32",
-        ),
-        ({"embeddings": np.ones(50), "out_features": 8}, r"shape \(50,\), expected \(n, d\)"),
-        ({"embeddings": np.zeros((50, 32)), "out_features": 8}, "row 0 is all zeros"),
-        ({"embeddings": np.full((50, 32), np.nan), "out_features": 8}, "row 0 holds NaN"),
+        ((SENTENCES, 0), "dim=0: choose a size of at least 1"),
+        ((SENTENCES, 33), "dim=33: choose a size from 1 to 32, what the base model gives"),
+        ((SENTENCES[:5], 8), "5 texts cannot fit dim=8: give more, or choose fewer"),
+        (([], 8), "0 texts cannot fit"),
+        ((iter(()), 8), "texts is empty: give texts to fit on, or fit on stored vectors with Head.fit"),
+        (("a cat", 1), "texts is a str, 'a cat': expected a list of str"),
+        ((["a cat", None], 1), "text 1 is of type NoneType: expected a string"),
     ],
 )
 def test_bad_input(tiny, arguments, message):
     with pytest.raises(ValueError, match=message):
-        reduce_model(tiny, **arguments)
+        reduce_model(tiny, *arguments)
 
 
 def test_models_that_cannot_be_reduced(tiny, tiny_path, tmp_path):
@@ -159,7 +144,7 @@ def test_models_that_cannot_be_reduced(tiny, tiny_path, tmp_path):
 
 
 def test_one_model_of_several_sizes(tiny, tmp_path):
-    reduced = reduce_model(tiny, SENTENCES, nested=(8, 16))
+    reduced = reduce_model(tiny, SENTENCES, Size(nested=(8, 16)))
     save_portable(reduced, tmp_path / "nested")
     small = SentenceTransformer(str(tmp_path / "nested"), truncate_dim=8, device="cpu")
     own = reduce_model(tiny, SENTENCES, 8)
@@ -176,16 +161,16 @@ def test_behind_a_head_on_tokens(tiny_path):
 
 
 def test_a_byte_budget_of_a_store(tiny):
-    head = DimReduce.from_model(reduce_model(tiny, SENTENCES, bytes_per_vector=8, store="chroma"))
+    head = DimReduce.from_model(reduce_model(tiny, SENTENCES, Size(bytes=8, store="chroma")))
     assert (head.out_features, head.record.precision, head.record.choice["store"]) == (2, Precision.FLOAT32, "chroma")
 
 
 def test_reduce_model_within_a_budget(tiny):
-    reduced = reduce_model(tiny, SENTENCES, bytes_per_vector=8)
+    reduced = reduce_model(tiny, SENTENCES, Size(bytes=8))
     head = DimReduce.from_model(reduced)
     assert Precision(head.precision).bytes_per_vector(head.out_features) <= 8
     assert head.record.choice["best"]["out_features"] == head.out_features == reduced.encode(["x"]).shape[1]
-    kept = DimReduce.from_model(reduce_model(tiny, SENTENCES, keep=0.5, objective="fidelity"))
+    kept = DimReduce.from_model(reduce_model(tiny, SENTENCES, Size(keep=0.5), objective="fidelity"))
     assert kept.record.choice["best"]["retention"] >= 0.5
     assert kept.record.distilled_steps is not None
 
@@ -203,23 +188,19 @@ def test_reduce_model_with_labelled_pairs(tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"out_features": 8, "bytes_per_vector": 8}, "out_features and bytes_per_vector were given: give exactly one"),
-        ({"keep": 0.9, "bytes_per_vector": 8}, "give exactly one of out_features .--dim., bytes_per_vector"),
-        ({"bytes_per_vector": 129}, "bytes_per_vector=129: choose 1 to 128"),
-        ({"out_features": 8, "pairs": []}, "pairs is empty"),
-        ({"out_features": 8, "pairs": [("a",)]}, "pair 0 is .*: expected 2 strings"),
-        ({"out_features": 8, "pairs": [("a cat", "a dog"), ("a", None)]}, "pair 1 is .*: expected 2 strings"),
-        ({"out_features": 8, "pairs": ["ab", "cd"]}, "pair 0 is 'ab': expected 2 strings"),
-        ({"out_features": 8, "pairs": [("a", "b", "c"), ("d", "e")]}, "pair 1 is .*: expected 3 strings"),
+        ({"size": Size(bytes=129)}, "bytes=129: choose 1 to 128"),
+        ({"size": 8, "pairs": []}, "pairs is empty"),
+        ({"size": 8, "pairs": [("a",)]}, "pair 0 is .*: expected 2 strings"),
+        ({"size": 8, "pairs": [("a cat", "a dog"), ("a", None)]}, "pair 1 is .*: expected 2 strings"),
+        ({"size": 8, "pairs": ["ab", "cd"]}, "pair 0 is 'ab': expected 2 strings"),
+        ({"size": 8, "pairs": [("a", "b", "c"), ("d", "e")]}, "pair 1 is .*: expected 3 strings"),
         (
-            {"out_features": 8, "pairs": [(text, "b") for text in SENTENCES[:40]]},
+            {"size": 8, "pairs": [(text, "b") for text in SENTENCES[:40]]},
             "all 40 pairs share texts with one another",
         ),
-        ({"nested": (4, 8), "bytes_per_vector": 8}, "nested and bytes_per_vector were given"),
-        ({"nested": (4, 8), "out_features": 16}, "give ascending sizes, of which the last is out_features=16"),
-        ({"out_features": 8, "pairs": [("a cat", "a dog")] * 3}, "all 3 pairs are the same"),
-        ({"out_features": 8, "objective": "speed"}, "unknown objective 'speed'"),
-        ({"out_features": 8, "objective": "fidelity", "pairs": [("a", "b")]}, "pairs train for quality"),
+        ({"size": 8, "pairs": [("a cat", "a dog")] * 3}, "all 3 pairs are the same"),
+        ({"size": 8, "objective": "speed"}, "unknown objective 'speed'"),
+        ({"size": 8, "objective": "fidelity", "pairs": [("a", "b")]}, "pairs train for quality"),
     ],
 )
 def test_reduce_model_with_bad_budgets_and_pairs(tiny, arguments, message):
@@ -227,19 +208,14 @@ def test_reduce_model_with_bad_budgets_and_pairs(tiny, arguments, message):
         reduce_model(tiny, SENTENCES, **arguments)
 
 
-def test_masked_embeddings_are_refused(tiny):
-    vectors = tiny.encode(SENTENCES)
-    with pytest.raises(ValueError, match="the vectors are a masked array with"):
-        reduce_model(tiny, embeddings=np.ma.masked_less(vectors, -0.2), out_features=8)
-
-
 @pytest.mark.parametrize("objective", ["quality", "fidelity"])
-def test_equal_sentences_are_named(tiny, objective):
+def test_equal_texts_are_refused(tiny, objective):
     same = ["a large red cat runs over the old dog. the small blue bird sings near the green fish."] * 1000
-    with pytest.raises(ValueError, match=r"^all 1,000 sentences are the same: give texts that differ"):
-        reduce_model(tiny, same, 8, objective=objective)
-    with pytest.raises(ValueError, match=r"^all 1,000 sentences are the same: give texts that differ"):
-        reduce_model(tiny, same, 8, objective=objective, embeddings=tiny.encode(same))
+    for texts in (same, iter(same)):
+        with pytest.raises(ValueError, match=r"^all 1,000 texts are the same: give texts that differ"):
+            reduce_model(tiny, texts, 8, objective=objective)
+    with pytest.raises(ValueError, match=r"^all 1,000 vectors point the same way: give vectors of texts that differ"):
+        Head.fit(tiny.encode(same), 8, objective=objective)
 
 
 def test_cloze_pairs_that_the_model_cannot_tell_apart_are_named(tiny):
@@ -248,26 +224,26 @@ def test_cloze_pairs_that_the_model_cannot_tell_apart_are_named(tiny):
         f"firstly{i} one hundred two hundred three hundred. secondly{i} four hundred five hundred six hundred."
         for i in range(300)
     ]
-    with pytest.raises(ValueError, match=r"^the cloze pairs made of the sentences cannot be used: all \d+ pairs are"):
+    with pytest.raises(ValueError, match=r"^the cloze pairs made of the texts cannot be used: all \d+ pairs are"):
         reduce_model(tiny, texts, 1, batch_size=1)  # in a batch of its own: no rounding tells two apart
 
 
 @pytest.mark.parametrize(
-    ("sentences", "message"),
+    ("texts", "message"),
     [
-        ("one text", r"^sentences is a str, 'one text': expected a list of str$"),
-        (["", " ", "\n"] * 100, "^all 300 sentences are blank: give texts that differ"),
-        (["a cat", " a cat"] * 150, "^all 300 sentences are the same: give texts that differ"),
+        ("one text", r"^texts is a str, 'one text': expected a list of str$"),
+        (["", " ", "\n"] * 100, "^all 300 texts are blank: give texts that differ"),
+        (["a cat", " a cat"] * 150, "^all 300 texts are the same: give texts that differ"),
     ],
 )
-def test_what_cannot_be_fitted_on_is_refused_before_anything_is_encoded(tiny, monkeypatch, sentences, message):
+def test_what_cannot_be_fitted_on_is_refused_before_anything_is_encoded(tiny, monkeypatch, texts, message):
     monkeypatch.setattr(type(tiny), "encode", None)
     with pytest.raises(ValueError, match=message):
-        reduce_model(tiny, sentences, 8)
+        reduce_model(tiny, texts, 8)
     with pytest.raises(ValueError, match=message):
-        reduce_and_compare(tiny, sentences, Size(8))
-    with pytest.raises(ValueError, match=message.replace("sentences", "documents")):
-        compare(tiny, tiny, sentences)
+        reduce_and_compare(tiny, texts, Size(8))
+    with pytest.raises(ValueError, match=message):
+        compare(tiny, tiny, texts)
 
 
 def test_a_misspelt_objective_comes_before_too_few_texts(tiny):
@@ -277,7 +253,8 @@ def test_a_misspelt_objective_comes_before_too_few_texts(tiny):
 
 @pytest.mark.parametrize("trainable", [False, True])
 def test_a_reduced_model_is_not_reduced_again(tiny, tmp_path, trainable):
-    reduced = reduce_model(tiny, SENTENCES, 16, trainable=trainable)
+    reduced = reduce_model(tiny, SENTENCES, 16)
+    reduced = Head.from_model(reduced).attach(tiny, trainable=True) if trainable else reduced
     message = "^the model is already reduced, to 16 dimensions: give its base model$"
     with pytest.raises(ValueError, match=message):
         reduce_model(reduced, SENTENCES, 8)
@@ -287,21 +264,3 @@ def test_a_reduced_model_is_not_reduced_again(tiny, tmp_path, trainable):
         save_portable(reduced, tmp_path / "reduced")
         with pytest.raises(ValueError, match=message):
             reduce_model(tmp_path / "reduced", SENTENCES, 8)
-
-
-def test_of_texts_whose_embeddings_are_given_only_queries_are_encoded(tiny, monkeypatch):
-    texts = [f"{one}. {two}. {one} {two}." for one, two in zip(SENTENCES, SENTENCES[::-1], strict=True)]
-    stored, asked = tiny.encode_document(texts), []
-    encode = type(tiny).encode_document
-
-    def counting(self, inputs, **options):
-        asked.extend(inputs)
-        return encode(self, inputs, **options)
-
-    monkeypatch.setattr(type(tiny), "encode_document", counting)
-    heads = {}
-    for name, rows in (("rows", stored), ("rounded", stored.astype(np.float16) * 3), ("shuffled", stored[::-1].copy())):
-        asked.clear()
-        heads[name] = reduce_model(tiny, texts, 8, embeddings=rows)[2].linear.weight.detach().numpy()
-        assert (len(asked) > len(texts)) == (name == "shuffled"), "the texts themselves only where rows are not theirs"
-    assert np.abs(heads["rows"] - heads["rounded"]).max() < 0.01

@@ -50,7 +50,8 @@ def test_the_base_model_comes_first(inputs):
     done = run("compare", inputs / "tiny-16", inputs / "base", "--texts", inputs / "texts.txt")
     assert done.exit_code == 2
     assert done.stderr == (
-        "error: the first model is 'base' with a head: give the base model first, then the reduced ones\n"
+        "error: the first model has a fitted head and 'base' has none: give the base model first, then the reduced "
+        "ones\n"
     )
 
 

@@ -6,29 +6,24 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import typer
 
-from st_dimreduce import (
-    DimReduce,
-    FitRecord,
-    Precision,
-    drift,
-    encode_and_reduce,
-    quantize,
-    reduce_model,
-    search_codes,
-)
+from st_dimreduce import Codes, FitRecord, Size, reduce_model
 from st_dimreduce.cli import app
 from st_dimreduce.cli.options import cautions
 from st_dimreduce.codes.origin import beside
-from st_dimreduce.vectors.stored import open_codes
+from st_dimreduce.models import encode_texts
+from st_dimreduce.models.encode_texts import encode_file, search_codes
+from st_dimreduce.vectors.sinks import size_of
 from tests.helpers.command import run
-from tests.helpers.tiny import SENTENCES, WORDS
+from tests.helpers.disk import content
+from tests.helpers.tiny import SENTENCES
 
 
 @pytest.fixture
 def model(tiny):
-    return reduce_model(tiny, SENTENCES, 8, precision="int4")
+    return reduce_model(tiny, SENTENCES, Size(8, precision="int4"))
 
 
 @pytest.fixture
@@ -39,16 +34,15 @@ def folder(model, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".npy"])
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".npy", ""])
 @pytest.mark.parametrize("precision", [None, "float32", "binary"])
 def test_texts_are_stored_as_codes_and_found(suffix, precision, model, tmp_path):
     sink = tmp_path / f"codes{suffix}"
-    done = encode_and_reduce(SENTENCES, model, sink, precision)
-    assert (done.path, done.rows, done.bytes) == (sink, len(SENTENCES), sink.stat().st_size)
-    stored = open_codes(sink)
-    assert stored.origin.precision is Precision(precision or "int4")
-    expected = quantize(model.encode_document(SENTENCES), precision or "int4")
-    assert np.allclose(np.concatenate(list(stored.chunks())), expected, atol=1e-6)
+    done = encode_file(model, SENTENCES, sink, precision)
+    assert (done.path, done.rows, done.bytes) == (sink, len(SENTENCES), size_of(sink))
+    stored = Codes.load(sink)
+    assert stored.precision == (precision or "int4")
+    assert np.allclose(stored.values, Codes.of(model.encode_document(SENTENCES), stored.precision).values, atol=1e-6)
     texts = SENTENCES if suffix == ".npy" else None
     (first, second) = search_codes(model, sink, [SENTENCES[9], SENTENCES[3]], 2, texts=texts)
     assert len(first) == len(second) == 2
@@ -57,42 +51,91 @@ def test_texts_are_stored_as_codes_and_found(suffix, precision, model, tmp_path)
         assert second[0].cosine == pytest.approx(1, abs=1e-5)
 
 
-def test_encoding_that_was_stopped_goes_on(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("st_dimreduce.vectors.encode._PART_ROWS", 16)
+@pytest.fixture
+def stop(model, monkeypatch):
+    """A function that encodes to a target until the third part of 16 texts; the texts asked for since are returned."""
+    monkeypatch.setattr(encode_texts, "_PART_ROWS", 16)
     encode, asked = model.encode_document, []
 
     def stopped(texts, **options):
-        asked.append(len(texts))
+        asked.append(list(texts))
         if len(asked) == 3:
             raise KeyboardInterrupt
         return encode(texts, **options)
 
-    monkeypatch.setattr(model, "encode_document", stopped)
-    with pytest.raises(KeyboardInterrupt, match="32 rows are kept"):
-        encode_and_reduce(SENTENCES, model, tmp_path / "codes.parquet")
-    with pytest.raises(ValueError, match="a run with another source"):
-        encode_and_reduce(SENTENCES[1:], model, tmp_path / "codes.parquet")
-    encode_and_reduce(SENTENCES, model, tmp_path / "codes.parquet")
-    assert sum(asked[3:]) == len(SENTENCES) - 32
-    (found,) = search_codes(model, tmp_path / "codes.parquet", ["a cat"], 1)
+    def stop(target):
+        monkeypatch.setattr(model, "encode_document", stopped)
+        with pytest.raises(KeyboardInterrupt, match="32 rows are done, the same call resumes"):
+            encode_file(model, SENTENCES, target)
+        del asked[3:]
+        return asked
+
+    return stop
+
+
+@pytest.mark.parametrize("name", ["codes.parquet", "codes.arrow", "codes.npy", "codes"])
+def test_encoding_that_was_stopped_goes_on(name, model, stop, tmp_path):
+    asked = stop(tmp_path / name)
+    with pytest.raises(ValueError, match="a run with another texts"):
+        encode_file(model, SENTENCES[1:], tmp_path / name)
+    encode_file(model, SENTENCES, tmp_path / name)
+    assert sum(map(len, asked[3:])) == len(SENTENCES) - 32
+    encode_file(model, SENTENCES, tmp_path / f"whole{(tmp_path / name).suffix}")
+    assert content(tmp_path / name) == content(tmp_path / f"whole{(tmp_path / name).suffix}")
+    (found,) = search_codes(model, tmp_path / name, ["a cat"], 1, texts=SENTENCES)
     assert found[0].text in SENTENCES
 
 
-def test_texts_unlike_those_of_the_fit_are_noticed(tiny, tmp_path):
-    rng = np.random.default_rng(0)
-    seen, later = ([" ".join(rng.choice(WORDS[:12], 5)) for _ in range(500)] for _ in range(2))
-    model = reduce_model(tiny, seen, 8)
-    other = [" ".join([*rng.choice(WORDS[12:], 1)] * 5) for _ in range(300)]
-    for texts, verdict in ((later, "fits"), (other, "refit")):
-        found = encode_and_reduce(texts, model, tmp_path / f"{verdict}.npy").drift
-        lost = {figure.name: figure.now for figure in found.figures}["variance lost"]
-        expected = drift(DimReduce.from_model(model), tiny.encode_document(texts)).figures[0].now
-        assert (found.vectors, found.verdict, lost) == (len(texts), verdict, pytest.approx(expected, rel=1e-3))
-    assert not any(module._forward_pre_hooks for module in model)
+def change_length(model):
+    model.max_seq_length = 4
+
+
+def change_prompt(model):
+    model.prompts = {"document": "the cat ", "query": ""}
+
+
+def change_body(model):
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+
+
+def change_truncation(model):
+    model.tokenizer.truncation_side = "left"
+
+
+@pytest.mark.parametrize("change", [change_length, change_prompt, change_body, change_truncation])
+def test_a_run_does_not_go_on_with_another_model(change, model, stop, tmp_path):
+    stop(tmp_path / "codes.npy")
+    change(model)
+    with pytest.raises(ValueError, match=r"a run with another (model|prompt)"):
+        encode_file(model, SENTENCES, tmp_path / "codes.npy")
+    encode_file(model, SENTENCES, tmp_path / "codes.npy", overwrite=True)
+    expected = Codes.of(model.encode_document(SENTENCES), "int4").values
+    assert np.array_equal(np.load(tmp_path / "codes.npy"), expected)
+
+
+def test_a_model_whose_modules_are_not_known_starts_anew(model, tmp_path, monkeypatch):
+    def stopped(texts, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(encode_texts, "_PART_ROWS", 16)
+    monkeypatch.setattr(encode_texts, "body_digest", lambda _: None)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"^$"):
+        encode, left = model.encode_document, iter(range(9))
+        patch.setattr(model, "encode_document", lambda *a, **b: encode(*a, **b) if next(left) < 3 else stopped(*a, **b))
+        encode_file(model, SENTENCES, tmp_path / "codes.npy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_truncates_is_refused(model, tmp_path):
+    model.truncate_dim = 4
+    with pytest.raises(ValueError, match="the model truncates its 8 dimensions to 4"):
+        encode_file(model, SENTENCES, tmp_path / "codes.npy")
+    assert not list(tmp_path.iterdir())
 
 
 def test_codes_of_another_model_are_refused(model, tiny, tmp_path):
-    encode_and_reduce(SENTENCES, model, tmp_path / "codes.npy")
+    encode_file(model, SENTENCES, tmp_path / "codes.npy")
     other = reduce_model(tiny, [*SENTENCES[::-1], "the cat"], 8, seed=5)
     with pytest.raises(ValueError, match="made by head"):
         search_codes(other, tmp_path / "codes.npy", ["a cat"])
@@ -104,11 +147,11 @@ def test_codes_of_another_model_are_refused(model, tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("texts", "sink", "message"),
-    [("a text", "x.npy", "there is no text"), ([], "x.npy", "there is no text"), (["a"], "x", "has no suffix")],
+    [("a text", "x.npy", "there is no text"), ([], "x.npy", "there is no text"), (["a"], "x.txt", "ends in .txt")],
 )
 def test_what_cannot_be_encoded_is_said(texts, sink, message, model, tmp_path):
     with pytest.raises(ValueError, match=message):
-        encode_and_reduce(texts, model, tmp_path / sink)
+        encode_file(model, texts, tmp_path / sink)
     assert not list(tmp_path.iterdir())
 
 
@@ -117,9 +160,9 @@ def test_from_texts_to_results_on_the_command_line(folder):
     done = run("encode", folder / "small", folder / "texts.txt", codes)
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
-    assert lines[0].startswith(f"Encodes 128 texts with {folder / 'small'}, writes {codes}.")
+    assert lines[0].startswith(f"Encoding 128 texts with {folder / 'small'}, writing {codes}.")
     assert f"  st-dimreduce search {folder / 'small'} {codes} 'your question'" in lines
-    done = run("search", folder / "small", codes, SENTENCES[5], "@" + str(folder / "texts.txt"), "--top-k", 2)
+    done = run("search", folder / "small", codes, SENTENCES[5], "@" + str(folder / "texts.txt"), "--k", 2)
     assert done.exit_code == 0, done.output
     assert done.output.startswith(f"{SENTENCES[5]}\n   1  row ")
     assert len(done.output.splitlines()) == 129 * 3

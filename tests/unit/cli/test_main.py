@@ -15,6 +15,7 @@ from st_dimreduce.cli import app
 from st_dimreduce.cli.main import hide_loading_bars, show
 from st_dimreduce.evaluation.report import publication_table
 from st_dimreduce.portable.check import Check
+from st_dimreduce.cli.tables import publication_table
 from tests.helpers.command import run
 
 COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))

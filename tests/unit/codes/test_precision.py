@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.util.quantization import quantize_embeddings
 
-from st_dimreduce import Precision, dequantize, quantize
+from st_dimreduce import Precision
+from st_dimreduce.codes.precision import dequantize, quantize
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2000, 64)).astype(np.float32)
@@ -133,7 +134,7 @@ def test_directions_that_only_float64_holds(precision, norm):
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"the embeddings are a masked array with \d+ masked entries: drop those rows"):
+    with pytest.raises(ValueError, match=r"the embeddings: got a masked array with \d+ masked entries: drop those rows"):
         quantize(np.ma.masked_less(X, -2), "int8")
     assert np.array_equal(quantize(np.ma.masked_less(X, -99), "int8"), quantize(X, "int8"))
     with pytest.raises(ValueError, match="codes are of type uint8, int8 codes are int8"):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from st_dimreduce import Precision, dequantize, quantize, rescore, search
+from st_dimreduce import Precision
+from st_dimreduce.codes.precision import dequantize, quantize
+from st_dimreduce.codes.search import rescore, search
 
 RNG = np.random.default_rng(0)
 DOCUMENTS = RNG.standard_normal((500, 24)).astype(np.float32)
@@ -17,15 +19,15 @@ def unit(x):
 
 
 @pytest.mark.parametrize("precision", ALL)
-@pytest.mark.parametrize("top_k", [1, 10, 600])
+@pytest.mark.parametrize("k", [1, 10, 600])
 @pytest.mark.parametrize("blocks", [(3, 7), (1024, 8192)])
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
-def test_equals_a_full_sort(precision, top_k, blocks, kind):
+def test_equals_a_full_sort(precision, k, blocks, kind):
     codes = quantize(DOCUMENTS, precision)
-    scores, rows = search(kind(QUERIES), codes, precision, top_k, block_size=blocks)
+    scores, rows = search(kind(QUERIES), codes, precision, k, block_size=blocks)
     everything = unit(QUERIES) @ dequantize(codes, precision, 24).T
-    assert scores.shape == rows.shape == (40, min(top_k, 500))
-    assert np.allclose(scores, -np.sort(-everything, axis=1)[:, :top_k], atol=1e-5)
+    assert scores.shape == rows.shape == (40, min(k, 500))
+    assert np.allclose(scores, -np.sort(-everything, axis=1)[:, :k], atol=1e-5)
     assert np.allclose(np.take_along_axis(everything, rows, axis=1), scores, atol=1e-5)
     assert all(len(set(found)) == len(found) for found in rows.tolist())
 
@@ -119,12 +121,12 @@ def test_no_documents_and_no_queries():
 
 
 @pytest.mark.parametrize(
-    ("queries", "codes", "precision", "top_k", "message"),
+    ("queries", "codes", "precision", "k", "message"),
     [
         (QUERIES, quantize(DOCUMENTS, "int4"), "int8", 10, r"expected \(n, 24\) for 24 dimensions in int8"),
         (QUERIES[:, :20], quantize(DOCUMENTS, "int4"), "int4", 10, r"expected \(n, 10\) for 20 dimensions in int4"),
         (QUERIES, quantize(DOCUMENTS, "int4"), "int3", 10, "unknown precision 'int3'"),
-        (QUERIES, quantize(DOCUMENTS, "int4"), "int4", 0, "top_k=0: ask for at least 1"),
+        (QUERIES, quantize(DOCUMENTS, "int4"), "int4", 0, "k=0: ask for at least 1"),
         (QUERIES[0], quantize(DOCUMENTS, "int4"), "int4", 10, r"shape \(24,\): expected finite vectors"),
         (QUERIES * np.nan, quantize(DOCUMENTS, "int4"), "int4", 10, "expected finite vectors"),
         (
@@ -136,13 +138,13 @@ def test_no_documents_and_no_queries():
         ),
         (QUERIES, quantize(DOCUMENTS, "int4").view(np.int8), "int4", 10, "codes are of type int8, int4 codes .* uint8"),
         (QUERIES, quantize(DOCUMENTS, "int8"), "float32", 10, "codes are of type int8, float32 codes .* floats"),
-        (np.ma.masked_less(QUERIES, 0), quantize(DOCUMENTS, "int4"), "int4", 10, "the queries are a masked array"),
-        (QUERIES, np.ma.masked_equal(quantize(DOCUMENTS, "int8"), 1), "int8", 10, "the codes are a masked array"),
+        (np.ma.masked_less(QUERIES, 0), quantize(DOCUMENTS, "int4"), "int4", 10, "the queries: got a masked array"),
+        (QUERIES, np.ma.masked_equal(quantize(DOCUMENTS, "int8"), 1), "int8", 10, "the codes: got a masked array"),
     ],
 )
-def test_bad_input(queries, codes, precision, top_k, message):
+def test_bad_input(queries, codes, precision, k, message):
     with pytest.raises(ValueError, match=message):
-        search(queries, codes, precision, top_k)
+        search(queries, codes, precision, k)
 
 
 def changed(candidate):
@@ -162,9 +164,9 @@ def changed(candidate):
         (QUERIES, DOCUMENTS, changed(0).astype(float), "candidates are of type float64: expected whole numbers"),
         (QUERIES * np.inf, DOCUMENTS, changed(0), "expected finite vectors"),
         (QUERIES, DOCUMENTS * np.inf, changed(0), "row 0 of vectors holds NaN or infinity"),
-        (np.ma.masked_less(QUERIES, 0), DOCUMENTS, changed(0), "the queries are a masked array"),
-        (QUERIES, np.ma.masked_less(DOCUMENTS, 0), changed(0), "the vectors are a masked array"),
-        (QUERIES, DOCUMENTS, np.ma.masked_equal(changed(9), 9), "the candidates are a masked array"),
+        (np.ma.masked_less(QUERIES, 0), DOCUMENTS, changed(0), "the queries: got a masked array"),
+        (QUERIES, np.ma.masked_less(DOCUMENTS, 0), changed(0), "the vectors: got a masked array"),
+        (QUERIES, DOCUMENTS, np.ma.masked_equal(changed(9), 9), "the candidates: got a masked array"),
     ],
 )
 def test_bad_rescoring(queries, vectors, candidates, message):

@@ -1,4 +1,4 @@
-"""The types of the vector stores: one table for the code and for readers."""
+"""The types of the vector stores: what the code reads, and the page that shows them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,49 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.store_types import page
-from st_dimreduce import Precision, quantize
-from st_dimreduce.codes.stores import STORES, columns_of
+from st_dimreduce import Precision
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.stores import Column, all_columns, columns_of
 from st_dimreduce.enums import Store
 
+PAGE = Path("docs/stores.md")
 
-def test_the_page_is_the_table_that_the_code_reads():
-    assert Path("docs/stores.md").read_text(encoding="utf-8") == "\n\n".join(page()) + "\n", (
-        "print it anew: python -m benchmarks.store_types"
-    )
+
+def tables():
+    """The rows of each table of the page, as lists of cells, without head and rule."""
+    found = [[]]
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        elif found[-1]:
+            found.append([])
+    return [rows[2:] for rows in found if rows]
+
+
+def test_the_page_shows_the_types_that_the_code_reads():
+    types, quantisers = tables()
+    stores = {name.split(" (")[0]: Store(name.split("`")[1]) for name, *_ in quantisers}
+    shown = {store: [] for store in Store}
+    for name, precision, kind, _, _, queries, bits, most in types:
+        query, most = Precision(queries.removesuffix(" codes")), int(most.replace(",", "")) if most else None
+        shown[stores[name]].append(Column(Precision(precision), kind.strip("`"), query, int(bits), most))
+    assert {store: tuple(columns) for store, columns in shown.items()} == all_columns()
+
+
+@pytest.mark.parametrize("row", tables()[1], ids=lambda row: row[0])
+def test_every_store_has_a_version_and_sources(row):
+    _, version, tested, quantisers, sources = row
+    assert version
+    assert tested in ("yes", "no")
+    assert quantisers
+    assert sources.startswith("[1](https://")
 
 
 @pytest.mark.parametrize("store", Store)
-def test_every_store_has_types_and_sources(store):
-    facts = STORES[store]
-    assert facts.columns[0].precision is Precision.FLOAT32  # every store takes floats
-    assert facts.version
-    assert facts.sources
-    assert all(source.startswith("https://") for source in facts.sources)
-    for column in facts.columns:
+def test_every_store_has_types(store):
+    columns = all_columns()[store]
+    assert columns[0].precision is Precision.FLOAT32  # every store takes floats
+    for column in columns:
         assert column.query in (Precision.FLOAT32, column.precision)
         assert column.bits in (column.precision.bits, 16)
         assert column.precision is Precision.FLOAT32 or column.bits == column.precision.bits
@@ -35,7 +58,7 @@ def test_every_store_has_types_and_sources(store):
 @pytest.mark.parametrize("store", Store)
 def test_the_bytes_are_those_of_the_codes(store):
     vectors = np.random.default_rng(0).standard_normal((2, 100)).astype(np.float32)
-    for column in STORES[store].columns:
+    for column in all_columns()[store]:
         codes = quantize(vectors, column.precision)
         halved = 2 if column.bits == 16 else 1
         assert column.bytes_per_vector(100) * halved == codes[0].nbytes

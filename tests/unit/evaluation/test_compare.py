@@ -7,9 +7,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from st_dimreduce import Precision, compare, reduce_model
-from st_dimreduce.evaluation.compare import compare_embeddings
+from st_dimreduce.cli.tables import comparison_table
+from st_dimreduce.evaluation.compare import compare_embeddings, compare_models
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
-from st_dimreduce.evaluation.report import comparison_table
+from st_dimreduce.texts import Question
 from tests.helpers.tiny import SENTENCES
 
 RNG = np.random.default_rng(0)
@@ -89,11 +90,14 @@ def test_several_relevant_documents_and_prompts(tiny):
 def test_several_models_precisions_scored_pairs_and_peers(tiny):
     models = {"sixteen": reduce_model(tiny, SENTENCES, 16), "eight": reduce_model(tiny, SENTENCES, 8)}
     pairs = [(SENTENCES[i], SENTENCES[i + 1], float(i % 5)) for i in range(30)]
-    comparison = compare(tiny, models, pairs=pairs, precision=["float32", "binary"], with_peers=True)
+    precisions = ["float32", "binary"]
+    alone = compare(tiny, models, pairs=pairs, precision=precisions)
+    texts = list(dict.fromkeys(text for one, other, _ in pairs for text in (one, other)))
+    comparison = compare_models(tiny, models, Question(texts, scored_pairs=pairs), precisions, with_peers=True)
+    assert [row.sts for row in comparison.rows[:5]] == [row.sts for row in alone.rows]
     assert comparison.metric == "sts"
     names = [(row.name, row.precision) for row in comparison.rows[1:5]]
     assert names == [(name, p) for name in models for p in ("float32", "binary")]
-    texts = list(dict.fromkeys(text for one, other, _ in pairs for text in (one, other)))
     assert comparison.documents == len(texts)
     vectors = tiny.encode(texts)
     rows = [(texts.index(one), texts.index(other)) for one, other, _ in pairs]
@@ -105,7 +109,7 @@ def test_several_models_precisions_scored_pairs_and_peers(tiny):
         assert low < high or row.sts == 0
         assert row.retention == pytest.approx(row.sts / expected, abs=1e-2)
     peers = {(row.name, row.bytes_per_vector) for row in comparison.rows[5:]}
-    assert {("binary quantization", 4), ("truncation", 1), ("truncation", 2)} <= peers
+    assert {("binary", 4), ("truncation", 1), ("truncation", 2)} <= peers
 
 
 def test_the_queries_that_lost_most_come_first():
@@ -119,13 +123,15 @@ def test_the_queries_that_lost_most_come_first():
     assert [(one.query, one.change) for one in comparison.hurt[1]] == [(3, -1.0), (7, -1.0)]
     assert comparison.hurt[1][0].before[0] == 3
     assert 3 not in comparison.hurt[1][0].after[:10]
-    assert comparison.gained == [[], []]
-    assert comparison.changes[1].tolist() == [-1.0 if row in (3, 7) else 0.0 for row in range(40)]
+    assert comparison.helped == [[], []]
     assert comparison.rows[1].retention == pytest.approx(38 / 40)
     own = compare_embeddings(Embedded(None, DOCUMENTS), [Stored("other", Embedded(None, DOCUMENTS[::-1].copy()))])
     assert len(own.hurt[1]) == 10
     assert own.metric == "overlap"
-    assert own.changes[1].mean() == pytest.approx(own.rows[1].overlap - 1)
+    losses = [one.change for one in own.hurt[1]]
+    assert losses == sorted(losses)
+    assert losses[0] < own.rows[1].overlap - 1 < 0, "the mean change"
+    assert own.helped == [[], []], "no overlap exceeds the base model's with itself"
 
 
 def test_the_queries_that_gained_most_and_how_deep_their_documents_were():
@@ -133,10 +139,10 @@ def test_the_queries_that_gained_most_and_how_deep_their_documents_were():
     queries[[3, 7]] *= -1
     better = Stored("better", Embedded(DOCUMENTS[:40], DOCUMENTS))
     comparison = compare_embeddings(Embedded(queries, DOCUMENTS), [better], [{row} for row in range(39)] + [set()])
-    assert [(one.query, one.change) for one in comparison.gained[1]] == [(3, 1.0), (7, 1.0)]
+    assert [(one.query, one.change) for one in comparison.helped[1]] == [(3, 1.0), (7, 1.0)]
     assert comparison.hurt[1] == []
-    assert np.isnan(comparison.changes[1]).tolist() == [False] * 39 + [True], "the last has nothing to find"
-    assert len(comparison.gained[1][0].before) == min(100, len(DOCUMENTS))
+    assert comparison.rows[1].ndcg == 1, "a query with nothing to find does not count"
+    assert len(comparison.helped[1][0].before) == min(100, len(DOCUMENTS))
 
 
 def test_the_dict_contains_no_text(tiny):
@@ -150,13 +156,13 @@ def test_the_dict_contains_no_text(tiny):
         ({"pairs": [("a", "b")]}, r"pair 0 is \('a', 'b'\): expected two texts and how similar they are"),
         ({"pairs": [("a", "b", float("nan"))]}, "pair 0 is .*: expected two texts and how similar"),
         ({"pairs": [("a", "b", 1.0), ("a", "c", 1.0)]}, "2 pairs without two different scores"),
-        ({"documents": SENTENCES[:1]}, "1 documents to search: give at least 2"),
+        ({"texts": SENTENCES[:1]}, "1 texts to search: give at least 2"),
         ({"queries": []}, "queries is empty"),
         ({"relevant": [0]}, "relevant has 1 entries for no queries"),
         ({"queries": SENTENCES[:2], "relevant": [0]}, "relevant has 1 entries for 2 queries"),
         (
             {"queries": SENTENCES[:2], "relevant": [0, 999]},
-            r"relevant names \[999\]: expected rows of documents, 0 to 127",
+            r"relevant names \[999\]: expected rows of texts, 0 to 127",
         ),
         ({"queries": SENTENCES[:2], "relevant": [[], []]}, "relevant names no rows"),
         ({"precision": "int3"}, "unknown precision 'int3'"),
@@ -164,4 +170,4 @@ def test_the_dict_contains_no_text(tiny):
 )
 def test_bad_input(tiny, arguments, message):
     with pytest.raises(ValueError, match=message):
-        compare(tiny, tiny, **{"documents": SENTENCES, **arguments})
+        compare(tiny, tiny, **{"texts": SENTENCES, **arguments})

@@ -30,7 +30,7 @@ def test_peers_without_faiss(monkeypatch):
         UserWarning, match=r"^FAISS PCA, PQ, OPQ and RaBitQ are left out: pip install 'st_dimreduce\[faiss"
     ):
         binary, truncated = peers(full, [4, 16, 20])
-    assert named([binary, truncated]) == [("binary quantization", "binary", None), ("truncation", "int8", None)]
+    assert named([binary, truncated]) == [("binary", "binary", None), ("truncation", "int8", None)]
     assert truncated.embedded.documents.shape == (100, 4)
     assert np.array_equal(truncated.embedded.queries, QUERIES[:, :4])
     assert [side.shape for side in truncated.embedded.scored_pairs] == [(3, 4), (3, 4)]
@@ -51,13 +51,13 @@ def test_faiss_has_no_more_dimensions_than_documents():
 def test_faiss_trains_on_enough_documents_only():
     with pytest.warns(UserWarning, match="^FAISS PQ and OPQ are left out: 100 documents are too few to train"):
         few = named(peers(base(100), [4, 5]))
-    assert ("FAISS PCA", "PCA4,L2norm,SQ8", 4) in few
-    assert not any(name in ("FAISS PQ", "FAISS OPQ") for name, *_ in few)
-    assert {each[1] for each in named(peers(base(39 * 16), [4])) if each[0] == "FAISS PQ"} == {"PQ8x4"}
+    assert ("PCA + int8", "PCA4,L2norm,SQ8", 4) in few
+    assert not any(name in ("PQ", "OPQ") for name, *_ in few)
+    assert {each[1] for each in named(peers(base(39 * 16), [4])) if each[0] == "PQ"} == {"PQ8x4"}
     full = base(39 * 256)
     stored = list(peers(full, [4, 5]))
-    assert [each[:2] for each in named(stored) if each[0] == "FAISS PQ"] == [("FAISS PQ", "PQ4")], "5 is no divisor"
-    quantized = next(each for each in stored if each.name == "FAISS PQ").decoded(full.documents)
+    assert [each[:2] for each in named(stored) if each[0] == "PQ"] == [("PQ", "PQ4")], "5 is no divisor"
+    quantized = next(each for each in stored if each.name == "PQ").decoded(full.documents)
     unit = full.documents / np.linalg.norm(full.documents, axis=1, keepdims=True)
     error = np.square(quantized - unit).sum(axis=1).mean()
     assert 0.05 < error < 0.5, "codes of 4 bytes keep most of 16 dimensions, not all"
@@ -68,7 +68,7 @@ def test_faiss_at_the_sizes_of_the_compared_models():
     rows = RNG.standard_normal((1000, 64)).astype(np.float32) * np.geomspace(1, 0.05, 64, dtype=np.float32)
     full = Embedded(rows[:40], rows)
     stored = list(peers(full, [16, 32, 64, 256]))
-    sizes = {each.precision: each.bytes_per_vector for each in stored if each.name.startswith("FAISS")}
+    sizes = {each.precision: each.bytes_per_vector for each in stored if each.search is not None}
     assert sizes == {
         "PCA16,L2norm,SQ8": 16,
         "PQ32x4": 16,

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import re
 from dataclasses import replace
@@ -9,20 +8,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from st_dimreduce.enums import Precision
-from st_dimreduce.evaluation import plots, report
+from st_dimreduce.evaluation import plots
 from st_dimreduce.evaluation.compare import compare_embeddings
 from st_dimreduce.evaluation.embeddings import Embedded, Stored
 from st_dimreduce.evaluation.peers import peers
-from st_dimreduce.evaluation.report import (
-    choice_table,
-    comparison_table,
-    publication_table,
-    write_html,
-    write_plots,
-)
+from st_dimreduce.evaluation.report import write_html
 from st_dimreduce.texts import Question
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -60,8 +52,8 @@ def gaining():
 
 @pytest.fixture
 def no_plots(monkeypatch):
-    """Plots take most of the time that a page takes."""
-    monkeypatch.setattr(report, "_plot", lambda caption, _: report._Plot(caption))
+    """Drawing takes most of the time that a page takes."""
+    monkeypatch.setattr(plots, "plot_quality", lambda *_: None)
 
 
 class Outline(HTMLParser):
@@ -74,80 +66,6 @@ class Outline(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.fetched += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:")]
-
-
-def shown(table, width=160):
-    console = Console(file=io.StringIO(), width=width)
-    console.print(table)
-    return console.file.getvalue()
-
-
-def test_a_table_has_a_column_for_what_was_measured(comparison):
-    text = shown(comparison_table(comparison, "a title", vectors=5000, price=2.5))
-    for word in (
-        "a title",
-        "base model",
-        "small",
-        "int8",
-        "price per",
-        "month",
-        "retention",
-    ):
-        assert word in text
-    assert not any(word in text for word in ("STS", "GB for", "seconds"))
-    narrow = shown(comparison_table(comparison, "a title", vectors=5000, price=2.5), 80)
-    assert max(map(len, narrow.splitlines())) <= 80
-    assert "…" not in narrow
-    assert "GB for" in shown(comparison_table(comparison, "a title"))
-    assert "5k" in shown(comparison_table(comparison, "a title", vectors=5000))
-    small = comparison.rows[1]
-    low, high = small.intervals["retention"]
-    assert f"{100 * small.retention:.1f} ({100 * low:.1f}-{100 * high:.1f})" in text
-    assert "price per" not in shown(comparison_table(comparison, "a title"))
-
-
-@pytest.mark.parametrize(
-    ("precision", "said"),
-    [
-        ("int4", "384 int4"),
-        ("PCA64,RR64,RaBitQ1", "64 RaBitQ1"),
-        ("RR384,RaBitQ2", "384 RaBitQ2"),
-        ("PQ64x4", "384 PQ64x4"),
-    ],
-)
-def test_what_faiss_stores_is_said_in_short(precision, said, comparison):
-    row = replace(comparison.rows[0], dimensions=384, precision=precision)
-    assert said in shown(comparison_table(replace(comparison, rows=[row]), "a title"), 80)
-
-
-def test_without_labels_the_overlap_is_the_retention(comparison):
-    overlap = replace(
-        comparison,
-        metric="overlap",
-        rows=[replace(row, ndcg=None, recall=None, retention=row.overlap) for row in comparison.rows],
-    )
-    text = shown(comparison_table(overlap, "a title"))
-    assert "retention" not in text
-    small = overlap.rows[1]
-    low, high = small.intervals["overlap"]
-    assert f"{100 * small.overlap:.1f} ({100 * low:.1f}-{100 * high:.1f})" in text
-
-
-def test_the_chosen_option_has_a_star():
-    best = {"out_features": 64, "precision": "int4", "bytes_per_vector": 32, "retention": 0.987}
-    other = {"out_features": 32, "precision": "int8", "bytes_per_vector": 32, "retention": 0.95}
-    lines = shown(choice_table({"best": best, "measured": [other, best], "metric": "nDCG@10"})).splitlines()
-    assert any("nDCG@10 retention" in line for line in lines)
-    assert [line.split() for line in lines if "int" in line] == [
-        ["32", "32", "int8", "95.0"],
-        ["32", "64", "int4", "98.7", "*"],
-    ]
-
-
-def test_the_files_of_a_model():
-    text = shown(publication_table({"config.json": 1200, "model.safetensors": 2_000_000}))
-    assert "2 files, 2,001,200 bytes" in text
-    assert "2,000,000" in text
 
 
 def test_figures_are_json_without_texts(comparison):
@@ -170,7 +88,7 @@ def test_a_page_opens_offline_and_shows_texts_as_texts(gaining, page):
     assert not {"script", "b"} & set(outline.tags), "a text is a text"
     assert "&lt;script&gt;" in page
     assert "a &lt;title&gt;" in page
-    assert outline.tags.count("img") == 2 * 3, "for light and dark: quality, and of the chosen row what changed; more"
+    assert outline.tags.count("img") == 2, "for light and dark"
     groups = len({row.name for row in gaining.rows})
     assert outline.tags.count("tr") == 1 + groups + len(gaining.rows)
     assert re.search(r"<small>\d+\.\d-\d+\.\d</small>", page)
@@ -236,7 +154,7 @@ def test_without_a_choice_the_fewest_bytes_that_keep_up_are_marked(comparison, t
         comparison,
         metric="overlap",
         rows=[replace(row, ndcg=None, recall=None, retention=row.overlap) for row in comparison.rows],
-        gained=[[] for _ in comparison.rows],
+        helped=[[] for _ in comparison.rows],
     )
     write_html(overlap, tmp_path / "report.html", replace(QUESTION, relevant=None))
     page = (tmp_path / "report.html").read_text()
@@ -244,17 +162,13 @@ def test_without_a_choice_the_fewest_bytes_that_keep_up_are_marked(comparison, t
     assert "Queries that gained" not in page
 
 
-def test_plots_are_drawn(comparison, tmp_path):
-    paths = write_plots(comparison, tmp_path)
-    assert {path.name for path in paths.values()} == {
-        "quality.png",
-        *(f"{kind}-{row}.png" for kind in ("changes", "cosines") for row in (1, 2)),
-    }
-    assert set(tmp_path.iterdir()) == set(paths.values())
-    for path in paths.values():
-        with Image.open(path) as image:
-            assert image.width >= 900
-            assert len(image.convert("RGB").getcolors(2**24)) > 10, "nothing was drawn"
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_plot_is_drawn(comparison, tmp_path, theme):
+    plots.plot_quality(comparison.to_dict(), tmp_path / "quality.png", theme)
+    with Image.open(tmp_path / "quality.png") as image:
+        assert image.width >= 900
+        assert len(image.convert("RGB").getcolors(2**24)) > 10, "nothing was drawn"
+        assert (max(image.convert("RGB").getpixel((2, 2))) < 60) == (theme == "dark")
 
 
 NAME = "$\\frac$ [/x] \udcff"
@@ -271,31 +185,9 @@ def test_a_name_is_no_formula_and_no_markup(tmp_path):
     texts = Question(documents=[f"document {row} \ud800" for row in range(60)])
     write_html(comparison, tmp_path / "report.html", texts)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<img ") == 2 * 3
-    assert "Not drawn" not in page
+    assert page.count("<img ") == 2
     assert r"$\frac$ [/x] \udcff" in page
     assert comparison.rows[1].name == r"$\frac$ [/x] \udcff"
-    assert len(write_plots(comparison, tmp_path)) == 3
-
-
-def test_a_plot_that_fails_does_not_cost_the_report(tmp_path, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("no <ink>")
-
-    monkeypatch.setattr(plots, "plot_changes", fail)
-    comparison = named("small")
-    write_html(comparison, tmp_path / "report.html", Question(documents=["a"] * 60))
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("<img ") == 2 * 2
-    assert "<p>Not drawn: RuntimeError: no &lt;ink&gt;</p>" in page
-    assert f"Query by query: small, 8 {TIMES} int8" in page
-
-
-def test_a_plot_by_dimensions_joins_the_reduced_models_only(comparison, monkeypatch, tmp_path):
-    lines = []
-    monkeypatch.setattr(plots, "label_ends", lambda axes, ends: lines.extend(axes.get_lines()))
-    plots.plot_retention(comparison, tmp_path / "retention.png")
-    assert [line.get_xdata() for line in lines[1:]] == [[8], [8]], "a point for int8 and one for binary, none of peers"
 
 
 def test_labels_are_moved_apart_in_their_order():

@@ -7,6 +7,7 @@ from st_dimreduce import Pairs, Precision, Size, Summary
 from st_dimreduce.codes.stores import Column
 from st_dimreduce.enums import Objective
 from st_dimreduce.fitting.budget import choose
+from st_dimreduce.fitting.closed_form import closed_form_head
 from st_dimreduce.fitting.evidence import Evidence
 from st_dimreduce.fitting.fit import fit_head
 
@@ -46,17 +47,19 @@ def test_where_no_strength_finds_more_the_head_is_that_of_fidelity():
     summary, pairs = Summary.of(documents.astype(np.float32)), Pairs(queries, documents[:400])
     head = fit_head(summary, 8, cloze_pairs=pairs, seed=0)
     assert head.record.strength == 0
-    plain = fit_head(summary, 8, objective="fidelity", train=False, seed=0)
+    plain = closed_form_head(summary, 8, strength=0, seed=0).for_norm(summary.mean_norm)
     assert np.array_equal(head.weight, plain.weight)
 
 
-def test_without_cloze_pairs_nothing_is_chosen():
+def test_without_cloze_pairs_nothing_is_chosen(monkeypatch):
+    for training in ("contrastive.contrast_head", "distillation.distill_head"):
+        monkeypatch.setattr(f"st_dimreduce.fitting.{training}", lambda head, *_, **__: head)
     summary, pairs = corpus(nuisance=0.8)
     few = Pairs(pairs.queries[:50], pairs.documents[:50])
     assert strength(summary, few) == 1
     assert fit_head(summary, 8).record.strength == 1
-    assert fit_head(summary, 8, pairs=pairs, train=False).record.strength == 1
-    assert fit_head(summary, 8, objective="fidelity", cloze_pairs=pairs, train=False).record.strength is None
+    assert fit_head(summary, 8, pairs=pairs).record.strength == 1
+    assert fit_head(summary, 8, objective="fidelity", cloze_pairs=pairs).record.strength is None
 
 
 def test_a_given_strength_is_taken():

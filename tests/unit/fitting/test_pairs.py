@@ -27,10 +27,10 @@ ASKED = r"expected two equal shapes \(m, d\), m >= 1$"
     [
         ([np.ones((0, 4)), np.ones((0, 4))], rf"^queries and documents of pairs have shapes \(0, 4\) .*: {ASKED}"),
         ([np.ones((3, 4)), np.ones((2, 4))], rf"documents of pairs have shapes \(3, 4\) and \(2, 4\): {ASKED}"),
-        ([np.ones(4), np.ones(4)], rf"shapes \(4,\) and \(4,\): {ASKED}"),
+        ([np.ones(4), np.ones(4)], r"the queries of pairs: got shape \(4,\), expected \(m, d\)"),
         ([ROWS, ROWS, ROWS[:9]], rf"^queries and negatives of pairs have shapes \(300, 4\) and \(9, 4\): {ASKED}"),
         ([ROWS, ROWS * 0], "the vector in row 0 is all zeros"),
-        ([np.ma.masked_less(ROWS[:3], 0), ROWS[3:6]], "the queries of pairs are a masked array with"),
+        ([np.ma.masked_less(ROWS[:3], 0), ROWS[3:6]], "the queries of pairs: got a masked array with"),
         ([np.ones((3, 4)), np.ones((3, 4))], "^all 3 pairs are the same: give pairs that differ$"),
         ([np.ones((2, 4)), np.ones((2, 4))], "^all 2 pairs are the same"),
     ],

@@ -147,7 +147,7 @@ def test_rounding_in_the_vectors_changes_no_row_of_the_sample():
 def test_masked_entries_are_refused():
     x = vectors(10)
     for masked in (np.ma.masked_equal(x, x[3, 3]), np.ma.masked_array(x, mask=True)):
-        with pytest.raises(ValueError, match=r"the vectors are a masked array with .* masked entries: drop those rows"):
+        with pytest.raises(ValueError, match=r"the vectors: got a masked array with .* masked entries: drop those rows"):
             Summary.of(masked)
     assert Summary.of(np.ma.masked_array(x)).count == 10, "no entry is masked"
 
@@ -218,10 +218,10 @@ def test_load_of_what_is_no_summary(tmp_path):
     with pytest.raises(FileNotFoundError):
         Summary.load(path)
     path.write_bytes(b"not safetensors")
-    with pytest.raises(ValueError, match="is no summary"):
+    with pytest.raises(ValueError, match="is not a summary"):
         Summary.load(path)
     save_file({"sum": np.zeros(3)}, path)
-    with pytest.raises(ValueError, match="is no summary"):
+    with pytest.raises(ValueError, match="is not a summary"):
         Summary.load(path)
     Summary.of(vectors(10)).save(path)
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
@@ -252,8 +252,8 @@ UNFIT = "its numbers are not finite, or do not fit one another"
         ({}, {"seed": None}, rf"is damaged: {MISSING} \('seed'\)"),
         ({}, {"sample_size": "0"}, rf"is damaged: {MISSING} \(width=5, sample_size=0: both must be at least 1\)"),
         ({}, {"norm_sum": "0x1p99999"}, rf"is damaged: {MISSING} \(hexadecimal value too large"),
-        ({}, {"format": "st_dimreduce.fitting.summary.0"}, "is no summary: expected a file written by Summary.save"),
-        ({"more": np.zeros(1)}, {}, "is no summary: expected a file written by Summary.save"),
+        ({}, {"format": "st_dimreduce.fitting.summary.0"}, "is not a summary: expected a file written by Summary.save"),
+        ({"more": np.zeros(1)}, {}, "is not a summary: expected a file written by Summary.save"),
     ],
 )
 def test_load_of_a_summary_that_is_damaged(tmp_path, arrays, numbers, message):

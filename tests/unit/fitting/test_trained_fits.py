@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from st_dimreduce import Pairs, Precision, Size, Summary
+from st_dimreduce import Pairs, Precision, Size, Summary, progress
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.fitting import contrastive, distillation
 from st_dimreduce.fitting.budget import choose
+from st_dimreduce.fitting.closed_form import closed_form_head
 from st_dimreduce.fitting.contrastive import contrast_head
 from st_dimreduce.fitting.distillation import distill_head
 from st_dimreduce.fitting.fit import fit_head
@@ -56,7 +57,7 @@ def losses(monkeypatch):
 def test_distillation_teaches_the_cosines_softmax(precision, losses):
     trained = distill_head(HEAD, SUMMARY, precision=precision, steps=9, learning_rate=0.5)
     assert losses["head"] is HEAD
-    assert losses["settings"] == {"steps": 9, "learning_rate": 0.5, "show_progress_bar": False}
+    assert losses["settings"] == {"steps": 9, "learning_rate": 0.5}
     assert trained.record.distilled_steps == 7
     weight = torch.from_numpy(HEAD.weight)
 
@@ -72,7 +73,7 @@ def test_distillation_teaches_the_cosines_softmax(precision, losses):
     assert float(losses["held_out"](weight)) == pytest.approx(expected(sample[: 900 // 8]), rel=1e-3)
     assert float(losses["loss"](weight)) == pytest.approx(expected(sample[900 // 8 :]), rel=1e-3), "all in one batch"
     distill_head(HEAD, Summary.of(np.repeat(X, 10, axis=0) + 1e-3 * RNG.standard_normal((9000, 16))))
-    assert losses["settings"] == {"steps": 150, "learning_rate": 3e-3, "show_progress_bar": None}
+    assert losses["settings"] == {"steps": 150, "learning_rate": 3e-3}
 
 
 @pytest.mark.parametrize("precision", ["float32", "int2"])
@@ -82,10 +83,8 @@ def test_contrast_is_the_symmetric_loss_over_a_batch(precision, negatives, losse
     queries[1], documents[3] = queries[0], documents[2]  # one query with two answers, one document of two queries
     wrong = X[40:80] if negatives else None
     pairs = Pairs(queries, documents, wrong)
-    trained = contrast_head(
-        HEAD, pairs, precision=precision, steps=9, learning_rate=0.5, seed=3
-    )
-    assert losses["settings"] == {"steps": 9, "learning_rate": 0.5, "show_progress_bar": False}
+    trained = contrast_head(HEAD, pairs, precision=precision, steps=9, learning_rate=0.5, seed=3)
+    assert losses["settings"] == {"steps": 9, "learning_rate": 0.5}
     assert (trained.record.labelled_pairs, trained.record.trained_steps) == (40, 7)
     weight = torch.from_numpy(HEAD.weight)
 
@@ -109,7 +108,7 @@ def test_contrast_is_the_symmetric_loss_over_a_batch(precision, negatives, losse
     assert float(losses["held_out"](weight)) == pytest.approx(expected(unseen), rel=1e-3)
     assert float(losses["loss"](weight)) == pytest.approx(expected(seen), rel=1e-3), "all in one batch"
     contrast_head(HEAD, PAIRS)
-    assert losses["settings"] == {"steps": 200, "learning_rate": 5e-3, "show_progress_bar": None}
+    assert losses["settings"] == {"steps": 200, "learning_rate": 5e-3}
 
 
 @pytest.mark.parametrize("nested", [None, (4, 8)])
@@ -179,23 +178,23 @@ def test_batches_draw_other_rows_each_time_and_the_same_with_one_seed():
 
 
 def test_every_fit_shows_how_far_it_is(monkeypatch, capsys):
-    monkeypatch.setattr("st_dimreduce.progress.DELAY", 0)
     fits = {
-        "Rotating: 100%": lambda shown: fit_head(SUMMARY, 8, show_progress_bar=shown),
-        "Training: 100%": lambda shown: distill_head(HEAD, SUMMARY, steps=2, show_progress_bar=shown),
-        "Choosing: 3.00 options": lambda shown: choose(SUMMARY, Size(bytes=4), show_progress_bar=shown),
-        "Choosing: 100%": lambda shown: fit_head(SUMMARY, 8, cloze_pairs=PAIRS, show_progress_bar=shown),
+        "Rotating: 100%": lambda: fit_head(SUMMARY, 8),
+        "Training: 100%": lambda: distill_head(HEAD, SUMMARY, steps=2),
+        "Choosing: 3.00 options": lambda: choose(SUMMARY, Size(bytes=4)),
+        "Choosing: 100%": lambda: fit_head(SUMMARY, 8, cloze_pairs=PAIRS),
     }
+    monkeypatch.setattr(progress, "_DELAY", 0)
     for begin, fit in fits.items():
-        fit(False)
+        monkeypatch.setattr(progress, "_disabled", True)
+        fit()
         assert capsys.readouterr().err == ""
-        fit(True)
+        monkeypatch.setattr(progress, "_disabled", False)  # shown without a terminal too
+        fit()
         lines = capsys.readouterr().err.replace("\n", "\r").split("\r")
         assert any(line.startswith(begin) for line in lines), lines
         assert any(f" {unit}/s" in line for line in lines for unit in ("steps", "options", "strengths")), lines
-        if begin.startswith("Holding"):
-            assert any(line.startswith("Choosing: ") and " options" in line for line in lines), lines
-    contrast_head(HEAD, PAIRS, steps=2, show_progress_bar=True)
+    contrast_head(HEAD, PAIRS, steps=2)
     assert "\rTraining: 100%" in capsys.readouterr().err
 
 
@@ -203,7 +202,7 @@ def test_every_fit_shows_how_far_it_is(monkeypatch, capsys):
 def test_the_same_seed_gives_the_same_head_and_another_another(fit):
     rows = (np.random.default_rng(1).standard_normal((2600, 16)) * np.linspace(2, 0.3, 16)).astype(np.float32)
     evidence = Summary.of(rows) if fit is distill_head else Pairs(rows[:1300], rows[1300:] + 2 * rows[:1300])
-    start = fit_head(Summary.of(rows), 8, whitening=0.5)
+    start = closed_form_head(Summary.of(rows), 8, whitening=0.5)
     heads = [fit(start, evidence, steps=50, **settings) for settings in ({}, {"seed": 0}, {"seed": 1})]
     weights = [head.weight for head in heads]
     assert np.array_equal(weights[0], weights[1])

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import DimReduce, Summary, load_head, reduce_model, save_head, save_portable
+from st_dimreduce import DimReduce, Head, Summary, UserError, reduce_model, save_portable
 from st_dimreduce.base_head import _TORCH_ACTIVATIONS
-from st_dimreduce.models.folder import KNOWN_MODULES
-from st_dimreduce.models.load import load_model
+from st_dimreduce.models.folder import _CLASS
+from st_dimreduce.models.load import load_head, load_model
 from tests.helpers.command import run
+from tests.helpers.folders import trainable
 from tests.helpers.tiny import SENTENCES
 
 
@@ -79,11 +80,11 @@ CASES = {
     "module no object": (lambda f: (f / "modules.json").write_text("[5]"), "names a module as 5"),
     "unknown module": (
         lambda f: module(f, type="sentence_transformers.models.Magic"),
-        "has not for sentence embeddings",
+        "no model could be loaded",
     ),
     "foreign module": (
         lambda f: module(f, type="os.system"),
-        "'os.system', no module of Sentence Transformers: it needs",
+        "'os.system', which is not a class of Sentence Transformers: it needs",
     ),
     "parent": (lambda f: module(f, path="../2_Dense"), f"names the path '../2_Dense': {INSIDE}"),
     "windows parent": (lambda f: module(f, path="..\\2_Dense"), INSIDE),
@@ -101,16 +102,16 @@ CASES = {
     "weight": (lambda f: weights(f, **{"linear.weight": torch.full((8, 32), float("nan"))}), "not finite"),
     "more weights": (lambda f: weights(f, extra=torch.zeros(3)), "config.json asks for"),
     "no weights": (lambda f: (f / HEAD).unlink(), "holds no weights: expected model.safetensors"),
-    "cut weights": (lambda f: os.truncate(f / HEAD, 200), "no complete safetensors file"),
+    "cut weights": (lambda f: os.truncate(f / HEAD, 200), "not a complete safetensors file"),
     "long header": (lambda f: (f / HEAD).write_bytes(b"\xff" * 99), "header is longer than"),
-    "pickle": (lambda f: rename(f, HEAD, "2_Dense/pytorch_model.bin"), "no pickle of weights alone"),
+    "pickle": (lambda f: rename(f, HEAD, "2_Dense/pytorch_model.bin"), "not a pickle of weights alone"),
     "small pickle": (small_pickle, "is too small for the 8 x 32 weights"),
     "no tokenizer": (no_tokenizer, "holds no tokenizer: expected tokenizer.json"),
     "layers": ("config.json", {"n_layers": 10**9}, "says n_layers 1e+09: expected at most 36"),
-    "widths": ("config.json", {"hidden_dim": 2**20}, "says hidden_dim 1.04858e+06: expected at most 4,096"),
+    "widths": ("config.json", {"hidden_dim": 2**20}, "asks for 136,325,400 weights: expected at most 8,463,872"),
     "own code": ("config.json", {"model_type": "mine", "auto_map": {"AutoModel": "m.M"}}, "--trust-remote-code"),
-    "no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is no JSON in UTF-8"),
-    "another encoding": (lambda f: (f / "config.json").write_text("{}", encoding="utf-16"), "no JSON in UTF-8"),
+    "no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON in UTF-8"),
+    "another encoding": (lambda f: (f / "config.json").write_text("{}", encoding="utf-16"), "not JSON in UTF-8"),
     "nested": (lambda f: (f / "config.json").write_text("[" * 100_000), "is nested too deeply"),
     "large": (lambda f: (f / "config.json").write_text(" " * 2**25), "expected at most 16,777,216"),
     "shards": (shards_outside, f"names the path '../x': {INSIDE}"),
@@ -158,7 +159,7 @@ def test_links_inside_the_hubs_cache_are_followed(model_path, tmp_path):
 
 
 def test_the_flag_is_offered_and_never_set_for_the_user(tiny_path, tmp_path):
-    reduce_model(tiny_path, SENTENCES, 8, trainable=True).save_pretrained(str(tmp_path / "plug-in"))
+    trainable(tiny_path, 8).save_pretrained(str(tmp_path / "plug-in"))
     with pytest.raises(ValueError, match=r"needs code .* use --trust-remote-code, or load it yourself"):
         load_model(tmp_path / "plug-in")
     model = load_model(tmp_path / "plug-in", trust_remote_code=True)
@@ -166,9 +167,9 @@ def test_the_flag_is_offered_and_never_set_for_the_user(tiny_path, tmp_path):
 
 
 def test_the_command_offers_the_flag(tiny_path, tmp_path):
-    reduce_model(tiny_path, SENTENCES, 8, trainable=True).save_pretrained(str(tmp_path / "plug-in"))
+    trainable(tiny_path, 8).save_pretrained(str(tmp_path / "plug-in"))
     head = DimReduce(8, 2, record={"mean_norm": 1.0})
-    save_head(head, tmp_path / "head")
+    head.to_head().save(tmp_path / "head")
     command = ["attach", str(tmp_path / "head"), str(tmp_path / "plug-in"), "--output", str(tmp_path / "out")]
     refused = run(*command)
     assert refused.exit_code == 2
@@ -188,7 +189,7 @@ def test_the_command_offers_the_flag(tiny_path, tmp_path):
     ],
 )
 def test_a_damaged_head_is_refused_too(file, content, message, tmp_path):
-    save_head(DimReduce(5, 2), tmp_path / "head")
+    DimReduce(5, 2).to_head().save(tmp_path / "head")
     (tmp_path / "head" / file).write_text(content)
     with pytest.raises(ValueError, match=rf"holds no head: expected .*{message}"):
         load_head(tmp_path / "head")
@@ -213,12 +214,12 @@ def test_a_damaged_summary_is_refused(damage, tmp_path):
     if damage == "rows":
         about["count"] = "3"
     save_file(arrays, tmp_path / "s", about)
-    with pytest.raises(ValueError, match=r"is damaged|is no summary"):
+    with pytest.raises(ValueError, match=r"is damaged|is not a summary"):
         Summary.load(tmp_path / "s")
 
 
 def test_what_is_known_without_importing_it():
     from sentence_transformers.sentence_transformer import modules
 
-    assert list(KNOWN_MODULES) == modules.__all__
+    assert all(_CLASS.fullmatch(f"sentence_transformers.models.{name}") for name in modules.__all__)
     assert set(torch.nn.modules.activation.__all__) | {"Identity"} == _TORCH_ACTIVATIONS

@@ -14,37 +14,37 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 
-from st_dimreduce import DimReduce, fit_on_vectors, load_head, reduce_model, save_head, save_portable
-from st_dimreduce.models.load import load_model
+from st_dimreduce import DimReduce, Head, Size, reduce_model, save_portable
+from st_dimreduce.models.load import load_head, load_model
 from tests.helpers.tiny import SENTENCES
 
 X = np.random.default_rng(0).standard_normal((400, 32)).astype(np.float32) * np.linspace(2, 0.1, 32, dtype=np.float32)
 
 
 def test_a_head_is_read_as_it_was_written(tmp_path):
-    head = fit_on_vectors(X, bytes_per_vector=4)
-    save_head(head, tmp_path / "head")
+    head = Head.fit(X, Size(bytes=4))
+    head.save(tmp_path / "head")
     read = load_head(tmp_path / "head")
-    assert np.array_equal(read.reduce(X), head.reduce(X))
+    assert np.array_equal(read.forward(X), head.forward(X))
     assert read.record == head.record
     assert read.precision == head.precision != "float32"
 
 
 def test_the_head_of_a_reduced_model(tiny, tmp_path):
-    model = reduce_model(tiny, SENTENCES, bytes_per_vector=4)
+    model = reduce_model(tiny, SENTENCES, Size(bytes=4))
     save_portable(model, tmp_path / "model")
-    head, whole = load_head(tmp_path / "model"), DimReduce.from_model(model)
-    assert np.array_equal(head.reduce(X), whole.reduce(X))
+    head, whole = load_head(tmp_path / "model"), Head.from_model(model)
+    assert np.array_equal(head.forward(X), whole.forward(X))
     assert head.record == whole.record
     assert head.precision == whole.precision != "float32"
 
 
 @pytest.mark.parametrize("trainable", [False, True])
 def test_the_head_of_a_model_saved_by_sentence_transformers(trainable, tiny, tmp_path):
-    model = reduce_model(tiny, SENTENCES, bytes_per_vector=4, trainable=trainable)
+    model = Head.from_model(reduce_model(tiny, SENTENCES, Size(bytes=4))).attach(tiny, trainable=trainable)
     model.save_pretrained(str(tmp_path / "model"))
-    head, whole = load_head(tmp_path / "model"), DimReduce.from_model(model)
-    assert np.array_equal(head.reduce(X), whole.reduce(X))
+    head, whole = load_head(tmp_path / "model"), Head.from_model(model)
+    assert np.array_equal(head.forward(X), whole.forward(X))
     assert head.record.to_dict() == whole.record.to_dict(large=trainable)
     assert head.precision == whole.precision != "float32"
 
@@ -54,8 +54,8 @@ def test_the_model_is_not_loaded_for_its_head(saved, tmp_path):
     (folder / "model.safetensors").unlink()
     code = """
 import sys
-from st_dimreduce import load_head
-print(load_head(sys.argv[1]).out_features, {"torch", "transformers", "sentence_transformers"} & sys.modules.keys())
+from st_dimreduce import Head
+print(Head.load(sys.argv[1]).out_features, {"torch", "transformers", "sentence_transformers"} & sys.modules.keys())
 """
     command = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -64,7 +64,7 @@ print(load_head(sys.argv[1]).out_features, {"torch", "transformers", "sentence_t
 
 @pytest.mark.parametrize("damage", ["empty", "weights", "config", "record", "missing"])
 def test_a_damaged_head_is_named(damage, tmp_path):
-    save_head(DimReduce(5, 2), tmp_path / "head")
+    DimReduce(5, 2).to_head().save(tmp_path / "head")
     name = {"weights": "model.safetensors", "config": "config.json", "record": "st_dimreduce.json"}.get(damage)
     if name:
         (tmp_path / "head" / name).write_text("{")
@@ -80,7 +80,7 @@ def test_a_damaged_head_is_named(damage, tmp_path):
 def test_no_head_at_all(tiny, tmp_path):
     tiny.save_pretrained(str(tmp_path / "base"))
     with pytest.raises(
-        ValueError, match=r"base holds no head: .*the model ends in .*Transformer: expected a DimReduce"
+        ValueError, match=r"base holds no head: .*the model ends in 'Transformer': expected a DimReduce"
     ):
         load_head(tmp_path / "base")
     with pytest.raises(
@@ -102,7 +102,7 @@ def test_a_residual_connection_is_no_head(tiny_path, tmp_path):
 def test_a_path_in_modules_json_stays_in_the_folder(saved, tmp_path):
     folder = shutil.copytree(saved / "portable", tmp_path / "model")
     (folder / "modules.json").write_text((folder / "modules.json").read_text().replace("2_Dense", "../head"))
-    save_head(DimReduce(32, 8), tmp_path / "head")
+    DimReduce(32, 8).to_head().save(tmp_path / "head")
     with pytest.raises(ValueError, match="expected one inside the model's folder"):
         load_head(folder)
 
@@ -116,7 +116,8 @@ def test_weights_that_are_missing_are_not_made_up(lost, tiny, tmp_path):
     kept = {name: tensor for name, tensor in tensors.items() if lost not in name}
     assert len(kept) < len(tensors)
     save_file(kept, weights, {"format": "pt"})
-    with pytest.raises(ValueError, match=rf"lacks {len(tensors) - len(kept)} tensors that its config.json asks for"):
+    lost = sum(tensor.size for tensor in tensors.values()) - sum(tensor.size for tensor in kept.values())
+    with pytest.raises(ValueError, match=rf"lacks {lost:,} of the weights that its config.json asks for"):
         load_model(tmp_path / "m")
 
 

@@ -9,9 +9,10 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import DimReduce, FitRecord, Head, reduce_model, save_portable
-from st_dimreduce.models.load import load_model
+from st_dimreduce.models.load import load_head, load_model
 from tests.helpers.command import run
-from tests.helpers.tiny import SENTENCES, trainable
+from tests.helpers.folders import trainable
+from tests.helpers.tiny import SENTENCES
 
 WRONG = {"0": 0, "negative": -1, "infinite": float("inf"), "huge": 10**400, "a word": "long", "a list": [1.0]}
 
@@ -32,7 +33,7 @@ def test_a_mean_norm_that_cannot_be_is_one_line_wherever_it_is_read(value, tiny,
     save_portable(reduced, tmp_path / "portable")
     (tmp_path / "module").mkdir()
     DimReduce(8, 4, record=FitRecord(mean_norm=1.0)).save(str(tmp_path / "module"))
-    trainable(reduced).save(str(tmp_path / "trained"))
+    trainable(tiny, 8).save(str(tmp_path / "trained"))
     say(tmp_path / "head" / "st_dimreduce.json", value)
     say(tmp_path / "module" / "config.json", value, "record")
     say(tmp_path / "portable" / "st_dimreduce.json", value)

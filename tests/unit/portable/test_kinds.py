@@ -82,7 +82,7 @@ def agreement(one, other):
 
 
 def test_images_where_texts_are_expected(tiny):
-    with pytest.raises(ValueError, match=r"sentence 1 is of type Image: expected a string, the model reads text"):
+    with pytest.raises(ValueError, match=r"text 1 is of type Image: expected a string, the model reads text"):
         reduce_model(tiny, ["a cat", Image.new("RGB", (32, 32)), *SENTENCES], 8)
 
 
@@ -104,3 +104,16 @@ def test_a_head_to_be_trained_is_a_module_of_its_own(tiny_path, tmp_path):
     base = make("dense", tiny_path, tmp_path)
     model = Head.from_model(reduce_model(base, SENTENCES, 8)).attach(base, trainable=True)
     assert [type(module).__name__ for module in model][-3:] == ["Dense", "DimReduce", "Normalize"]
+
+
+def test_a_model_that_gives_a_vector_for_each_token_is_refused(tiny_path, tmp_path):
+    model = MultiVectorEncoder(tiny_path, device="cpu")
+    model.save_pretrained(str(tmp_path / "multi"))
+    said = "the model is a MultiVectorEncoder: expected a SentenceTransformer; examples/7_late_interaction.py shows"
+    for call in (lambda: reduce_model(model, SENTENCES, 8), lambda: save_portable(model, tmp_path / "p")):
+        with pytest.raises(ValueError, match=said):
+            call()
+    with pytest.raises(ValueError, match="a model that gives a vector for each token: examples/7_late_inter"):
+        reduce_model(tmp_path / "multi", SENTENCES, 8)
+    with pytest.raises(ValueError, match="the model is a int: expected a SentenceTransformer, its name or its folder"):
+        reduce_model(7, SENTENCES, 8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from functools import partial
 
 import datasets
 import ml_dtypes
@@ -16,13 +15,15 @@ import pytest
 import torch
 from pyarrow import feather
 
-import st_dimreduce
-from st_dimreduce import DimReduce, Head, Precision, Summary, quantize, search
-from st_dimreduce.vectors import sources
-from st_dimreduce.vectors.arrow import codes_of
-from st_dimreduce.vectors.kinds import open_source
-from st_dimreduce.codes.origin import Origin
-from st_dimreduce.vectors.stored import open_codes
+from st_dimreduce import Codes, DimReduce, Head, Summary
+from st_dimreduce.codes.precision import quantize
+from st_dimreduce.codes.tables import codes_of
+from st_dimreduce.enums import OnBadRow, Precision
+from st_dimreduce.vectors import batches
+from st_dimreduce.vectors.fit import summarize
+from st_dimreduce.vectors.reduce import encoded_batches
+from st_dimreduce.vectors.sources import open_source
+from st_dimreduce.vectors.tables import code_schema, code_table
 
 ROWS, WIDTH = 1000, 8
 RNG = np.random.default_rng(0)
@@ -30,12 +31,26 @@ X = RNG.integers(-64, 65, (ROWS, WIDTH)).astype(np.float32) / 64  # exact in eve
 X[:, 0] = np.maximum(X[:, 0], 1 / 64)
 HEAD = Head(RNG.standard_normal((6, WIDTH)) / 4)
 BATCH = 64 * 4 * WIDTH  # bytes of 64 rows: 512 rows a part
-reduce_vectors = partial(st_dimreduce.reduce_vectors, batch_bytes=BATCH)
-summarize = partial(st_dimreduce.summarize, batch_bytes=BATCH)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    monkeypatch.setattr(batches, "BATCH_BYTES", BATCH)
+
+
+def encoded(source, precision="float32", head=HEAD, column=None, on_bad_row="raise"):
+    """The codes of each batch, with the other columns of a table."""
+    opened = open_source(source, column)
+    for codes, others, _ in encoded_batches(opened, head, Precision(precision), OnBadRow(on_bad_row)):
+        if others is None:
+            yield codes
+        else:
+            origin = Head(head.weight).encode(X[:0], precision).origin
+            yield code_table(code_schema(opened.schema, opened.column, origin), opened.column, codes, others)
 
 
 def expected(precision, rows=X, head=HEAD):
-    return np.concatenate([quantize(head.reduce(rows[i : i + 64]), precision) for i in range(0, len(rows), 64)])
+    return head.encode(rows, precision).values
 
 
 def fixed(rows=X, kind=np.float32):
@@ -143,17 +158,17 @@ def test_arrays_are_summarised_and_reduced_in_order(kind, tmp_path):
     assert summary.count == ROWS
     assert np.allclose(summary.gram, whole.gram, atol=1e-7)
     assert len(summary.sample) == ROWS
-    codes = list(reduce_vectors(ARRAYS[kind](tmp_path), HEAD, precision="int4"))
-    assert [len(batch) for batch in codes] == [64] * 15 + [40]
+    codes = list(encoded(ARRAYS[kind](tmp_path), "int4"))
+    assert all(64 <= len(batch) < 128 for batch in codes[:-1])
     assert np.array_equal(np.concatenate(codes), expected("int4"))
 
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_tables_are_summarised_and_reduced_with_their_ids(kind, tmp_path):
     assert np.allclose(summarize(TABLES[kind](tmp_path)).gram, Summary.of(X).gram, atol=1e-7)
-    batches = list(reduce_vectors(TABLES[kind](tmp_path), HEAD, precision="int4"))
-    assert [batch.num_rows for batch in batches] == [64] * 15 + [40]
-    reduced = pa.Table.from_batches(batches)
+    tables = list(encoded(TABLES[kind](tmp_path), "int4"))
+    assert all(batch.num_rows < 64 + 150 for batch in tables), "a row group has 150"
+    reduced = pa.concat_tables(tables)
     assert reduced["id"].to_pylist() == list(range(ROWS))
     assert np.array_equal(codes_of(reduced[1]), expected("int4"))
 
@@ -161,15 +176,16 @@ def test_tables_are_summarised_and_reduced_with_their_ids(kind, tmp_path):
 @pytest.mark.parametrize("precision", ["float32", "int8", "int4", "int2", "binary"])
 @pytest.mark.parametrize("suffix", [".npy", ".parquet", ".arrow", ""])
 @pytest.mark.parametrize("tabular", [False, True])
-def test_every_sink_holds_the_codes(precision, suffix, tabular, tmp_path):
+def test_every_target_holds_the_codes(precision, suffix, tabular, tmp_path):
     source, sink = (table() if tabular else X), tmp_path / f"sink{suffix}"
-    done = reduce_vectors(source, HEAD, sink, precision)
+    done = HEAD.transform_file(source, sink, precision)
     assert (done.path, done.rows, done.bad_rows) == (sink, ROWS, 0)
     beside = {sink.name, f"{sink.name}.codes.json"} if suffix == ".npy" else {sink.name}
     assert {path.name for path in tmp_path.iterdir()} == beside, "something was left behind"
     files = sorted(sink.iterdir()) if sink.is_dir() else [sink]
     assert done.bytes == sum(path.stat().st_size for path in files)
-    assert open_codes(sink).origin == Origin(Precision(precision), 6, HEAD.fingerprint)
+    stored = Codes.load(sink)
+    assert (stored.precision, stored.out_features, stored.head) == (precision, 6, HEAD.fingerprint)
     if not suffix and not tabular:
         assert files.pop(0).name == "codes.json"
     if not suffix:
@@ -186,8 +202,8 @@ def test_every_sink_holds_the_codes(precision, suffix, tabular, tmp_path):
         assert about[b"st_dimreduce.out_features"] == b"6"
         codes = codes_of(whole["embedding"])
     assert codes.dtype == expected(precision).dtype
-    assert np.array_equal(codes, expected(precision))
-    assert search(HEAD.reduce(X[:5]), codes, precision, 1)[1].shape == (5, 1)
+    assert np.allclose(codes, expected(precision), atol=0 if precision != "float32" else 1e-6)
+    assert np.array_equal(codes, stored.values)
 
 
 def test_other_columns_are_carried_as_they_are(tmp_path):
@@ -207,7 +223,7 @@ def test_other_columns_are_carried_as_they_are(tmp_path):
     pq.write_table(rest.set_column(1, "kind", other_dictionary), tmp_path / "x" / "b.parquet")
     for suffix in (".parquet", ".arrow", ""):
         sink = tmp_path / f"sink{suffix}"
-        reduce_vectors(tmp_path / "x", HEAD, sink, "int8", column="vector")
+        HEAD.transform_file(tmp_path / "x", sink, "int8", column="vector")
         reduced = feather.read_table(sink) if suffix == ".arrow" else pq.read_table(sink)
         assert reduced.schema.names == list(columns)
         assert not reduced.schema.metadata, "what pandas said of the columns holds no longer"
@@ -216,8 +232,8 @@ def test_other_columns_are_carried_as_they_are(tmp_path):
                 assert reduced[name].to_pylist() == whole[name].to_pylist(), name
         assert np.array_equal(codes_of(reduced["vector"]), expected("int8"))
         assert np.array_equal(codes_of(reduced["vector"][70:90].combine_chunks()), expected("int8")[70:90])
-    batches = reduce_vectors(whole, HEAD, precision="int4", column="vector")
-    assert np.array_equal(codes_of(next(batches)["vector"][5:9]), expected("int4")[5:9])
+    tables = encoded(whole, "int4", column="vector")
+    assert np.array_equal(codes_of(next(tables)["vector"][5:9]), expected("int4")[5:9])
 
 
 def test_rows_without_direction(tmp_path, recwarn):
@@ -228,19 +244,19 @@ def test_rows_without_direction(tmp_path, recwarn):
     with pytest.raises(ValueError, match=r"row 70 is all zeros: .*on_bad_row='zero'"):
         summarize(rows)
     with pytest.raises(ValueError, match="row 71 holds NaN"):
-        list(reduce_vectors(np.delete(rows, 70, axis=0)[np.r_[:70, 0, 70:999]], HEAD))
+        list(encoded(np.delete(rows, 70, axis=0)[np.r_[:70, 0, 70:999]]))
     good = np.delete(rows, [70, 71, 999], axis=0)
     summary = summarize(rows, on_bad_row="zero")
     assert summary.count == ROWS - 3
     assert np.allclose(summary.gram, Summary.of(good).gram, atol=1e-7)
     for precision in ("float32", "binary"):
-        done = reduce_vectors(rows, biased, tmp_path / f"{precision}.npy", precision, on_bad_row="zero")
+        done = biased.transform_file(rows, tmp_path / f"{precision}.npy", precision, on_bad_row="zero")
         assert (done.rows, done.bad_rows) == (ROWS, 3)
         codes = np.load(tmp_path / f"{precision}.npy")
         assert not codes[[70, 71, 999]].any()
         whole = np.where(np.isin(np.arange(ROWS), [70, 71, 999])[:, None], np.float32(1), rows)
         other = np.delete(np.arange(ROWS), [70, 71, 999])
-        assert np.array_equal(codes[other], expected(precision, whole, biased)[other])
+        assert np.allclose(codes[other], expected(precision, whole, biased)[other], atol=1e-6)
     assert np.isnan(rows[71, 2]), "the source was changed"
     with pytest.raises(ValueError, match="every vector of the source is NaN, infinite or zero"):
         summarize(np.zeros((3, WIDTH), np.float32), on_bad_row="zero")
@@ -260,34 +276,34 @@ def test_float64_beyond_float32_is_a_bad_row(recwarn):
 def test_an_iterable_is_read_lazily_and_in_its_own_thread():
     seen = []
 
-    def batches():
+    def items():
         for rows in np.array_split(X, 100):
             seen.append(threading.get_ident())
             buffer = rows.copy()
             yield buffer
             buffer[:] = np.nan  # it is used again
 
-    codes = reduce_vectors(batches(), HEAD)
+    codes = encoded(items())
     assert not seen
-    assert np.array_equal(next(codes), expected("float32")[:64])
+    first = next(codes)
+    assert np.allclose(first, expected("float32")[: len(first)], atol=1e-6)
     assert len(seen) < 10
     codes.close()
     assert set(seen) == {threading.get_ident()}
 
 
-def test_a_module_reduces_as_its_head_does(tmp_path):
+def test_the_head_of_a_module_reduces_as_the_module(tmp_path):
     torch.manual_seed(0)
     module = DimReduce(WIDTH, 6)
-    codes = np.concatenate(list(reduce_vectors(X, module, precision="int8")))
-    assert np.array_equal(codes, expected("int8", head=module.to_head()))
+    Head.transform_file(module.to_head(), X, tmp_path / "x.npy", "float32")
+    features = module.eval()({"sentence_embedding": torch.from_numpy(X)})["sentence_embedding"].detach().numpy()
+    assert np.allclose(np.load(tmp_path / "x.npy"), quantize(features, "float32"), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "order", "batch_bytes"), [(".npy", "C", 1 << 25), (".npy", "F", 1 << 25), (".parquet", "C", 1 << 20)]
-)
-def test_memory_stays_bounded(suffix, order, batch_bytes, tmp_path):
-    """Of a .npy file by rows and by columns, and of a Parquet file of one row group."""
-    rows = np.ones((80_000, 768), np.float32, order)
+@pytest.mark.parametrize(("suffix", "batch_bytes"), [(".npy", 1 << 25), (".parquet", 1 << 20)])
+def test_memory_stays_bounded(suffix, batch_bytes, tmp_path):
+    """Of a .npy file, and of a Parquet file of one row group; of the others, pages are mapped that the system drops."""
+    rows = np.ones((80_000, 768), np.float32)
     if suffix == ".npy":
         npy(tmp_path, rows=rows)
     else:
@@ -299,13 +315,15 @@ def test_memory_stays_bounded(suffix, order, batch_bytes, tmp_path):
 import sys
 from pathlib import Path
 import numpy as np
-from st_dimreduce import Head, reduce_vectors
+from st_dimreduce import Head
+from st_dimreduce.vectors import batches, reduce
 if sys.argv[1].endswith("parquet"):
-    import st_dimreduce.vectors.arrow
+    import st_dimreduce.vectors.tables
+batches.BATCH_BYTES = int(sys.argv[3])
 def peak():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 head, before = Head(np.eye(64, 768)), peak()
-reduce_vectors(sys.argv[1], head, sys.argv[2], "int8", batch_bytes=int(sys.argv[3]))
+head.transform_file(sys.argv[1], sys.argv[2], "int8")
 print(peak() - before)
 """
     arguments = [sys.executable, "-c", code, tmp_path / f"x{suffix}", tmp_path / "y.npy", str(batch_bytes)]
@@ -314,10 +332,19 @@ print(peak() - before)
 
 
 @pytest.mark.parametrize("batch_bytes", [1, 4 * WIDTH, 1000 * WIDTH, 1 << 40])
-def test_batches_are_powers_of_two(batch_bytes):
-    sizes = [len(codes) for codes in st_dimreduce.reduce_vectors(X, HEAD, batch_bytes=batch_bytes)]
+def test_batches_are_powers_of_two(batch_bytes, monkeypatch):
+    monkeypatch.setattr(batches, "BATCH_BYTES", batch_bytes)
+    sizes = [len(codes) for codes in encoded(X)]
     size = {1: 1, 4 * WIDTH: 1, 1000 * WIDTH: 128, 1 << 40: ROWS}[batch_bytes]
     assert sizes == [size] * (ROWS // size) + [ROWS % size] * (ROWS % size > 0)
+
+
+def test_codes_do_not_depend_on_the_batches(tmp_path, monkeypatch):
+    """Where batches are as large as usual: a head's own blocks are parts of them."""
+    monkeypatch.undo()
+    rows = RNG.standard_normal((40_000, WIDTH)).astype(np.float32)
+    HEAD.transform_file(npy(tmp_path, rows=rows), tmp_path / "y.npy", "float32")
+    assert np.array_equal(np.load(tmp_path / "y.npy"), HEAD.encode(rows, "float32").values)
 
 
 HEAVY = {
@@ -350,30 +377,34 @@ def heavy(kind):
 
 
 @pytest.mark.parametrize("name", HEAVY)
-def test_batches_are_bounded_by_what_they_carry_and_depend_on_their_rows_alone(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_MOST_CARRIED", 5000)
+def test_batches_are_bounded_by_what_they_carry(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "BATCH_BYTES", 5000)
     whole = table().append_column("heavy", heavy(HEAVY[name]))
     apart = pa.concat_tables([whole[:1], whole[1:37], whole[37:37], whole[37:640], whole[640:]])
     pq.write_table(whole, tmp_path / "x.parquet", row_group_size=111)
     feather.write_feather(whole, tmp_path / "x.feather", chunksize=90)
-    ways = [whole, apart, apart.to_reader(max_chunksize=13), tmp_path / "x.parquet", tmp_path / "x.feather"]
-    ways = [list(reduce_vectors(way, HEAD, precision="int4", column="embedding")) for way in ways]
-    sizes = [batch.num_rows for batch in ways[0]]
-    assert sum(sizes) == ROWS
-    assert 10 < max(sizes) < 64, "fewer rows than without"
-    kept = pa.Table.from_batches(ways[0])
-    assert kept["heavy"].to_pylist() == whole["heavy"].to_pylist()
-    for way in ways[1:]:
-        assert [batch.num_rows for batch in way] == sizes
-        for batch, first in zip(way, ways[0], strict=True):
-            assert batch.equals(first)
-            assert batch.nbytes == first.nbytes, "the size of a part must not depend on where it was begun"
-    start = sum(sizes[:5])
-    assert [
-        len(batch.vectors) for batch in open_source(tmp_path / "x.parquet", "embedding").batches(start, BATCH)
-    ] == sizes[5:]
-    monkeypatch.setattr(sources, "_MOST_CARRIED", 1)
-    assert {batch.num_rows for batch in reduce_vectors(whole, HEAD, column="embedding")} == {1}
+    for way in (whole, apart, apart.to_reader(max_chunksize=13), tmp_path / "x.parquet", tmp_path / "x.feather"):
+        tables = list(encoded(way, "int4", column="embedding"))
+        assert max(len(batch) for batch in tables) < 150, "fewer rows than without: 5,000 bytes hold 156 vectors"
+        kept = pa.concat_tables(tables)
+        assert kept["id"].to_pylist() == list(range(ROWS))
+        assert kept["heavy"].to_pylist() == whole["heavy"].to_pylist()
+        assert np.array_equal(codes_of(kept["embedding"]), expected("int4"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in {**ARRAYS, **TABLES} if kind[0] in ".PF" or "stream" in kind])
+def test_batches_are_the_same_from_the_end_of_any_batch_on(kind, tmp_path):
+    made = {**ARRAYS, **TABLES}[kind](tmp_path)
+    source = tmp_path if kind == "Fortran order" else made
+    if isinstance(source, np.ndarray) or kind == "Fortran order":
+        source = npy(tmp_path, "f.npy", made)
+    whole = list(open_source(source).batches())
+    for number, batch in enumerate(whole):
+        rest = list(open_source(source).batches(batch.first_row))
+        assert [(other.first_row, len(other.vectors)) for other in rest] == [
+            (other.first_row, len(other.vectors)) for other in whole[number:]
+        ]
+        assert np.array_equal(rest[0].vectors, batch.vectors)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ""])
@@ -383,7 +414,7 @@ def test_large_types_are_carried(suffix, tmp_path):
     values.append(pa.array([["c", "d"], []] * (ROWS // 2), kinds["tags"]))
     whole = pa.table([*values, lists(kind=pa.large_list(pa.float32()))], [*kinds, "v"])
     feather.write_feather(whole, tmp_path / "x.feather", chunksize=90)
-    reduce_vectors(tmp_path / "x.feather", HEAD, tmp_path / f"y{suffix}", "int8")
+    HEAD.transform_file(tmp_path / "x.feather", tmp_path / f"y{suffix}", "int8")
     reduced = (feather.read_table if suffix == ".arrow" else pq.read_table)(tmp_path / f"y{suffix}")
     for name, kind in kinds.items():
         assert reduced[name].type == kind
@@ -391,25 +422,18 @@ def test_large_types_are_carried(suffix, tmp_path):
     assert np.array_equal(codes_of(reduced["v"]), expected("int8"))
 
 
-def test_a_part_is_joined_batch_by_batch(tmp_path):
-    reduce_vectors(table(), HEAD, tmp_path / "y.arrow", "int8")
-    with pa.memory_map(str(tmp_path / "y.arrow")) as file:
-        reader = pa.ipc.open_file(file)
-        sizes = [reader.get_batch(number).num_rows for number in range(reader.num_record_batches)]
-    assert sizes == [64] * 15 + [40]
-
-
 def test_files_need_no_model_library(tmp_path):
     npy(tmp_path)
     parquet(tmp_path, table())
     code = """
 import sys
-from st_dimreduce import fit_on_vectors, reduce_vectors, save_head, load_head
+from st_dimreduce import Codes, Head
 folder = sys.argv[1]
 for source in (f"{folder}/x.npy", f"{folder}/x.parquet"):
-    head = fit_on_vectors(source, 4)
-    for sink in ("y.npy", "y.parquet"):
-        reduce_vectors(source, head, f"{folder}/{sink}", "int4", overwrite=True)
+    head = Head.fit(source, 4)
+    for target in ("y.npy", "y.parquet"):
+        head.transform_file(source, f"{folder}/{target}", "int4", overwrite=True)
+        Codes.load(f"{folder}/{target}").search(head.transform(head.weight))
 print([name for name in ("torch", "transformers", "sentence_transformers") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)

@@ -1,4 +1,10 @@
-"""Run the blocks of a page, read as JSON, one after the other; prints a line of JSON for each. Called by pages.py."""
+"""Run pages, and the commands that they call, in forks of one process that has imported what takes seconds to import.
+
+Started by pages.py as ``python run_pages.py SOCKET``. A connection to the socket brings JSON, ``arguments``, ``folder``
+and ``environment``, and three file descriptors: the fork's standard input, output and error. It gets the id of the
+fork, and its exit status when it ends. Where ``arguments`` are ``["page"]``, the fork reads the blocks of a page as
+JSON and prints a line of JSON for each; else they are those of ``st-dimreduce``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,8 @@ import io
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import traceback
@@ -78,7 +86,7 @@ def run_block(number, block, namespace):
     return result
 
 
-def main():
+def run_page():
     # What a library prints by itself, around sys.stdout, must not stand among the lines of JSON.
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
@@ -87,4 +95,67 @@ def main():
             print(json.dumps(run_block(number, block, namespace)), file=out, flush=True)
 
 
-main()
+def run_command(arguments):
+    from st_dimreduce.cli import app
+
+    sys.argv = ["st-dimreduce", *arguments]
+    app()
+
+
+def fork(connection):
+    """Run what a connection asks for in a child of this process."""
+    text, files, *_ = socket.recv_fds(connection, 1 << 20, 3)
+    while not text.endswith(b"\n"):
+        text += connection.recv(1 << 20)
+    asked = json.loads(text)
+    child = os.fork()
+    if child:
+        for file in files:
+            os.close(file)
+        connection.sendall(f"{child}\n".encode())
+        connection.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n".encode())
+        return
+    connection.close()
+    os.setsid()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(asked["folder"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    if asked["arguments"] == ["page"]:
+        run_page()
+    else:
+        run_command(asked["arguments"])
+
+
+def main():
+    del sys.path[0]  # the folder of this file, whose modules are none of a page's
+    import pyarrow.parquet
+    import sentence_transformers
+    import torch
+    import transformers
+
+    import st_dimreduce
+
+    known = [getattr(st_dimreduce, name) for name in st_dimreduce.__all__]
+    assert all([*known, pyarrow.parquet, sentence_transformers, torch, transformers])
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(sys.argv[1])
+    server.listen()
+    os.write(1, b"ready\n")
+    while True:
+        connection, _ = server.accept()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if not os.fork():  # a process that waits for the child, while this one takes the next
+            server.close()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            fork(connection)
+            return
+        connection.close()
+
+
+if __name__ == "__main__":
+    main()
