@@ -108,9 +108,7 @@ def check(path: str | os.PathLike[str], fix: bool = False, *, trust_remote_code:
     if fix:
         _fix(root.resolve(), trust_remote_code)
     parts, graphs = read_layout(root, trust_remote_code=True), graphs_of(root)
-    weights = not (root / EXPORT).exists() or any(
-        True for pattern in ("*.safetensors", "*/*.safetensors") for _ in root.glob(pattern)
-    )
+    weights = not (root / EXPORT).exists() or any([*root.glob("*.safetensors"), *root.glob("*/*.safetensors")])
     size = _size(root, parts, weights)
     # The modules beside an exported graph are for readers that take it for the transformer.
     problems = [*_unportable(root, parts), *_facts(root, parts), *_order(parts)] if weights else []
@@ -125,11 +123,10 @@ def check(path: str | os.PathLike[str], fix: bool = False, *, trust_remote_code:
 
 def _size(root: Path, parts: list[Part], weights: bool) -> int | None:
     """Return the size of the vectors of a reduced model or its export; None if it has no head."""
+    sizes = [part.config.get("out_features") for part in parts if part.kind in {"Dense", "DimReduce"}]
     if not weights:
-        size = read_object(root / EXPORT).get("dimensions")
-    else:
-        size = ([None] + [part.config.get("out_features") for part in parts if part.kind in {"Dense", "DimReduce"}])[-1]
-    return size if isinstance(size, int) else None
+        sizes = [read_object(root / EXPORT).get("dimensions")]
+    return sizes[-1] if sizes and isinstance(sizes[-1], int) else None
 
 
 def _unreduced(graphs: list[Graph], size: int | None) -> list[Graph]:
@@ -178,9 +175,7 @@ def _changed(root: Path, old: Path, new: Path) -> Iterator[Problem]:
     if old.exists() and old.read_bytes() == new.read_bytes():
         return
     before, after = (read_object(path) if path.exists() else {} for path in (old, new))
-    names = [
-        name for name in {**before, **after} if name not in _IGNORED and _assumed(before, name) != _assumed(after, name)
-    ]
+    names = [name for name in {**before, **after} if _assumed(before, name) != _assumed(after, name)]
     if names:
         outcomes = {"tei": _FAILS} if new.name == MODEL_CONFIG else {"old": _FAILS, "tei": _FAILS}
         if new.name == TOKENIZER_CONFIG or "architectures" in after:
