@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from st_dimreduce.codes.codes import Codes
 from st_dimreduce.codes.origin import Origin
-from st_dimreduce.codes.precision import INT8_STEPS, bytes_to_levels
+from st_dimreduce.codes.precision import INT8_STEPS, bytes_to_levels, thresholds
 from st_dimreduce.codes.search import decode, keep_best
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import MissingExtraError
@@ -98,10 +99,14 @@ def _padded_size(origin: Origin) -> int:
 
 def _scale(origin: Origin) -> np.float32:
     """Return what decoded codes are multiplied by for a norm near 1."""
-    if origin.precision is Precision.FLOAT32:
+    precision = origin.precision
+    if precision is Precision.FLOAT32:
         return np.float32(1)
-    steps = INT8_STEPS if origin.precision is Precision.INT8 else 1.0
-    return np.float32(1 / (steps * math.sqrt(origin.out_features)))
+    square = INT8_STEPS**2  # mean square of an entry
+    if precision is not Precision.INT8:
+        shares = np.diff([0.0, *map(NormalDist().cdf, thresholds(precision).tolist()), 1.0])
+        square = float(shares @ bytes_to_levels(precision)[: 2**precision.bits, -1] ** 2)
+    return np.float32(1 / math.sqrt(square * origin.out_features))
 
 
 class Lists:
