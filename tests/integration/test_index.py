@@ -16,7 +16,7 @@ from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 from tests.helpers.command import run
 from tests.helpers.components import missing
-from tests.helpers.tiny import SENTENCES
+from tests.helpers.tiny import SENTENCES, make_tiny
 
 pytestmark = pytest.mark.component("FAISS")
 
@@ -25,12 +25,12 @@ if not missing("FAISS"):
 
 
 @pytest.fixture(scope="module")
-def model(tiny, tmp_path_factory):
+def model(tiny_path, tmp_path_factory):
     from st_dimreduce.portable.save import save_portable
     from st_dimreduce.recipe import reduce_model
 
     path = tmp_path_factory.mktemp("reduced") / "model"
-    save_portable(reduce_model(tiny, SENTENCES, 16), path)
+    save_portable(reduce_model(make_tiny(tiny_path), SENTENCES, 16), path)
     return str(path)
 
 
