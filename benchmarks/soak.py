@@ -348,7 +348,7 @@ def _memory(pid: int) -> float:
 
 
 def _state(job: Job) -> tuple[float, int, int, Counter[str]]:
-    """Return resident memory in MB, open file descriptors, threads and the names of all files, without numbers in them."""
+    """Return resident memory in MB, open file descriptors, threads and the names of all files without numbers."""
     process = Path(f"/proc/{job.pid}")
     names = Counter(re.sub(r"\d+", "0", str(path.relative_to(job.folder))) for path in job.folder.rglob("*"))
     return _memory(job.pid), len(list((process / "fd").iterdir())), len(list((process / "task").iterdir())), names

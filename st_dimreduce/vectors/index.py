@@ -21,7 +21,7 @@ from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_folder, write_json
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.untrusted import read_json, read_object, short
-from st_dimreduce.vectors.inverted_file import Lists, faiss, new_index, pad, to_faiss, train_centroids
+from st_dimreduce.vectors.inverted_file import Lists, codebook, faiss, new_index, pad, to_faiss, train_centroids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -375,8 +375,9 @@ class Index:
                 raise UserError(f"{INDEX_FILE} names no precision")
             index = faiss.read_index(str(folder / _FAISS_FILE))
             expected = new_index(origin, np.zeros((1, origin.out_features), np.float32))
-            alike = all(getattr(index, name, None) == getattr(expected, name) for name in ("d", "code_size"))
-            if type(index) is not type(expected) or not alike or index.ntotal != about["vectors"]:
+            alike = type(index) is type(expected) and index.d == expected.d
+            alike = alike and np.array_equal(codebook(index), codebook(expected))
+            if not alike or index.ntotal != about["vectors"]:
                 raise UserError(f"{_FAISS_FILE} is another index than {INDEX_FILE} says")
             return cls(
                 index, Kind(about["kind"]), origin, Measured.from_dict(about["measured"]), names, int(about["next_id"])

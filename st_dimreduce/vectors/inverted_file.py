@@ -82,6 +82,12 @@ def new_index(origin: Origin, centroids: np.ndarray) -> Any:
     return index
 
 
+def codebook(index: Any) -> np.ndarray:
+    """Return the values that the codes of an index stand for; none for an index of floats."""
+    values = index.pq.centroids if hasattr(index, "pq") else index.sq.trained if hasattr(index, "sq") else None
+    return np.empty(0, np.float32) if values is None else faiss.vector_to_array(values)
+
+
 def to_faiss(values: np.ndarray, origin: Origin) -> np.ndarray:
     """Return the vectors that FAISS codes as these values: entries of its codebooks, float32."""
     rows, _ = decode(np.asarray(values), origin.precision, _padded_size(origin))

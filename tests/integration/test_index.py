@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from st_dimreduce.codes.codes import Codes
-from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 from tests.helpers.command import run
 from tests.helpers.components import missing
@@ -196,25 +195,5 @@ def test_a_haystack_retriever_in_a_pipeline(model, index, tmp_path):
     retriever = IndexRetriever(index, dict(enumerate(documents)), k=3)
     query = index._lists.codes(np.array([7])).astype(np.float32)[0].tolist()
     assert copy.deepcopy(retriever).run(query)["documents"][0].content == SENTENCES[7]
-    with pytest.raises(UserError, match="is in memory: index.save"):
+    with pytest.raises(UserError, match="index is in memory"):
         retriever.to_dict()
-
-
-def test_the_search_page_uses_an_index_for_many_texts(model, monkeypatch):
-    from st_dimreduce.apps import search_page
-
-    exact = search_page.Corpus(model, SENTENCES).search(SENTENCES[7], 5, "int8")
-    monkeypatch.setattr(search_page, "FEWEST_INDEXED", 100)
-    corpus = search_page.Corpus(model, SENTENCES)
-    assert isinstance(next(iter(corpus._models.values())).finders[Precision.FLOAT32].__self__, Index)
-    found = corpus.search(SENTENCES[7], 5, "int8")
-    assert found["reduced"]["answers"][0]["text"] == SENTENCES[7]
-    assert found["full"]["answers"] == exact["full"]["answers"]
-    assert len(found["reduced"]["answers"]) == 5
-    assert [found[side]["searched"] for side in ("full", "reduced")] == ["every vector", "through an index"]
-    for precision in Precision:  # float32 too: codes of as many dimensions as the model has are not reduced again
-        hits = [corpus.search(text, 1, precision)["reduced"]["answers"][0]["document"] for text in SENTENCES[:20]]
-        assert sum(hit == row for row, hit in enumerate(hits)) > (18 if precision.bits > 2 else 5)
-    monkeypatch.setattr(search_page.importlib.util, "find_spec", lambda _: None)
-    exactly = search_page.Corpus(model, SENTENCES).search(SENTENCES[7], 5, "int8")
-    assert exactly["reduced"]["answers"] == exact["reduced"]["answers"]

@@ -98,12 +98,11 @@ def test_another_faiss_index_is_refused(path):
         index.train(coded().decode())
         index.add(coded().decode())
         faiss.write_index(index, str(path / "index.faiss"))
-        if index.ntotal == ROWS and isinstance(index, faiss.IndexFlat):
-            with pytest.raises(UserError, match="is another index than index.json says"):
-                Index.load(path)
+        with pytest.raises(UserError, match="is another index than"):
+            Index.load(path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         Index.load(path / "nothing")
-    with pytest.raises(UserError, match="holds no index.json"):
+    with pytest.raises(UserError, match="give a folder that Index"):
         Index.load(path.parent)
 
 

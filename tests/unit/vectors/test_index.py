@@ -223,9 +223,7 @@ def test_more_cells_find_more_and_the_least_that_reach_the_recall_are_taken(buil
         truth = codes.search(asked, k)[0]
         for wanted in (0.8, 0.9, 0.99):
             cells = measured.cells_for(wanted, k)
-            assert cells == min(
-                c for c, r in zip(measured.cells, measured.recalls[str(k)], strict=True) if r >= wanted
-            )
+            assert cells == min(c for c, r in zip(measured.cells, measured.recalls[str(k)], strict=True) if r >= wanted)
             assert recall(built.search(asked, k, wanted)[0], truth) > wanted - 0.03
     assert measured.cells_for(0.9, 1000) == 10 * measured.cells_for(0.9, 100)
     assert measured.cells_for(1.1, 10) is None
@@ -364,11 +362,11 @@ def test_refuses_options(options, message, codes):
 
 def test_refuses_queries_and_recalls(built, codes, queries):
     for recall_ in (0, -0.5, 1.01, float("nan"), "0.9"):
-        with pytest.raises(UserError, match="choose a share over 0 and at most 1, such as 0.95"):
+        with pytest.raises(UserError, match="choose a share over 0 and at most 1"):
             built.search(queries, recall=recall_)
     with pytest.raises(UserError, match="queries have 5 dimensions, expected 64"):
         built.search(queries[:, :5])
-    with pytest.raises(UserError, match="NaN|finite"):
+    with pytest.raises(UserError, match="finite"):
         built.search(np.full((1, K), np.nan, np.float32))
     with pytest.raises(UserError, match="at least 1"):
         built.search(queries, 0)
@@ -427,7 +425,7 @@ def test_an_interrupted_addition_keeps_what_was_added(index, codes, queries, mon
         index.add(codes)
     monkeypatch.undo()
     assert len(index) == ROWS + 200
-    scores, ids = index.search(codes_at(codes, [0, 199, 200]).decode(), 2, recall=1)
+    _, ids = index.search(codes_at(codes, [0, 199, 200]).decode(), 2, recall=1)
     assert [sorted(row) for row in ids.tolist()[:2]] == [[0, ROWS], [199, ROWS + 199]]
     index.add(codes_at(codes, [200]))
     assert ROWS + 200 in index.search(codes_at(codes, [200]).decode(), 2, recall=1)[1]
