@@ -144,13 +144,13 @@ def _encode(model: str, queries: str, column: str | None, opened: Index, folder:
 
 
 def _read_vectors(path: str) -> Any:
-    from st_dimreduce.vectors.sources import mapped
+    from st_dimreduce.codes.rows import map_array
 
     if Path(path).suffix.lower() != ".npy":
         raise UserError(f"{path} is not a .npy file: give transformed vectors, or texts with --model")
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}: give transformed vectors in a .npy file")
-    return mapped(Path(path))
+    return map_array(Path(path))
 
 
 def _parse(given: list[str], names: bool) -> list[Any]:

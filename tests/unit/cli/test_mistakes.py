@@ -7,8 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
-from st_dimreduce import Head, save_portable
-from st_dimreduce.vectors.index import build_index
+from st_dimreduce import Codes, Head, save_portable
 from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES, make_tiny
 
@@ -46,7 +45,7 @@ MISTAKES = {
     "encode base texts.txt c.npy": "it has no head: give a reduced model, or reduce this one first",
     "encode small texts.txt c.csv": "c.csv ends in .csv: expected .npy, .parquet, .arrow, or no suffix for a folder",
     "search small other.npy query": "error: other.npy holds codes made by head ",
-    "search small index query": "error: index is an index: search it with st-dimreduce index search, or open_index",
+    "search small index query": "error: index is an index: search it with st-dimreduce index search, or Index.load",
     "check head": "error: head holds a head, no model: st-dimreduce attach puts it behind one, info describes it",
     "export base -o o": "error: this model cannot be exported: there is no head (DimReduce or Dense) behind all others",
     "publish small name": "error: 'name' is no name on the Hub: give one such as 'user/my-model'.",
@@ -60,8 +59,8 @@ MISTAKES = {
     "apply head x.npy codes.npy": "append what the source has more with append=True (--append), or replace it",
     "apply head codes.npy o.npy": "error: codes.npy holds uint8: expected floats, convert it first",
     "apply head x.npy other.npy --append": "error: {here}/other.npy holds codes made by head ",
-    "index build other.npy codes.npy -o o": "error: other.npy holds no head: expected the folder of a head",
-    "index search index texts.txt": "error: texts.txt is no .npy file: give reduced vectors, or texts with --model",
+    "index build x.npy -o o": "error: nothing beside x.npy says what its codes are",
+    "index search index texts.txt": "error: texts.txt is not a .npy file: give transformed vectors, or texts with",
     "migrate postgres --table t --head head": "error: postgres is no database: expected postgresql://...",
     "info home": "error: home holds no head, model, export or index: give a folder that st-dimreduce wrote",
 }
@@ -113,7 +112,9 @@ def folder(tiny_path, tmp_path_factory):
 def test_a_mistake_gets_one_line_and_writes_nothing(command, folder, monkeypatch):
     monkeypatch.chdir(folder)
     if " index " in command and not (folder / "index").exists():
-        build_index(folder / "codes.npy", Head.load(folder / "head"), folder / "index")
+        from st_dimreduce.vectors.index import Index
+
+        Index.build(Codes.load(folder / "codes.npy")).save(folder / "index")
     before = sorted(folder.rglob("*"))
     done = run(*shlex.split(command))
     assert done.exit_code == 2, done.output
