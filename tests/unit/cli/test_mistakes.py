@@ -1,4 +1,4 @@
-"""The forty most likely mistakes on the command line, and the line that each gets: nothing is written, status 2."""
+"""Likely mistakes on the command line, and the line that each gets: nothing is written, status 2."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ MISTAKES = {
     "reduce bse texts.txt --dim 8 -o o": "error: no model could be loaded from 'bse'",
     "reduce base text.txt -o o": "error: no file text.txt: give a file of texts, one per line, or - for standard input",
     # Sizes.
-    "reduce base texts.txt --dim 8 --bytes 8 -o o": "error: out_features and bytes_per_vector were given: give exactly",
-    "reduce base texts.txt --dim 99 -o o": "error: out_features=99: choose a size from 1 to 32",
+    "reduce base texts.txt --dim 8 --bytes 8 -o o": "error: dim and bytes were given: give exactly",
+    "reduce base texts.txt --dim 99 -o o": "error: dim=99: choose a size from 1 to 32",
     "reduce base texts.txt --keep 99 -o o": "error: keep=99.0: choose a share greater than 0 and at most 1",
     "reduce base texts.txt --nested 4:8 -o o": "error: --nested 4:8: expected sizes with commas between",
-    "reduce base texts.txt --dim 8 --store faiss -o o": "give bytes_per_vector (--bytes) or keep (--keep)",
+    "reduce base texts.txt --dim 8 --store faiss -o o": "give bytes (--bytes) or keep (--keep)",
     "reduce base texts.txt --precision int3 -o o": "'int3' is not one of 'float32', 'int8', 'int4', 'int2', 'binary'.",
     "reduce base texts.txt --objective speed -o o": "'speed' is not one of 'quality', 'fidelity'.",
     "reduce base texts.txt --dim 8 --seed -1 -o o": "Invalid value for '--seed'",
     # Texts.
     "reduce base few.txt --dim 8 -o o": "error: 9 texts, 3 of them held out to measure on, are too few to fit 8",
-    "reduce base same.txt --dim 8 -o o": "error: all 300 sentences are the same: give texts that differ",
+    "reduce base same.txt --dim 8 -o o": "error: all 300 texts are the same: give texts that differ",
     "reduce base empty.txt -o o": "error: empty.txt holds no text: expected one text per line, or a column of them",
     "reduce base latin.txt -o o": "error: latin.txt is not UTF-8 (byte 3): expected a UTF-8 text file",
     "reduce base table.csv -o o": "error: table.csv has no column 'text': its columns are a, b; name one of these",
@@ -55,10 +55,10 @@ MISTAKES = {
     "fit few.npy --bytes 8 -o o": "error: 20 vectors are too few to hold any out for a choice: give 60, or a dimension",
     "fit nan.npy --dim 8 -o o": "error: the vector in row 7 holds NaN: drop or repair it, it has no direction",
     "fit fake.npy -o o": "error: fake.npy is not a complete .npy file of numbers: expected what numpy.save writes",
-    "apply head narrow.npy o.npy": "error: the vectors have 8 dimensions, the head takes 32: use its own",
-    "apply head x.npy codes.npy": "append what the source has more with append=True (--append), or replace it",
-    "apply head codes.npy o.npy": "error: codes.npy holds uint8: expected floats, convert it first",
-    "apply head x.npy other.npy --append": "error: {here}/other.npy holds codes made by head ",
+    "transform head narrow.npy o.npy": "error: the vectors have 8 dimensions, the head takes 32: use its own",
+    "transform head x.npy codes.npy": "append what the source has more with append=True (--append), or replace it",
+    "transform head codes.npy o.npy": "error: codes.npy holds uint8: expected floats, convert it first",
+    "transform head x.npy other.npy --append": "error: {here}/other.npy holds codes made by head ",
     "index build x.npy -o o": "error: nothing beside x.npy says what its codes are",
     "index search index texts.txt": "error: texts.txt is not a .npy file: give transformed vectors, or texts with",
     "migrate postgres --table t --head head": "error: postgres is no database: expected postgresql://...",
@@ -76,11 +76,11 @@ def folder(tiny_path, tmp_path_factory):
     base = make_tiny(tiny_path)
     base.save_pretrained(str(folder / "base"))
     vectors = base.encode(SENTENCES)
-    head = Head.fit(vectors, 8, precision="int4")
+    head = Head.fit(vectors, Size(8, precision="int4"))
     head.save(folder / "head")
     save_portable(head.attach(base), folder / "small")
     other = Head.fit(vectors[::-1] * np.geomspace(1, 9, 32, dtype=np.float32), 8)
-    head.transform_file(vectors, folder / "codes.npy", "int4")
+    head.transform_file(vectors, folder / "codes.npy")
     other.transform_file(vectors, folder / "other.npy", "int4")
     (folder / "home").mkdir()
     (folder / "home" / "thesis.txt").write_text("three years")
