@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from st_dimreduce.codes.fingerprint import shown
-from st_dimreduce.codes.origin import INDEX_FILE, origin_beside
+from st_dimreduce.codes.origin import INDEX_FILE, Origin, origin_beside
 from st_dimreduce.codes.rows import map_array
 from st_dimreduce.head import Head
 from st_dimreduce.portable.graphs import EXPORT

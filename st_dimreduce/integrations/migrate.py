@@ -1,7 +1,7 @@
 """Reduced vectors beside the full ones in a database: what pgvector and Qdrant have in common.
 
-A full vector without a code is still to be reduced: there is no other record of how far a migration is. So the same call
-goes on after an interruption, and takes what was added since. Full vectors are read and never changed.
+A full vector without a code is still to be reduced: there is no other record of how far a migration is. So the same
+call goes on after an interruption, and takes what was added since. Full vectors are read and never changed.
 """
 
 from __future__ import annotations

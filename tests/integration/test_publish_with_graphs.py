@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from st_dimreduce import check, export, publish, reduce_model, save_portable
 from st_dimreduce.cli import app
-from st_dimreduce.portable.readers import check_readers
 from tests.helpers.tiny import SENTENCES
 
 pytestmark = [pytest.mark.component("ONNX Runtime"), pytest.mark.wings("portable", "dim_reduce.py")]
