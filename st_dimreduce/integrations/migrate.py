@@ -373,7 +373,7 @@ def _check_codes(database: Database, head: Head, folder: str) -> None:
     vectors, codes = _good_pairs(database, _CHECKED_ROWS)
     expected = head.encode(vectors, database.column.precision).decode()
     agreement = float(np.median(cosines(expected, codes))) if len(vectors) else 1.0
-    if agreement < _SAME:
+    if not agreement >= _SAME:
         raise UserError(
             f"{database.reduced} holds codes of another head than {folder} (median cosine {agreement:.2f} to what that "
             "gives): give the head that made them, or name another place with --to"
