@@ -147,7 +147,7 @@ def test_the_public_names_are_those_of_the_stub():
     assert set(st_dimreduce.__all__) == set(homes())
     assert len(st_dimreduce.__all__) == len(set(st_dimreduce.__all__)) <= 20
     assert set(homes()) <= set(dir(st_dimreduce))
-    with pytest.raises(AttributeError, match="^No st_dimreduce attribute reduce_modell$"):
+    with pytest.raises(AttributeError, match=r"^No st_dimreduce attribute reduce_modell$"):
         st_dimreduce.reduce_modell  # noqa: B018
 
 
