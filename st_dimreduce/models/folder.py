@@ -159,14 +159,7 @@ def direct_parts(part: Part, trust_remote_code: bool = False) -> list[Part]:
 def _check_part(part: Part, width: int | None, trust_remote_code: bool) -> int | None:
     """Check a module and return the size of the sentence embedding behind it, where that is known."""
     if part.kind in _TRANSFORMERS:
-        if not part.config:
-            raise UserError(f"{part.folder} holds no transformer: expected config.json")
-        if not trust_remote_code and needs_own_code(part.config):
-            kind = short(part.config.get("model_type"))
-            raise UserError(f"{part.folder} holds {kind}, a model that transformers does not know: {REMOTE}")
-        if not any(_TOKENIZERS.fullmatch(path.name) for path in part.folder.iterdir()):
-            raise UserError(f"{part.folder} holds no tokenizer: expected tokenizer.json, or the files of another kind")
-        _check_numbers(part.folder / CONFIG, part.config, transformer=True)
+        _check_transformer(part, trust_remote_code)
     elif part.kind == "Pooling":
         return _pooled_width(part)
     elif part.kind in {"Dense", "DimReduce"}:
@@ -182,6 +175,17 @@ def _check_part(part: Part, width: int | None, trust_remote_code: bool) -> int |
             _check_class(config["tokenizer_class"], str(path), trust_remote_code)
         _check_numbers(path, config, transformer=False)
     return width
+
+
+def _check_transformer(part: Part, trust_remote_code: bool) -> None:
+    if not part.config:
+        raise UserError(f"{part.folder} holds no transformer: expected config.json")
+    if not trust_remote_code and needs_own_code(part.config):
+        kind = short(part.config.get("model_type"))
+        raise UserError(f"{part.folder} holds {kind}, a model that transformers does not know: {REMOTE}")
+    if not any(_TOKENIZERS.fullmatch(path.name) for path in part.folder.iterdir()):
+        raise UserError(f"{part.folder} holds no tokenizer: expected tokenizer.json, or the files of another kind")
+    _check_numbers(part.folder / CONFIG, part.config, transformer=True)
 
 
 def check_entries(content: Any, trust_remote_code: bool = False) -> list[tuple[str, str]]:

@@ -168,7 +168,7 @@ def _check_weights(part: Part) -> None:
     lacking = sum(each.numel() for each in needed.values()) - held
     if shapes is not None and getattr(config, "quantization_config", None) is None and lacking > 0:
         raise UserError(
-            f"{part.folder} lacks {lacking:,} of the weights that its config.json asks for, which would be random numbers"
+            f"{part.folder} lacks {lacking:,} of the weights that its config.json asks for: those would be random"
         )
     if shapes is not None and "auto_map" in part.config:  # perhaps of another kind, under a name that is known
         endings = {name.split(".", start)[-1] for name in shapes for start in range(name.count(".") + 1)}
