@@ -13,7 +13,7 @@ from lancedb.index import IvfPq, IvfRq, IvfSq
 
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import rescore
-from st_dimreduce.vectors.arrow import codes_of
+from st_dimreduce.codes.tables import codes_of
 
 # With one partition every code is scored. Product quantisation has 8 bits for each sub-vector.
 QUANTISERS = {

@@ -48,7 +48,7 @@ def attach_head(
             no mean norm.
     """
     base = model if isinstance(model, SentenceTransformer) else load_model(model)
-    body = Encoder(assemble(base, split_model(base)[0]), batch_size=32, show_progress_bar=False)
+    body = Encoder(assemble(base, split_model(base)[0]), batch_size=32)
     if body.width != head.in_features:
         raise UserError(
             f"the head takes {head.in_features} dimensions, the model gives {body.width}: attach it to the model that "
