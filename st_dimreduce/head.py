@@ -168,7 +168,7 @@ class Head(BaseHead):
             FileExistsError: If the target exists and ``overwrite`` is False.
             FileNotFoundError: If there is no such file or folder to read.
             ModuleNotFoundError: If source or target is a table and pyarrow is missing.
-            OSError: If the disk is full; complete parts are kept.
+            OSError: If the disk is full; the rows that are done stay.
             UserError: If the source cannot be read as vectors of the head's size, holds one without a direction, or
                 changes meanwhile, or an unfinished run was begun with something else; says which. With ``append``, if
                 the target's codes are not those that the head gives for the source's first rows.

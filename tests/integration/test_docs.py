@@ -189,6 +189,6 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     api = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
-    for name in [*st_dimreduce.__all__, "evaluation.report.write_html", "vectors.arrow.codes_of"]:
+    for name in [*st_dimreduce.__all__, "evaluation.report.write_html", "codes.tables.codes_of"]:
         assert f'id="st_dimreduce.{name}"' in api, name
     assert "https://fonts.googleapis.com" not in api
