@@ -1,6 +1,6 @@
 """Whether ``drift`` notices that a head no longer fits what arrives, and stays silent where it does.
 
-    python -m benchmarks.drift [--data FOLDER]
+    python -m benchmarks.drift [--data FOLDER] [--corpora CISI CACM ...]
 
 Writes benchmarks/DRIFT.md. Vectors are kept in benchmarks/.cache, like those of ``benchmarks.quality``.
 """
@@ -151,10 +151,19 @@ def margin(said: Drift) -> float:
 def mixed(data: Path) -> str:
     """Return the table of samples of which a share is of another corpus."""
     rows = []
-    pairs = [(MINILM, "docstrings", "CISI"), (MINILM, "CISI", "docstrings"), (MINILM, "docstrings", "CACM")]
-    pairs += [(MINILM, "docstrings", "KorQuAD"), (USE, "docstrings", "CISI"), (USE, "docstrings", "KorQuAD")]
-    pairs += [(USE, "KorSTS", "docstrings")]
-    for model, name, other in pairs:
+    mixtures = {
+        MINILM: (
+            "docstrings CISI",
+            "CISI docstrings",
+            "CISI CACM",
+            "CISI STS-B",
+            "docstrings CACM",
+            "docstrings KorQuAD",
+        ),
+        USE: ("docstrings CISI", "docstrings KorQuAD", "KorSTS docstrings"),
+    }
+    pairs = [(model, *mixture.split()) for model, mixed in mixtures.items() for mixture in mixed]
+    for model, name, other in (pair for pair in pairs if set(pair[1:]) <= set(CORPORA.get(pair[0], ()))):
         for way in ways(model, name):
             cells = [
                 " / ".join(cell(judged(model, name, data, way, n, other, share)) for n in (200, 1000))
@@ -180,13 +189,22 @@ def packages() -> str:
     return table(["new package", "documents", *(way for way in HEADS if way != WIDE)], rows)
 
 
+def package_blocks() -> list[str]:
+    """Return the part about packages, each of which is new to a fit on the others."""
+    return [
+        "## Docstrings of a package that the fit has seen none of",
+        paragraph("Verdict, and the share of the variance that is lost, in percent, at the fit in brackets."),
+        packages(),
+    ]
+
+
 def overlap(data: Path) -> str:
     """Return the table of the figures of a few heads, on their own corpus and on others."""
     rows = []
     for name in CHOSEN_ON:
         for way in ("quality, 128", DISTILLED):
-            for other in (None, "docstrings", "CISI", "KorQuAD"):
-                if other == name:
+            for other in (None, *CORPORA[MINILM]):
+                if other == name or name not in CORPORA[MINILM]:
                     continue
                 said = judged(MINILM, name, data, way, 700, other)
                 if said is None:
@@ -202,7 +220,7 @@ def overlap(data: Path) -> str:
 def seen(data: Path) -> str:
     """Return the table of what would be said if the reference were measured on vectors that the fit saw."""
     rows = []
-    for name in CHOSEN_ON:
+    for name in (name for name in CHOSEN_ON if name in CORPORA[MINILM]):
         for way in ways(MINILM, name):
             counts = []
             for of_seen in (False, True):
@@ -225,12 +243,16 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED)
-    data = parser.parse_args().data
+    parser.add_argument("--corpora", nargs="+", help="those to measure, with all-MiniLM-L6-v2 alone; all by default")
+    data, chosen = (given := parser.parse_args()).data, given.corpora
+    if chosen:
+        CORPORA.clear()
+        CORPORA[MINILM] = tuple(chosen)
     about = f"""Every corpus is split in halves at random: a head is fitted on one, and samples of the other are what
         arrives. Cells count, of {SAMPLES} samples, those that drift says to refit the head for, and in brackets those
         that it says to watch. The {SAMPLES} samples are drawn for {SPLITS} splits. The limits were chosen on
-        {" and ".join(CHOSEN_ON)} with {MINILM}; everything else judges them. With USE, {USE_TEXTS:,} texts of a corpus
-        are used at most."""
+        {" and ".join(CHOSEN_ON)} with {MINILM}; everything else judges them.
+        {"Measured: " + ", ".join(chosen) + "." if chosen else f"With USE, {USE_TEXTS:,} texts of a corpus at most."}"""
     blocks = [
         "# Does a head still fit what arrives?",
         header("drift", ("numpy", "sentence-transformers"), about),
@@ -247,9 +269,7 @@ def main() -> None:
         "## A share of another corpus",
         paragraph("200 / 1,000 vectors per sample, of which this share is of the other corpus."),
         mixed(data),
-        "## Docstrings of a package that the fit has seen none of",
-        paragraph("Verdict, and the share of the variance that is lost, in percent, at the fit in brackets."),
-        packages(),
+        *([] if chosen else package_blocks()),
         "## The figures",
         paragraph("Means of 20 samples of 700; at the fit, on vectors held out, in brackets. The overlap of a head for "
                   "quality does not fall on foreign texts, since such a head departs from the base model's neighbours "

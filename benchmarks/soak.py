@@ -45,11 +45,10 @@ from benchmarks.measuring import vectors
 from benchmarks.printing import header, paragraph, table, write
 from st_dimreduce import Head, Precision, Summary, reduce_model, save_portable
 from st_dimreduce.apps.docstrings import docstring_pairs
-from st_dimreduce.codes.index import open_index
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import rescore, search
 from st_dimreduce.fitting.fit import fit_head
-from st_dimreduce.vectors.index import build_index
+from st_dimreduce.vectors.index import Index
 
 WARM_UP = 0.25  # of the time: until every path has been taken and every pool is full
 SAMPLES = 1000
@@ -133,15 +132,15 @@ class Searched(Job):
 
 
 class Indexed(Job):
-    """An index of 20,000 codes: 50 more, as many removed, 8 queries by cells and by ids, opened anew, compacted."""
+    """An index of 20,000 codes: 50 more, as many removed, 8 queries by cells and by ids, saved and loaded."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         rows = vectors(20_000)
         head = fit_head(Summary.of(rows), 64).with_record(mean_norm=1.0, precision=Precision.INT4)
         self.queries = head.transform(rows[:: len(rows) // 8][:8])
-        self.codes = quantize(head.transform(rows[:50]), Precision.INT4)
-        self.index = build_index(rows, head, folder / "index")
+        self.codes = head.encode(rows[:50])
+        self.index = Index.build(head.encode(rows))
         self.rounds = 0
 
     def work(self) -> int:
@@ -152,12 +151,9 @@ class Indexed(Job):
         self.index.remove(added)
         self.rounds += 1
         if self.rounds % 10 == 0:
-            self.index.compact()
-            self.index = open_index(self.folder / "index")
+            self.index.save(self.folder / "index", overwrite=True)
+            self.index = Index.load(self.folder / "index")
         return 4
-
-    def rest(self) -> None:
-        self.index.compact()
 
     def answers(self) -> bytes:
         scores, ids = self.index.search(self.queries, 20, recall=0.99)
@@ -352,10 +348,7 @@ def _memory(pid: int) -> float:
 
 
 def _state(job: Job) -> tuple[float, int, int, Counter[str]]:
-    """Return resident memory in MB, open file descriptors, threads and the names of all files, without numbers in them.
-
-    The files of an index are numbered as it changes.
-    """
+    """Return resident memory in MB, open file descriptors, threads and the names of all files without numbers."""
     process = Path(f"/proc/{job.pid}")
     names = Counter(re.sub(r"\d+", "0", str(path.relative_to(job.folder))) for path in job.folder.rglob("*"))
     return _memory(job.pid), len(list((process / "fd").iterdir())), len(list((process / "task").iterdir())), names

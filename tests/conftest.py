@@ -26,7 +26,7 @@ from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerF
 from tests.helpers.browsing import chromium
 from tests.helpers.components import COMPONENTS, PROGRAMS, missing, no
 from tests.helpers.disk import Disk
-from tests.helpers.tiny import SENTENCES, WORDS, make_tiny, trainable
+from tests.helpers.tiny import SENTENCES, WORDS, make_tiny
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests press Ctrl-C, which a shell's background ignores
 

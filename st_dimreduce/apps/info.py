@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from st_dimreduce.codes.codes import Codes
 from st_dimreduce.codes.fingerprint import shown
 from st_dimreduce.codes.origin import INDEX_FILE, Origin, origin_beside
 from st_dimreduce.codes.rows import map_array
 from st_dimreduce.head import Head
 from st_dimreduce.portable.graphs import EXPORT
-from st_dimreduce.record import RECORD, FitRecord
 from st_dimreduce.untrusted import read_object
 
 _MODULES = "modules.json"
@@ -48,8 +46,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _array(place)
     if place.suffix in _TABLES:
         return _table(place)
-    if place.is_dir() and origin_beside(place):
-        return _codes(place) | {"files": len(list(place.glob("*.npy")))}
+    if place.is_dir() and (origin := origin_beside(place)):
+        return _codes(place, origin)
     return _head(Head.load(path), place)
 
 
@@ -85,17 +83,16 @@ def _index(place: Path) -> dict[str, Any]:
 def _array(place: Path) -> dict[str, Any]:
     rows = map_array(place)
     about: dict[str, Any] = {"kind": "vectors", "vectors": len(rows), "dimensions": rows.shape[1]}
-    if origin_beside(place):
-        about = _codes(place)
+    if origin := origin_beside(place):
+        about = _codes(place, origin)
     elif rows.dtype in (np.uint8, np.int8):
         about = {"kind": "codes, or vectors of bytes", "vectors": len(rows), "bytes per vector": rows.shape[1]}
     return about | {"stored as": str(rows.dtype), "bytes": place.stat().st_size}
 
 
-def _codes(place: Path) -> dict[str, Any]:
-    codes = Codes.load(place)
-    about = {"precision": codes.precision.value, "out_features": str(codes.out_features)}
-    return {"kind": "codes", "vectors": len(codes), **about, **({"head": shown(codes.head)} if codes.head else {})}
+def _codes(place: Path, origin: Origin) -> dict[str, Any]:
+    files = [place] if place.is_file() else sorted(place.glob("*.npy"))
+    return {"kind": "codes", "vectors": sum(len(map_array(file)) for file in files), **origin.said, "files": len(files)}
 
 
 def _table(place: Path) -> dict[str, Any]:

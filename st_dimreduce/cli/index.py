@@ -144,29 +144,31 @@ def _encode(model: str, queries: str, column: str | None, opened: Index, folder:
 
 
 def _read_vectors(path: str) -> Any:
-    from st_dimreduce.vectors.sources import mapped
+    from st_dimreduce.codes.rows import map_array
 
     if Path(path).suffix.lower() != ".npy":
         raise UserError(f"{path} is not a .npy file: give transformed vectors, or texts with --model")
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}: give transformed vectors in a .npy file")
-    return mapped(Path(path))
+    return map_array(Path(path))
 
 
 def _parse(given: list[str], names: bool) -> list[Any]:
     """Return the ids on a command line."""
     from st_dimreduce.untrusted import short
 
-    words: list[str] = []
-    for each in given:
-        try:
-            words += Path(each[1:]).read_text(encoding="utf-8").splitlines() if each.startswith("@") else [each]
-        except UnicodeDecodeError as error:
-            raise UserError(f"{each[1:]} is not text in UTF-8: expected an id per line") from error
+    words = [word for each in given for word in (_lines(Path(each[1:])) if each.startswith("@") else [each])]
     wrong = next((word for word in words if not (word.isascii() and word.isdigit())), None)
     if wrong is not None and not names:
         raise UserError(f"id {short(wrong)} is not a number: the index holds integers")
     return list(words) if names else [int(word) for word in words]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8: expected an id per line") from error
 
 
 def _figures(opened: Index) -> dict[str, Any]:

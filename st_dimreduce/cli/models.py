@@ -29,7 +29,7 @@ from st_dimreduce.cli.options import (
     read_sizes,
     say_choice,
 )
-from st_dimreduce.enums import Addition, Objective, Precision, Variant
+from st_dimreduce.enums import Objective, Precision, Variant
 
 
 @command

@@ -109,7 +109,7 @@ def transform(
     zeros = f", {done.bad_rows:,} of them stored as zeros" if done.bad_rows else ""
     size = f"{done.rows:,} vectors of {loaded.out_features} dimensions in {precision.value}, {done.bytes:,} bytes"
     show(f"Wrote {target}: {size}{zeros}; {done.seconds:.1f} s.")
-    build = quoted("st-dimreduce", "index", "build", head, target, "--output", "index")
+    build = quoted("st-dimreduce", "index", "build", target, "--output", "index")
     show_next(build, quoted("st-dimreduce", "info", target))
     return Done({"output": target, "rows": done.rows, "bad_rows": done.bad_rows, "bytes": done.bytes})
 
@@ -208,7 +208,7 @@ def encode(
     given = () if Path(target).suffix != ".npy" else ("--texts", texts)
     show_next(
         quoted("st-dimreduce", "search", model, target, "your question", *given),
-        quoted("st-dimreduce", "index", "build", model, target, "--output", "index"),
+        quoted("st-dimreduce", "index", "build", target, "--output", "index"),
     )
     return Done({"output": target, "rows": done.rows, "bytes": done.bytes})
 

@@ -1,6 +1,6 @@
 """The types of vector stores that take our codes as they are, byte for byte or cast without loss.
 
-They are the rows of ``stores.csv``. docs/stores.md shows them with how codes are handed over, the distances, the stores'
+They are the rows of ``stores.csv``. docs/stores.md adds how codes are handed over, the distances, the stores'
 own quantisers and the sources.
 """
 

@@ -168,16 +168,11 @@ def compare(
     Raises:
         UserError: If the arguments do not fit one another, all texts are the same, or the base model is a reduced one.
     """
-    if pairs is not None:
-        _check_scored_pairs(pairs)
     if texts is None:
-        texts = list(dict.fromkeys(text for first, second, _ in pairs or () for text in (first, second)))
-    _check_texts(texts, queries, relevant)
-    question = Question(
-        list(texts), None if queries is None else list(queries), relevant, None if pairs is None else list(pairs)
-    )
+        texts = list(dict.fromkeys(text for pair in pairs or () for text in pair[:2]))
+    given: Any = texts, queries, relevant, pairs  # sequences, where Question says lists
     models = reduced if isinstance(reduced, Mapping) else {"reduced model": reduced}
-    return compare_models(base, models, question, precision, cache=cache)
+    return compare_models(base, models, Question(*given), precision, cache=cache)
 
 
 def compare_models(
@@ -202,8 +197,10 @@ def compare_models(
         batch_size: Texts encoded at a time. Defaults to 32.
         cache: As in :func:`compare`.
     """
-    precisions = [Precision(precision)] if isinstance(precision, str) else [Precision(each) for each in precision]
+    _check_scored_pairs(question.scored_pairs)
+    _check_texts(question.documents, question.queries, question.relevant)
     _check_order(base, models)
+    precisions = [Precision(precision)] if isinstance(precision, str) else [Precision(each) for each in precision]
     # The base model has no name, so that a reduced model may have any.
     encoder = SharedEncoder({"": base, **models}, batch_size, None if cache is None else Cache(cache))
     encoded = encoder.summary()
@@ -370,11 +367,11 @@ def _is_reduced(model: SentenceTransformer) -> bool:
         return False
 
 
-def _check_scored_pairs(pairs: Sequence[tuple[str, str, float]]) -> None:
-    for row, pair in enumerate(pairs):
+def _check_scored_pairs(pairs: Sequence[tuple[str, str, float]] | None) -> None:
+    for row, pair in enumerate(pairs or ()):
         if len(pair) != 3 or not all(isinstance(text, str) for text in pair[:2]) or not np.isfinite(float(pair[2])):
             raise UserError(f"pair {row} is {pair!r:.80}: expected two texts and how similar they are, a number")
-    if len({score for _, _, score in pairs}) < 2:
+    if pairs is not None and len({score for _, _, score in pairs}) < 2:
         raise UserError(f"{len(pairs)} pairs without two different scores: give at least 2 that can be ranked")
 
 

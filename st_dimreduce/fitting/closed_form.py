@@ -77,7 +77,7 @@ def closed_form_head(
     blocks = (0, *(nested or [out_features]))
     _check(summary, out_features, strength, whitening, rotation)
     if blocks[-1] != out_features or any(size >= larger for size, larger in pairwise(blocks)):
-        raise UserError(f"nested={nested}: give ascending sizes, of which the last is out_features={out_features}")
+        raise UserError(f"nested={nested}: give ascending sizes, of which the last is dim={out_features}")
     if cloze_pairs is not None and cloze_pairs.width != summary.width:
         widths = f"pairs of {cloze_pairs.width} dimensions for a summary of {summary.width}"
         raise UserError(f"{widths}: expected equal widths")
@@ -108,9 +108,9 @@ def closed_form_head(
 
 def _check(summary: Summary, out_features: int, strength: float, whitening: float, rotation: str | None) -> None:
     if not 1 <= out_features <= summary.width:
-        raise UserError(f"out_features={out_features}: choose a size from 1 to in_features={summary.width}")
+        raise UserError(f"dim={out_features}: choose a size from 1 to {summary.width}, that of the vectors")
     if summary.count < out_features:
-        raise UserError(f"{summary.count} vectors cannot fit out_features={out_features}: give more, or choose fewer")
+        raise UserError(f"{summary.count} vectors cannot fit dim={out_features}: give more, or choose fewer")
     if not 0 <= strength <= MOST_STRENGTH:
         raise UserError(f"strength={strength}: choose 0 (as for fidelity) to {MOST_STRENGTH:g}, or None")
     if not 0 <= whitening <= 1:

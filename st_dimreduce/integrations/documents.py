@@ -24,11 +24,12 @@ def found_documents(index: Index, vector: Sequence[float], k: int, documents: An
         UserError: If there is no document for an id that was found, or as :meth:`st_dimreduce.Index.search`.
     """
     scores, ids = index.search(np.array([vector], np.float32), k)
-    found = []
-    for one, score in zip(ids[0].tolist(), scores[0].tolist(), strict=True):
-        try:
-            found.append((documents[one], score))
-        except (LookupError, TypeError) as error:  # the latter of a list that is asked for a string
-            remedy = "give a mapping with a document for each id, or remove it from the index"
-            raise UserError(f"the index found id {one!r}, which no document has: {remedy}") from error
-    return found
+    return [(_document(documents, one), score) for one, score in zip(ids[0].tolist(), scores[0].tolist(), strict=True)]
+
+
+def _document(documents: Any, one: int | str) -> Any:
+    try:
+        return documents[one]
+    except (LookupError, TypeError) as error:  # the latter of a list that is asked for a string
+        remedy = "give a mapping with a document for each id, or remove it from the index"
+        raise UserError(f"the index found id {one!r}, which no document has: {remedy}") from error

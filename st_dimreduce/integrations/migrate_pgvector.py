@@ -11,7 +11,7 @@ import numpy as np
 
 from st_dimreduce.enums import Precision, Store
 from st_dimreduce.errors import MissingExtraError, UserError
-from st_dimreduce.integrations.migrate import Counts, Database, Plan, Row
+from st_dimreduce.integrations.database import Counts, Database, Plan, Row
 
 try:
     import psycopg

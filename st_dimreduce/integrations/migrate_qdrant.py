@@ -11,7 +11,7 @@ import numpy as np
 
 from st_dimreduce.enums import Precision, Store
 from st_dimreduce.errors import MissingExtraError, UserError
-from st_dimreduce.integrations.migrate import Counts, Database, Plan, Row
+from st_dimreduce.integrations.database import Counts, Database, Plan, Row
 
 try:
     from qdrant_client import QdrantClient, models
@@ -104,10 +104,10 @@ class Qdrant(Database):
         )
         return [point.id for point in points], offset
 
-    def _read(self, ids: list[Any]) -> tuple[list[Row], np.ndarray]:
+    def _read(self, ids: list[Any], with_payload: bool) -> tuple[list[Row], np.ndarray]:
         """Return the full vectors of these points that have not been deleted meanwhile."""
         vectors = [self._name] if self._name else True
-        points = self.connection.retrieve(self._from, ids, with_vectors=vectors, with_payload=True)
+        points = self.connection.retrieve(self._from, ids, with_vectors=vectors, with_payload=with_payload)
         # A vector without a name is alone, or among sparse ones under an empty name.
         found = [point.vector[self._name] if isinstance(point.vector, dict) else point.vector for point in points]
         rows = [Row(point.id, point.payload) for point in points]
@@ -123,7 +123,7 @@ class Qdrant(Database):
             with_payload=False,
         ).points
         for start in range(0, len(drawn), _PAGE):
-            points, vectors = self._read([point.id for point in drawn[start : start + _PAGE]])
+            points, vectors = self._read([point.id for point in drawn[start : start + _PAGE]], with_payload=False)
             codes = np.empty((len(points), 0))
             if coded:
                 found = self.connection.retrieve(self.reduced, [point.id for point in points], with_vectors=True)
@@ -139,7 +139,7 @@ class Qdrant(Database):
 
     def missing(self, batch_size: int) -> Iterator[tuple[list[Row], np.ndarray]]:
         for ids in self._unpaired(self._from, self.reduced, batch_size):
-            yield self._read(ids)
+            yield self._read(ids, with_payload=True)
 
     def write(self, rows: list[Row], codes: np.ndarray) -> None:
         values = codes.astype(np.int16) + _SHIFT if self.column.precision is Precision.INT8 else codes

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from st_dimreduce.base_head import (
     CONFIG,
@@ -30,7 +30,7 @@ from st_dimreduce.models.folder import (
     read_parts,
 )
 from st_dimreduce.record import RECORD, FitRecord, read_record
-from st_dimreduce.untrusted import Shapes, printable, read_json, read_object, short, stay_inside
+from st_dimreduce.untrusted import printable, read_json, read_object, short, stay_inside
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -205,8 +205,6 @@ def load_head(path: str | os.PathLike[str]) -> BaseHead:
     except (OSError, ValueError, TypeError) as error:
         expected = "expected the folder of a head or of a reduced model, or its name on the Hub"
         raise UserError(f"{name} holds no head: {expected} ({' '.join(str(error).split())})") from error
-
-
 
 
 def _head_entry(modules: Path) -> str:

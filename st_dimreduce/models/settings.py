@@ -94,7 +94,7 @@ def check_settings(root: Path, folder: Path) -> None:
 def _check_value(path: Path, name: str, key: str, value: Any) -> None:
     """Refuse a setting that runs code or fetches."""
     if key == "weights_only":
-        harmful = value is False
+        harmful = value is not True and value is not None
     elif key in _REFUSED:
         harmful = bool(value)
     elif _IMPLEMENTATION.search(name):
@@ -112,7 +112,7 @@ def _check_value(path: Path, name: str, key: str, value: Any) -> None:
 
 def _is_fetched(implementation: str) -> bool:
     """Whether transformers would fetch this implementation of attention or experts from the Hub."""
-    compiled = implementation.startswith("flash") and find_spec("kernels") is not None  # where flash_attn is missing
+    compiled = "flash" in implementation and find_spec("kernels") is not None  # where flash_attn is missing
     return "/" in implementation or (compiled and find_spec("flash_attn") is None)
 
 
@@ -120,7 +120,7 @@ def _check_sentence_config(path: Path, content: dict[str, Any]) -> None:
     """Check what is passed on to a transformer and its tokenizer, and called of it."""
     for name, key, value in walk(content):
         number = isinstance(value, int) and not isinstance(value, bool)
-        if _ARGUMENTS.match(name) and (number or key == "auto_map"):
+        if _ARGUMENTS.match(name) and (number or key in ("auto_map", "variant")):
             raise UserError(f"{path} sets {printable(name):.200} to {short(value)}: expected it in config.json")
         if number and abs(value) > _MOST and key != "model_max_length":
             raise UserError(f"{path} sets {printable(name):.200} to {short(value)}: expected at most {_MOST:,}")

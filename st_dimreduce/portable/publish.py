@@ -19,7 +19,6 @@ from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce.record import RECORD, FitRecord
 from st_dimreduce.enums import Variant
 from st_dimreduce.errors import UserError
 from st_dimreduce.models.load import load_model
@@ -30,6 +29,7 @@ from st_dimreduce.portable.graphs import EXPORT, graphs_of
 from st_dimreduce.portable.layout import CARD, MODULES
 from st_dimreduce.portable.save import save_portable, unportable
 from st_dimreduce.portable.serving import Serving
+from st_dimreduce.record import RECORD, FitRecord
 from st_dimreduce.untrusted import check_tree, printable, read_object, read_text
 
 # What a model's folder may hold: data and texts. Anything else may run code when it is loaded.

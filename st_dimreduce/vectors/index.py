@@ -21,7 +21,7 @@ from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_folder, write_json
 from st_dimreduce.progress import progress_bar
 from st_dimreduce.untrusted import read_json, read_object, short
-from st_dimreduce.vectors.inverted_file import Lists, faiss, new_index, pad, to_faiss, train_centroids
+from st_dimreduce.vectors.inverted_file import Lists, codebook, faiss, new_index, pad, to_faiss, train_centroids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -260,7 +260,7 @@ class Index:
         numbers = self._known_numbers(given)
         missing = np.flatnonzero(~self._lists.contains(numbers))
         if len(missing):
-            first = numbers[missing[0]] if self._names is None else given[missing[0]]
+            first = int(numbers[missing[0]]) if self._names is None else given[missing[0]]
             rest = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
             raise UserError(f"id {first!r:.99}{rest} is not in the index: remove what it holds")
         if not len(numbers):
@@ -375,8 +375,9 @@ class Index:
                 raise UserError(f"{INDEX_FILE} names no precision")
             index = faiss.read_index(str(folder / _FAISS_FILE))
             expected = new_index(origin, np.zeros((1, origin.out_features), np.float32))
-            alike = all(getattr(index, name, None) == getattr(expected, name) for name in ("d", "code_size"))
-            if type(index) is not type(expected) or not alike or index.ntotal != about["vectors"]:
+            alike = type(index) is type(expected) and index.d == expected.d
+            alike = alike and np.array_equal(codebook(index), codebook(expected))
+            if not alike or index.ntotal != about["vectors"]:
                 raise UserError(f"{_FAISS_FILE} is another index than {INDEX_FILE} says")
             return cls(
                 index, Kind(about["kind"]), origin, Measured.from_dict(about["measured"]), names, int(about["next_id"])
@@ -412,7 +413,7 @@ class Index:
             _check_new([name for name in given if name in known], given)
             return np.arange(self._next_id, self._next_id + count), list(given)
         numbers = _as_numbers(given)
-        _check_new(numbers[self._lists.contains(numbers)].tolist(), numbers)
+        _check_new(numbers[self._lists.contains(numbers)], numbers)
         return numbers, None
 
     def _known_numbers(self, ids: Any) -> np.ndarray:
@@ -501,12 +502,12 @@ def _listed(ids: Any) -> Any:
     return ids if isinstance(ids, (np.ndarray, range, list, tuple)) else list(ids)
 
 
-def _check_new(there: list[Any], given: Any) -> None:
-    """Raise ``UserError`` if ids are in the index already, or one is given twice."""
-    if there:
-        raise UserError(f"id {there[0]!r:.99} is in the index already: remove it first")
+def _check_new(there: Any, given: Any) -> None:
+    """Raise ``UserError`` if ids are in the index already, or one is given twice; integers are in arrays."""
+    if len(there):
+        raise UserError(f"id {np.asarray(there)[0].item()!r:.99} is in the index already: remove it first")
     if len(np.unique(given) if isinstance(given, np.ndarray) else set(given)) < len(given):
-        repeated = next(one for one, count in Counter(list(given)).items() if count > 1)
+        repeated = next(one for one, count in Counter(np.asarray(given).tolist()).items() if count > 1)
         raise UserError(f"id {repeated!r:.99} is given twice: give each code its own")
 
 

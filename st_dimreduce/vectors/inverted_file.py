@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from st_dimreduce.codes.codes import Codes
 from st_dimreduce.codes.origin import Origin
-from st_dimreduce.codes.precision import INT8_STEPS, bytes_to_levels
+from st_dimreduce.codes.precision import INT8_STEPS, bytes_to_levels, thresholds
 from st_dimreduce.codes.search import decode, keep_best
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import MissingExtraError
@@ -81,6 +82,12 @@ def new_index(origin: Origin, centroids: np.ndarray) -> Any:
     return index
 
 
+def codebook(index: Any) -> np.ndarray:
+    """Return the values that the codes of an index stand for; none for an index of floats."""
+    values = index.pq.centroids if hasattr(index, "pq") else index.sq.trained if hasattr(index, "sq") else None
+    return np.empty(0, np.float32) if values is None else faiss.vector_to_array(values)
+
+
 def to_faiss(values: np.ndarray, origin: Origin) -> np.ndarray:
     """Return the vectors that FAISS codes as these values: entries of its codebooks, float32."""
     rows, _ = decode(np.asarray(values), origin.precision, _padded_size(origin))
@@ -98,10 +105,14 @@ def _padded_size(origin: Origin) -> int:
 
 def _scale(origin: Origin) -> np.float32:
     """Return what decoded codes are multiplied by for a norm near 1."""
-    if origin.precision is Precision.FLOAT32:
+    precision = origin.precision
+    if precision is Precision.FLOAT32:
         return np.float32(1)
-    steps = INT8_STEPS if origin.precision is Precision.INT8 else 1.0
-    return np.float32(1 / (steps * math.sqrt(origin.out_features)))
+    square = INT8_STEPS**2  # mean square of an entry
+    if precision is not Precision.INT8:
+        shares = np.diff([0.0, *map(NormalDist().cdf, thresholds(precision).tolist()), 1.0])
+        square = float(shares @ bytes_to_levels(precision)[: 2**precision.bits, -1] ** 2)
+    return np.float32(1 / math.sqrt(square * origin.out_features))
 
 
 class Lists:

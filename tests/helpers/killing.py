@@ -100,7 +100,7 @@ class Vectors:
         self.source, self.replacing = folder.parent / "source" / "x.npy", replacing
         np.save(self.source, rng.standard_normal((rows, 32)).astype(np.float32))
         self.head = Head(rng.standard_normal((8, 32)) / 8)
-        vectors_reduce.DEFAULT_BATCH_BYTES = 4 * 32 * rows // 8 // parts
+        self.batch_bytes = 4 * 32 * rows // 8 // parts
         self.target, self.before = folder / name, folder.parent / f"before-{name}"
         self.good, self.origins = [None], [None]
         if replacing:

@@ -18,7 +18,6 @@ TESTS = [
     "tests/unit/test_dim_reduce.py",
     "tests/unit/test_head.py",
     "tests/unit/codes",
-    "tests/unit/evaluation/test_metrics.py",
     "tests/unit/fitting/test_closed_form.py",
     "tests/unit/models/test_attach.py",
     "tests/unit/models/test_load.py",

@@ -14,9 +14,7 @@ from st_dimreduce.apps.docstrings import docstring_pairs
 from st_dimreduce.codes.metrics import overlaps
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import search
-from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.models.attach import origin
-from st_dimreduce.vectors.fit import summarize
 from tests.helpers.tei import assert_served_as_encoded
 from tests.helpers.tiny import SENTENCES
 
@@ -51,8 +49,8 @@ def test_vectors_of_any_norm_are_reduced_alike_and_agree_with_fresh_encodings(mi
     truth = search(stored, stored, "float32")[1]
     kept = []
     for norm in (1, 30, 100, 1000):
-        head = fit_head(summarize(norm * stored), 64, objective="fidelity", train=False)
-        reduced = np.concatenate(list(reduce_vectors(norm * stored, head)))
+        head = Head.fit(norm * stored, 64, strength=0)
+        reduced = head.transform(norm * stored)
         fresh = head.attach(minilm).encode(texts)
         assert cosines(reduced, fresh).min() >= 0.9999
         kept.append(overlaps(truth, search(reduced, reduced, "float32")[1]).mean())

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from st_dimreduce import Codes, Head, Precision, Summary, files
 from st_dimreduce.codes.origin import Origin
 from st_dimreduce.files import exclusive_run, lock, new_file, new_folder
-from st_dimreduce.vectors.reduce import transform_file
 from st_dimreduce.vectors import sinks
+from st_dimreduce.vectors.reduce import transform_file
 from tests.helpers.disk import content
 
 HEAD = Head(np.eye(4, 8))

@@ -15,10 +15,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
+from st_dimreduce.portable.fix import fix
 
 from st_dimreduce import DimReduce, Summary, check, reduce_model, save_portable
 from st_dimreduce.models.load import load_head, load_model
-from st_dimreduce.portable.fix import fix
 from tests.helpers.hostile import CANARY, NAMES, NUMBERS, Boom, all_places, put
 from tests.helpers.tiny import SENTENCES
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import st_dimreduce
-from st_dimreduce.base_head import Head
+from st_dimreduce import Head
 
 PACKAGE = Path(st_dimreduce.__file__).parent
 HEAVY = {"torch", "transformers", "sentence_transformers"}
-COMMANDS = ["reduce", "publish", "export", "check", "fit", "apply", "attach", "demo", "compare", "serve"]
+OURS = {"st_dimreduce", "lazy_loader"}
+COMMANDS = ["reduce", "publish", "export", "check", "fit", "transform", "attach", "demo", "compare", "serve"]
 
 
 def imported_by(code, *arguments):
@@ -59,13 +60,13 @@ def vectors(tmp_path):
     return tmp_path / "x.npy"
 
 
-def test_the_package_imports_nothing_but_itself():
-    assert imported_by("import st_dimreduce")[0] == {"st_dimreduce"}
+def test_the_package_imports_nothing_but_what_makes_it_lazy():
+    assert imported_by("import st_dimreduce")[0] == OURS
 
 
 def test_the_command_line_imports_typer_alone():
     bare, _ = imported_by("import typer")
-    assert imported_by("import st_dimreduce.cli")[0] == bare | {"st_dimreduce"}
+    assert imported_by("import st_dimreduce.cli")[0] == bare | OURS
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
@@ -75,7 +76,7 @@ def test_help_imports_what_a_bare_typer_program_does(command):
     bare, _ = imported_by(f"{program}\n{run}")
     ours, said = run_by(*command, "--help")
     assert "Usage" in said
-    assert ours - bare == {"st_dimreduce"}
+    assert ours - bare == OURS
 
 
 @pytest.mark.parametrize("size", [["--dim", "4"], ["--bytes", "4"]])
@@ -86,23 +87,23 @@ def test_fit_imports_no_torch(size, vectors, tmp_path):
 
 
 @pytest.mark.parametrize("sink", ["y.npy", "y"])
-def test_apply_of_a_head_imports_no_torch(sink, head, vectors, tmp_path):
-    modules, said = run_by("apply", head, vectors, tmp_path / sink)
+def test_transform_by_a_head_imports_no_torch(sink, head, vectors, tmp_path):
+    modules, said = run_by("transform", head, vectors, tmp_path / sink)
     assert "200 vectors of 4 dimensions in int8" in said
     assert not modules & HEAVY
 
 
-def test_apply_to_a_table_imports_no_torch(head, vectors, tmp_path):
+def test_transform_to_a_table_imports_no_torch(head, vectors, tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = pa.FixedSizeListArray.from_arrays(pa.array(np.load(vectors).ravel()), 8)
     pq.write_table(pa.table({"id": range(200), "v": rows}), tmp_path / "x.parquet")
-    modules, _ = run_by("apply", head, tmp_path / "x.parquet", tmp_path / "y.parquet")
+    modules, _ = run_by("transform", head, tmp_path / "x.parquet", tmp_path / "y.parquet")
     assert not modules & HEAVY
 
 
-def test_apply_of_a_reduced_model_and_check_import_no_torch(saved, tmp_path):
+def test_transform_by_a_reduced_model_and_check_import_no_torch(saved, tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((200, 32)).astype(np.float32))
-    modules, said = run_by("apply", saved / "portable", tmp_path / "x.npy", tmp_path / "y.npy")
+    modules, said = run_by("transform", saved / "portable", tmp_path / "x.npy", tmp_path / "y.npy")
     assert "200 vectors of 8 dimensions" in said
     assert not modules & HEAVY
     modules, said = run_by("check", saved / "portable")
@@ -110,43 +111,43 @@ def test_apply_of_a_reduced_model_and_check_import_no_torch(saved, tmp_path):
     assert not modules & HEAVY
 
 
-def test_functions_for_vectors_import_no_torch(head, vectors, tmp_path):
+def test_heads_and_codes_import_no_torch(head, vectors, tmp_path):
     code = """
 import numpy as np
-import st_dimreduce
+from st_dimreduce import Codes, Head
 x = np.load(sys.argv[2])
-head = st_dimreduce.Head.load(sys.argv[1])
-codes = st_dimreduce.quantize(head.forward(x), head.precision)
-scores, rows = st_dimreduce.search(head.forward(x[:3]), codes, head.precision, 5)
+head = Head.load(sys.argv[1])
+codes = head.encode(x)
+scores, rows = codes.search(head.transform(x[:3]), 5)
 assert (rows[:, 0] == [0, 1, 2]).all()
-st_dimreduce.rescore(x[:3], x, rows)
-st_dimreduce.dequantize(codes, head.precision, head.out_features)
+codes.search(head.transform(x[:3]), 5, rescore=(x[:3], x))
+codes.save(sys.argv[3])
+Codes.load(sys.argv[3]).decode()
 """
-    assert not imported_by(code, head, vectors)[0] & HEAVY
+    assert not imported_by(code, head, vectors, tmp_path / "codes.npy")[0] & HEAVY
     code = """
-import st_dimreduce
-summary = st_dimreduce.summarize(sys.argv[2])
-fitted = st_dimreduce.fit_head(summary, 4)
-st_dimreduce.choose(summary, Size(bytes=4))
-st_dimreduce.Head.fit(sys.argv[2], 4).save(sys.argv[3])
-st_dimreduce.fitted.transform_file(sys.argv[2], sys.argv[3] + ".npy", "int4")
+from st_dimreduce import Head, Size
+Head.fit(sys.argv[2], Size(bytes=4))
+fitted = Head.fit(sys.argv[2], 4)
+fitted.save(sys.argv[3])
+fitted.transform_file(sys.argv[2], sys.argv[3] + ".npy", "int4")
+fitted.drift(sys.argv[2])
 """
     assert not imported_by(code, head, vectors, tmp_path / "out")[0] & HEAVY
 
 
-def typed_imports():
-    """Names that the door imports for type checkers, each with its module."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    return {alias.name: node.module for node in block.body for alias in node.names}
+def homes():
+    """The public names, each with the module that it lives in, as ``__init__.pyi`` lists them."""
+    tree = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: f"st_dimreduce.{node.module}" for node in imports for alias in node.names}
 
 
-def test_one_list_of_public_names():
-    homes = {name: f"st_dimreduce.{home}" for name, home in st_dimreduce._HOMES.items()}
-    assert typed_imports() == homes
-    assert list(st_dimreduce.__all__) == sorted(homes)
-    assert {name for name in dir(st_dimreduce) if not name.startswith("__")} == set(homes)
-    with pytest.raises(AttributeError, match="module 'st_dimreduce' has no attribute 'reduce_modell'"):
+def test_the_public_names_are_those_of_the_stub():
+    assert set(st_dimreduce.__all__) == set(homes())
+    assert len(st_dimreduce.__all__) == len(set(st_dimreduce.__all__)) <= 20
+    assert set(homes()) <= set(dir(st_dimreduce))
+    with pytest.raises(AttributeError, match=r"^No st_dimreduce attribute reduce_modell$"):
         st_dimreduce.reduce_modell  # noqa: B018
 
 
@@ -156,13 +157,13 @@ def test_no_module_has_the_name_of_a_public_function():
 
 def test_no_module_hides_a_public_name():
     top = [path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
-    for module in [*st_dimreduce._HOMES.values(), *top]:
-        importlib.import_module(f"st_dimreduce.{module}")
+    for module in [*homes().values(), *(f"st_dimreduce.{name}" for name in top)]:
+        importlib.import_module(module)
     names = {}
     exec("from st_dimreduce import *", names)  # noqa: S102, as a user does
-    for name, home in st_dimreduce._HOMES.items():
+    for name, home in homes().items():
         assert names[name] is getattr(st_dimreduce, name)
-        assert names[name] is getattr(sys.modules[f"st_dimreduce.{home}"], name)
+        assert names[name] is getattr(sys.modules[home], name)
         assert names[name].__name__ == name
         assert not isinstance(names[name], types.ModuleType)
 

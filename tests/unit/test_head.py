@@ -10,11 +10,15 @@ from dataclasses import FrozenInstanceError, fields
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
-from st_dimreduce import DimReduce, FitRecord, Head, Summary
+from st_dimreduce import DimReduce, FitRecord, Head, Pairs, Precision, Size, Summary, UserError, save_portable
+from st_dimreduce.codes.fingerprint import same_head
+from st_dimreduce.codes.precision import quantize
 from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.record import record_comment, record_in_card
+from tests.helpers.tiny import SENTENCES
 
 RNG = np.random.default_rng(0)
 WEIGHT, BIAS = RNG.standard_normal((3, 8)).astype(np.float32), RNG.standard_normal(3).astype(np.float32)
@@ -262,16 +266,16 @@ def test_a_head_needs_neither_torch_nor_sentence_transformers(tmp_path):
     code = """
 import sys
 import numpy as np
-from st_dimreduce import Head, Summary
-from st_dimreduce.codes.precision import quantize
-from st_dimreduce.codes.search import search
-from st_dimreduce.fitting.fit import fit_head
+from st_dimreduce import Codes, Head, Summary
 x = np.load(sys.argv[1] + "/x.npy")
 head = Head.load(sys.argv[1] + "/head")
 assert head.precision == "int4"
-codes = quantize(head.forward(x), head.precision)
-assert search(head.forward(x[:2]), codes, head.precision, 1)[1].shape == (2, 1)
-fit_head(Summary.of(x), 3).save(sys.argv[1] + "/other")
+head.encode(x).save(sys.argv[1] + "/codes.npy")
+codes = Codes.load(sys.argv[1] + "/codes.npy")
+assert codes.search(head.transform(x[:2]), 1)[1].shape == (2, 1)
+assert codes.decode().shape == (20, 3)
+Head.fit(Summary.of(x), 3).save(sys.argv[1] + "/other")
+Head.fit(sys.argv[1] + "/x.npy", 3)
 loaded = {name.partition(".")[0] for name in sys.modules}
 assert not loaded & {"torch", "transformers", "sentence_transformers", "huggingface_hub", "pyarrow"}, loaded
 """
@@ -289,3 +293,115 @@ def test_the_record_in_a_model_card_survives_what_markdown_does():
     deep = '{"a": ' + 100_000 * "[" + "]" * 100_000 + "}"
     for content in ('{"precision": "int7"}', '{"mean_norm": 0}', f'{{"mean_norm": {10**400}}}', "{no JSON}", deep):
         assert record_in_card(f"<!-- st_dimreduce {content} -->") == FitRecord()
+
+
+def test_vectors_a_file_and_a_summary_of_them_give_one_head(tmp_path):
+    rows = RNG.standard_normal((400, 16)).astype(np.float32)
+    np.save(tmp_path / "x.npy", rows)
+    expected = fit_head(Summary.of(rows), 4)
+    sources = [rows, torch.from_numpy(rows), tmp_path / "x.npy", str(tmp_path / "x.npy"), Summary.of(rows)]
+    for source in [*sources, [rows[:100], rows[100:]], iter([rows])]:
+        head = Head.fit(source, 4)
+        assert type(head) is Head
+        assert (head.in_features, head.out_features, head.record.mean_norm) == (16, 4, expected.record.mean_norm)
+        assert np.allclose(head.transform(rows), expected.transform(rows), atol=1e-5)
+
+
+def test_a_fit_takes_every_size_and_pairs():
+    rows = RNG.standard_normal((600, 16)).astype(np.float32)
+    assert Head.fit(rows, Size(bytes=4)).record.choice["best"]["bytes_per_vector"] <= 4
+    assert Head.fit(rows, Size(nested=(4, 8))).record.nested == (4, 8)
+    assert Head.fit(rows, Size(8, precision="int2")).precision == "int2"
+    assert Head.fit(rows, 4, strength=0.5).record.strength == 0.5
+    pairs = Pairs(rows[:64] + 0.1, rows[:64])
+    assert Head.fit(rows, 4, pairs=pairs).record.labelled_pairs == 64
+    weights = [Head.fit(rows, 4, seed=seed).weight for seed in (0, 0, 1)]
+    assert np.array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("bad", [0, np.nan, np.inf])
+def test_vectors_without_a_direction_are_refused_or_left_out(bad):
+    rows = RNG.standard_normal((300, 16)).astype(np.float32)
+    spoilt = np.insert(rows, 7, bad, axis=0)
+    with pytest.raises(UserError, match=r"the vector in row 7 .*: drop or repair it.*on_bad_row='zero'"):
+        Head.fit(spoilt, 4)
+    head, expected = Head.fit(spoilt, 4, on_bad_row="zero"), Head.fit(rows, 4)
+    assert head.record.vectors == 300
+    assert np.allclose(head.weight, expected.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "message"),
+    [
+        (X[0], {}, r"shape \(8,\)"),
+        (np.ma.masked_less(X, -1), {}, "are a masked array with"),
+        (X, {"size": 9}, "^dim=9: choose a size from 1 to 8, that of the vectors$"),
+        (X, {"size": Size(bytes=2)}, "20 vectors are too few to hold any out for a choice: give 60, or a dimension"),
+        (X, {"objective": "speed"}, "unknown objective 'speed'"),
+        (X, {"on_bad_row": "drop"}, "unknown on_bad_row 'drop': choose from raise, zero"),
+        (X, {"size": 2, "pairs": Pairs(X, X[::-1]), "objective": "fidelity"}, "pairs train for quality"),
+        (np.repeat(X[:1], 5, axis=0), {"size": 2}, "all 5 vectors point the same way: give vectors of texts that d"),
+        (np.zeros((0, 8)), {}, "there is no vector in the source"),
+    ],
+)
+def test_what_cannot_be_fitted_on(source, arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        Head.fit(source, **{"size": 3, **arguments})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("precision", [None, *Precision, "int2"])
+def test_codes_are_the_quantised_transform(precision, form):
+    head = Head(WEIGHT, record=RECORD)
+    rows = 30 * X
+    codes = head.encode(form(rows), precision)
+    expected = Precision.INT4 if precision is None else Precision(precision)
+    assert (codes.precision, codes.out_features, codes.head) == (expected, 3, head.fingerprint)
+    assert np.array_equal(codes.values, quantize(np.asarray(head.transform(form(rows))), expected))
+    codes.origin.check(head.for_norm(2.0).fingerprint, "codes")
+
+
+def test_float_codes_are_the_unit_rows_of_transform():
+    head = Head(WEIGHT, BIAS, record=RECORD)
+    rows = head.transform(50 * X)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    assert np.allclose(head.encode(50 * X, "float32").values, rows, atol=1e-6)
+    assert np.array_equal(head.encode(50 * X).search(rows)[1], head.encode(X).search(head.transform(X))[1])
+
+
+def test_a_head_comes_back_from_its_folder_and_from_every_form_of_its_model(tiny, tmp_path):
+    head = Head.fit(tiny.encode(SENTENCES), Size(8, precision="int4"))
+    head.save(tmp_path / "head")
+    loaded = Head.load(tmp_path / "head")
+    assert type(loaded) is Head
+    assert (loaded.record, loaded.digest) == (head.record, head.digest)
+    model = head.attach(tiny)
+    save_portable(model, tmp_path / "portable")
+    model.save_pretrained(str(tmp_path / "stock"))
+    trained = head.attach(tiny, trainable=True)
+    for again in (
+        Head.from_model(model),
+        Head.from_model(trained),
+        Head.from_model(SentenceTransformer(str(tmp_path / "portable"), device="cpu")),
+        Head.from_model(SentenceTransformer(str(tmp_path / "stock"), device="cpu")),
+        Head.load(tmp_path / "portable"),
+        Head.load(tmp_path / "stock"),
+    ):
+        assert type(again) is Head
+        assert same_head(again.fingerprint, head.fingerprint)
+        assert (again.precision, again.record.seed, again.record.vectors) == ("int4", 0, len(SENTENCES))
+        assert again.record.mean_norm == pytest.approx(Head.from_model(model).record.mean_norm)
+        vectors = tiny.encode(SENTENCES)
+        assert np.allclose(again.transform(vectors), head.transform(vectors), atol=1e-4)
+
+
+def test_what_holds_no_head(tiny, tmp_path):
+    with pytest.raises(UserError, match="the model ends in Transformer, it has no head"):
+        Head.from_model(tiny)
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "none"):
+        with pytest.raises(UserError, match="holds no head: expected the folder of a head or of a reduced") as error:
+            Head.load(path)
+        assert "\n" not in str(error.value)

@@ -59,7 +59,18 @@ def test_workflows_do_what_the_makefile_does():
     steps = [step.get("run", "") for _, _, job in jobs() for step in job.get("steps", [])]
     called = {found for step in steps for found in re.findall(r"^make ([\w-]+)", step, re.MULTILINE)}
     assert called <= targets
-    assert {"lint", "test", "test-rest", "test-slow", "test-versions", "docs", "dist", "audit", "docker", "release-version"} <= called
+    assert {
+        "lint",
+        "test",
+        "test-rest",
+        "test-slow",
+        "test-versions",
+        "docs",
+        "dist",
+        "audit",
+        "docker",
+        "release-version",
+    } <= called
     assert not [step for step in steps if re.search(r"\b(pytest|ruff|mypy|mkdocs)\b", step)]
 
 

@@ -13,27 +13,27 @@ from typer.testing import CliRunner
 
 from st_dimreduce.cli import app
 from st_dimreduce.cli.main import hide_loading_bars, show
-from st_dimreduce.evaluation.report import publication_table
-from st_dimreduce.portable.check import Check
 from st_dimreduce.cli.tables import publication_table
+from st_dimreduce.errors import MissingExtraError, UserError
+from st_dimreduce.portable.check import Check
 from tests.helpers.command import run
 
 COMMAND = str(Path(sys.executable).with_name("st-dimreduce"))
 
 
-def raising(code, module):
-    """A function of a module that runs a line of code."""
-    namespace = {"__name__": module}
+def raising(code):
+    """A function that runs a line of code."""
+    namespace = {"UserError": UserError, "MissingExtraError": MissingExtraError}
     exec(f"def check(folder, *_):\n    {code}", namespace)  # noqa: S102, the code of the test
     return namespace["check"]
 
 
 @pytest.fixture
 def check_does(monkeypatch):
-    """Let ``check`` run a line of code, as if a module of this name held it; what it returns are the problems."""
+    """Let ``check`` run a line of code; what it returns are the problems."""
 
-    def replace(code, module="st_dimreduce.made_up"):
-        problems_of = raising(code, module)
+    def replace(code):
+        problems_of = raising(code)
         fake = types.SimpleNamespace(check=lambda *given, **_: Check(problems_of(*given), []))
         monkeypatch.setitem(sys.modules, "st_dimreduce.portable.check", fake)
 
@@ -47,7 +47,7 @@ def test_help_names_the_commands_and_the_exit_statuses():
         assert words in done.output
     for status in ("1: check found problems", "2: an error that you can correct", "130: interrupted by Ctrl-C"):
         assert status in done.output
-    names = ("demo", "reduce", "compare", "serve", "encode", "search", "fit", "apply", "attach", "drift", "index")
+    names = ("demo", "reduce", "compare", "serve", "encode", "search", "fit", "transform", "attach", "drift", "index")
     names += ("check", "export", "publish", "info")
     places = [done.output.index(f"│ {name} ") for name in names]
     assert places == sorted(places)
@@ -67,8 +67,8 @@ def test_without_a_command_it_says_how_to_begin():
         ("reduce", "--objective", ["quality", "fidelity"]),
         ("fit", "--objective", ["quality", "fidelity"]),
         ("fit", "--on-bad-row", ["raise", "zero"]),
-        ("apply", "--on-bad-row", ["raise", "zero"]),
-        ("apply", "--precision", ["float32", "int8", "int4", "int2", "binary"]),
+        ("transform", "--on-bad-row", ["raise", "zero"]),
+        ("transform", "--precision", ["float32", "int8", "int4", "int2", "binary"]),
         ("export", "--precision", ["float32", "int8", "int4", "int2", "binary"]),
         ("compare", "--precision", ["float32", "int8", "int4", "int2", "binary"]),
         ("export", "--variant", ["fp32", "fp16", "int8"]),
@@ -76,7 +76,7 @@ def test_without_a_command_it_says_how_to_begin():
 )
 def test_choices_are_listed_checked_and_completed(command, option, choices):
     assert "|".join(choices) in run(command, "--help").output
-    arguments = {"reduce": ["b", "t", "-o", "o"], "fit": ["x", "-o", "o"], "apply": ["h", "x", "y"]}
+    arguments = {"reduce": ["b", "t", "-o", "o"], "fit": ["x", "-o", "o"], "transform": ["h", "x", "y"]}
     done = run(command, *arguments.get(command, ["a", "b"]), option, "best")
     assert done.exit_code == 2
     assert "'best'" in done.stderr
@@ -89,11 +89,11 @@ def test_choices_are_listed_checked_and_completed(command, option, choices):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("raise ValueError('size is 0:\\n give 1 or more')", "size is 0: give 1 or more"),
+        ("raise UserError('size is 0:\\n give 1 or more')", "size is 0: give 1 or more"),
         ("raise FileNotFoundError('no file x')", "no file x"),
         ("open('/no/such/file')", "[Errno 2] No such file or directory: '/no/such/file'"),
         ("import shutil; shutil.rmtree('/no/such')", "[Errno 2] No such file or directory: '/no/such'"),
-        ("raise ModuleNotFoundError('plots need matplotlib')", "plots need matplotlib"),
+        ("raise MissingExtraError('plots need matplotlib')", "plots need matplotlib"),
         ("from st_dimreduce.enums import Precision; Precision('int9')", "unknown precision 'int9': choose from"),
     ],
 )
@@ -110,7 +110,7 @@ def test_what_a_name_holds_is_shown_and_does_nothing(check_does, capsys):
     check_does("return ['[/x] :smile: \\x1b[2Jevery reader gives\\ttwo\\nlines', folder]")
     done = run("check", "a[/x]")
     assert (done.exit_code, done.stdout) == (1, "[/x] :smile: \\x1b[2Jevery reader gives\\ttwo\nlines\na[/x]\n")
-    check_does("raise ValueError('\\x1b[2J[/x]\\udcff')")
+    check_does("raise UserError('\\x1b[2J[/x]\\udcff')")
     done = run("check", "folder")
     assert (done.exit_code, done.stderr) == (2, "error: \\x1b[2J[/x]\\udcff\n")
     table = publication_table({"[/x] :smile:": 1})
@@ -122,22 +122,22 @@ def test_what_a_name_holds_is_shown_and_does_nothing(check_does, capsys):
 
 
 @pytest.mark.parametrize(
-    ("code", "module", "message"),
+    ("code", "message"),
     [
-        ("raise ValueError('too small')", "torch.optim", "ValueError: too small"),
-        ("raise ModuleNotFoundError('broken')", "torch", "ModuleNotFoundError: broken"),
-        ("import torch; torch.optim.SGD([])", "st_dimreduce.x", "ValueError: optimizer got an empty parameter list"),
-        ("import json; json.loads('{')", "st_dimreduce.x", "JSONDecodeError: Expecting property name"),
-        ("int('x')", "st_dimreduce.x", "ValueError: invalid literal for int()"),
-        ("import numpy as np; np.ones(2) @ np.ones(3)", "st_dimreduce.x", "ValueError: matmul"),
-        ("import no_such_module", "st_dimreduce.x", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("raise TypeError('two\\nlines')", "st_dimreduce.x", "TypeError: two lines"),
-        ("{}['x']", "st_dimreduce.x", "KeyError: 'x'"),
-        ("assert False", "st_dimreduce.x", "AssertionError"),
+        ("raise ValueError('too small')", "ValueError: too small"),
+        ("raise ModuleNotFoundError('broken')", "ModuleNotFoundError: broken"),
+        ("import torch; torch.optim.SGD([])", "ValueError: optimizer got an empty parameter list"),
+        ("import json; json.loads('{')", "JSONDecodeError: Expecting property name"),
+        ("int('x')", "ValueError: invalid literal for int()"),
+        ("import numpy as np; np.ones(2) @ np.ones(3)", "ValueError: matmul"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise TypeError('two\\nlines')", "TypeError: two lines"),
+        ("{}['x']", "KeyError: 'x'"),
+        ("assert False", "AssertionError"),
     ],
 )
-def test_what_the_user_cannot_correct_is_one_line_and_status_1(code, module, message, check_does):
-    check_does(code, module)
+def test_what_the_user_cannot_correct_is_one_line_and_status_1(code, message, check_does):
+    check_does(code)
     done = run("check", "folder")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith(f"unexpected error: {message}")

@@ -1,4 +1,4 @@
-"""The forty most likely mistakes on the command line, and the line that each gets: nothing is written, status 2."""
+"""Likely mistakes on the command line, and the line that each gets: nothing is written, status 2."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
-from st_dimreduce import Head, save_portable
-from st_dimreduce.vectors.index import build_index
+from st_dimreduce import Codes, Head, save_portable
 from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES, make_tiny
 
@@ -21,17 +20,17 @@ MISTAKES = {
     "reduce bse texts.txt --dim 8 -o o": "error: no model could be loaded from 'bse'",
     "reduce base text.txt -o o": "error: no file text.txt: give a file of texts, one per line, or - for standard input",
     # Sizes.
-    "reduce base texts.txt --dim 8 --bytes 8 -o o": "error: out_features and bytes_per_vector were given: give exactly",
-    "reduce base texts.txt --dim 99 -o o": "error: out_features=99: choose a size from 1 to 32",
+    "reduce base texts.txt --dim 8 --bytes 8 -o o": "error: dim and bytes were given: give exactly",
+    "reduce base texts.txt --dim 99 -o o": "error: dim=99: choose a size from 1 to 32",
     "reduce base texts.txt --keep 99 -o o": "error: keep=99.0: choose a share greater than 0 and at most 1",
     "reduce base texts.txt --nested 4:8 -o o": "error: --nested 4:8: expected sizes with commas between",
-    "reduce base texts.txt --dim 8 --store faiss -o o": "give bytes_per_vector (--bytes) or keep (--keep)",
+    "reduce base texts.txt --dim 8 --store faiss -o o": "give bytes (--bytes) or keep (--keep)",
     "reduce base texts.txt --precision int3 -o o": "'int3' is not one of 'float32', 'int8', 'int4', 'int2', 'binary'.",
     "reduce base texts.txt --objective speed -o o": "'speed' is not one of 'quality', 'fidelity'.",
     "reduce base texts.txt --dim 8 --seed -1 -o o": "Invalid value for '--seed'",
     # Texts.
     "reduce base few.txt --dim 8 -o o": "error: 9 texts, 3 of them held out to measure on, are too few to fit 8",
-    "reduce base same.txt --dim 8 -o o": "error: all 300 sentences are the same: give texts that differ",
+    "reduce base same.txt --dim 8 -o o": "error: all 300 texts are the same: give texts that differ",
     "reduce base empty.txt -o o": "error: empty.txt holds no text: expected one text per line, or a column of them",
     "reduce base latin.txt -o o": "error: latin.txt is not UTF-8 (byte 3): expected a UTF-8 text file",
     "reduce base table.csv -o o": "error: table.csv has no column 'text': its columns are a, b; name one of these",
@@ -46,7 +45,7 @@ MISTAKES = {
     "encode base texts.txt c.npy": "it has no head: give a reduced model, or reduce this one first",
     "encode small texts.txt c.csv": "c.csv ends in .csv: expected .npy, .parquet, .arrow, or no suffix for a folder",
     "search small other.npy query": "error: other.npy holds codes made by head ",
-    "search small index query": "error: index is an index: search it with st-dimreduce index search, or open_index",
+    "search small index query": "error: index is an index: search it with st-dimreduce index search, or Index.load",
     "check head": "error: head holds a head, no model: st-dimreduce attach puts it behind one, info describes it",
     "export base -o o": "error: this model cannot be exported: there is no head (DimReduce or Dense) behind all others",
     "publish small name": "error: 'name' is no name on the Hub: give one such as 'user/my-model'.",
@@ -56,12 +55,12 @@ MISTAKES = {
     "fit few.npy --bytes 8 -o o": "error: 20 vectors are too few to hold any out for a choice: give 60, or a dimension",
     "fit nan.npy --dim 8 -o o": "error: the vector in row 7 holds NaN: drop or repair it, it has no direction",
     "fit fake.npy -o o": "error: fake.npy is not a complete .npy file of numbers: expected what numpy.save writes",
-    "apply head narrow.npy o.npy": "error: the vectors have 8 dimensions, the head takes 32: use its own",
-    "apply head x.npy codes.npy": "append what the source has more with append=True (--append), or replace it",
-    "apply head codes.npy o.npy": "error: codes.npy holds uint8: expected floats, convert it first",
-    "apply head x.npy other.npy --append": "error: {here}/other.npy holds codes made by head ",
-    "index build other.npy codes.npy -o o": "error: other.npy holds no head: expected the folder of a head",
-    "index search index texts.txt": "error: texts.txt is no .npy file: give reduced vectors, or texts with --model",
+    "transform head narrow.npy o.npy": "error: the vectors have 8 dimensions, the head takes 32: use its own",
+    "transform head x.npy codes.npy": "append what the source has more with append=True (--append), or replace it",
+    "transform head codes.npy o.npy": "error: codes.npy holds uint8: expected floats, convert it first",
+    "transform head x.npy other.npy --append": "error: {here}/other.npy holds codes made by head ",
+    "index build x.npy -o o": "error: nothing beside x.npy says what its codes are",
+    "index search index texts.txt": "error: texts.txt is not a .npy file: give transformed vectors, or texts with",
     "migrate postgres --table t --head head": "error: postgres is no database: expected postgresql://...",
     "info home": "error: home holds no head, model, export or index: give a folder that st-dimreduce wrote",
 }
@@ -77,11 +76,11 @@ def folder(tiny_path, tmp_path_factory):
     base = make_tiny(tiny_path)
     base.save_pretrained(str(folder / "base"))
     vectors = base.encode(SENTENCES)
-    head = Head.fit(vectors, 8, precision="int4")
+    head = Head.fit(vectors, Size(8, precision="int4"))
     head.save(folder / "head")
     save_portable(head.attach(base), folder / "small")
     other = Head.fit(vectors[::-1] * np.geomspace(1, 9, 32, dtype=np.float32), 8)
-    head.transform_file(vectors, folder / "codes.npy", "int4")
+    head.transform_file(vectors, folder / "codes.npy")
     other.transform_file(vectors, folder / "other.npy", "int4")
     (folder / "home").mkdir()
     (folder / "home" / "thesis.txt").write_text("three years")
@@ -113,7 +112,9 @@ def folder(tiny_path, tmp_path_factory):
 def test_a_mistake_gets_one_line_and_writes_nothing(command, folder, monkeypatch):
     monkeypatch.chdir(folder)
     if " index " in command and not (folder / "index").exists():
-        build_index(folder / "codes.npy", Head.load(folder / "head"), folder / "index")
+        from st_dimreduce.vectors.index import Index
+
+        Index.build(Codes.load(folder / "codes.npy")).save(folder / "index")
     before = sorted(folder.rglob("*"))
     done = run(*shlex.split(command))
     assert done.exit_code == 2, done.output

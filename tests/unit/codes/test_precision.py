@@ -134,7 +134,9 @@ def test_directions_that_only_float64_holds(precision, norm):
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"the embeddings: got a masked array with \d+ masked entries: drop those rows"):
+    with pytest.raises(
+        ValueError, match=r"the embeddings: got a masked array with \d+ masked entries: drop those rows"
+    ):
         quantize(np.ma.masked_less(X, -2), "int8")
     assert np.array_equal(quantize(np.ma.masked_less(X, -99), "int8"), quantize(X, "int8"))
     with pytest.raises(ValueError, match="codes are of type uint8, int8 codes are int8"):

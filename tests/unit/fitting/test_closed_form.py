@@ -74,7 +74,7 @@ def test_nested_outputs_are_cut_where_they_were_nested(precision):
 
 @pytest.mark.parametrize("nested", [(8, 8, 24), (16, 8, 24), (8, 16), (0, 24)])
 def test_nested_sizes_ascend_to_the_whole(nested):
-    with pytest.raises(ValueError, match="give ascending sizes, of which the last is out_features=24"):
+    with pytest.raises(ValueError, match="give ascending sizes, of which the last is dim=24"):
         fit_head(SUMMARY, 24, nested=nested)
 
 
@@ -213,8 +213,8 @@ def test_pairs_of_another_width():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"out_features": 0}, "out_features=0: choose a size from 1 to in_features=24"),
-        ({"out_features": 25}, "out_features=25: choose a size from 1 to in_features=24"),
+        ({"out_features": 0}, "^dim=0: choose a size from 1 to 24, that of the vectors$"),
+        ({"out_features": 25}, "^dim=25: choose a size from 1 to 24, that of the vectors$"),
         ({"whitening": -0.1}, "whitening=-0.1: choose a power from 0"),
         ({"whitening": 1.1}, "whitening=1.1: choose a power from 0"),
         ({"strength": -0.1}, r"strength=-0.1: choose 0 \(as for fidelity\) to 2"),
@@ -228,5 +228,5 @@ def test_bad_settings(arguments, message):
 
 
 def test_too_few_vectors():
-    with pytest.raises(ValueError, match="5 vectors cannot fit out_features=8: give more, or choose fewer"):
+    with pytest.raises(ValueError, match="5 vectors cannot fit dim=8: give more, or choose fewer"):
         fit_head(Summary.of(X[:5]), 8)

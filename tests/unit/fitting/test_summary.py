@@ -147,7 +147,9 @@ def test_rounding_in_the_vectors_changes_no_row_of_the_sample():
 def test_masked_entries_are_refused():
     x = vectors(10)
     for masked in (np.ma.masked_equal(x, x[3, 3]), np.ma.masked_array(x, mask=True)):
-        with pytest.raises(ValueError, match=r"the vectors: got a masked array with .* masked entries: drop those rows"):
+        with pytest.raises(
+            ValueError, match=r"the vectors: got a masked array with .* masked entries: drop those rows"
+        ):
             Summary.of(masked)
     assert Summary.of(np.ma.masked_array(x)).count == 10, "no entry is masked"
 

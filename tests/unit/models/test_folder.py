@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from st_dimreduce import DimReduce, Head, Summary, UserError, reduce_model, save_portable
+from st_dimreduce import DimReduce, Summary, reduce_model, save_portable
 from st_dimreduce.base_head import _TORCH_ACTIVATIONS
 from st_dimreduce.models.folder import _CLASS
 from st_dimreduce.models.load import load_head, load_model

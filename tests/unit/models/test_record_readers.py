@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import DimReduce, FitRecord, Head, reduce_model, save_portable
-from st_dimreduce.models.load import load_head, load_model
+from st_dimreduce.models.load import load_model
 from tests.helpers.command import run
 from tests.helpers.folders import trainable
 from tests.helpers.tiny import SENTENCES

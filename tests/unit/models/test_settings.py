@@ -51,6 +51,7 @@ REFUSED = [
     (SENTENCE, {"tokenizer_args": {"vocab_file": "/etc/hostname"}}, "tokenizer_args.vocab_file"),
     (SENTENCE, {"processor_kwargs": {"tokenizer_file": "x.json"}}, "processor_kwargs.tokenizer_file"),
     (SENTENCE, {"config_args": {"auto_map": {}}}, "config_args.auto_map"),
+    (SENTENCE, {"model_kwargs": {"variant": "x/../../other"}}, "model_kwargs.variant"),
     (SENTENCE, {"config_kwargs": {"num_hidden_layers": 999}}, "config_kwargs.num_hidden_layers"),
     (SENTENCE, {"config_kwargs": {"text_config": {"n_layers": 99}}}, "config_kwargs.text_config.n_layers"),
     (SENTENCE, {"config_kwargs": {"cache_dir": "/tmp"}}, "config_kwargs.cache_dir"),  # noqa: S108, a text
@@ -126,7 +127,10 @@ ALLOWED = [
     (SENTENCE, {"model_kwargs": {"dtype": "auto", "attn_implementation": "sdpa"}}),
     (SENTENCE, {"tokenizer_args": {"padding_side": "left", "model_max_length": 20, "trust_remote_code": True}}),
     (SENTENCE, {"config_args": {"use_cache": False}, "processing_kwargs": {"text": {"padding": "longest"}}}),
-    (SENTENCE, {"model_kwargs": {"weights_only": True, "use_safetensors": True}, "config_kwargs": {"of_tomorrow": None}}),
+    (
+        SENTENCE,
+        {"model_kwargs": {"weights_only": True, "use_safetensors": True}, "config_kwargs": {"of_tomorrow": None}},
+    ),
     ("config.json", {"setting_of_tomorrow": {"x": [1, 2]}, "rope_theta": 10**8, "sliding_window": 2**31}),
     ("config.json", {"use_kernels": False, "transformers_weights": None}),
     (SENTENCE, {"transformer_task": "feature-extraction", "query_length": 12, "document_length": None}),
