@@ -26,7 +26,7 @@ from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerF
 from tests.helpers.browsing import chromium
 from tests.helpers.components import COMPONENTS, PROGRAMS, missing, no
 from tests.helpers.disk import Disk
-from tests.helpers.tiny import SENTENCES, WORDS, make_tiny
+from tests.helpers.tiny import SENTENCES, WORDS, make_tiny, trainable
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests press Ctrl-C, which a shell's background ignores
 
@@ -197,14 +197,14 @@ def hub():
 @pytest.fixture(scope="session")
 def saved(tiny_path, tmp_path_factory):
     """Folders of one reduced model: portable, as stock Sentence Transformers saves it, and with the plug-in."""
-    from st_dimreduce import Head, reduce_model, save_portable
+    from st_dimreduce import reduce_model, save_portable
 
     folder = tmp_path_factory.mktemp("saved")
     base = make_tiny(tiny_path)
     reduced = reduce_model(base, SENTENCES, 8)
     save_portable(reduced, folder / "portable")
     reduced.save_pretrained(str(folder / "stock"))
-    Head.from_model(reduced).attach(base, trainable=True).save_pretrained(str(folder / "plug-in"))
+    trainable(reduced).save_pretrained(str(folder / "plug-in"))
     return folder
 
 

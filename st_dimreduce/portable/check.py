@@ -200,8 +200,8 @@ def _facts(root: Path, parts: list[Part]) -> Iterator[Problem]:
             outcomes = dict.fromkeys(_SERVERS, _FAILS) if part is parts[0] else {"tei": _UNREDUCED, "vllm": _DIFFERENT}
             yield Problem(MODULES, f"it names {name}", "serve it with Sentence Transformers", outcomes)
         if part.kind in _OF_KIND:
-            for file, *fact in _OF_KIND[part.kind](part):
-                yield Problem(f"{part.path}/{file}".lstrip("/"), *fact)
+            for file, what, remedy, outcomes in _OF_KIND[part.kind](part):
+                yield Problem(f"{part.path}/{file}".lstrip("/"), what, remedy, outcomes)
     config = read_object(root / MODEL_CONFIG) if (root / MODEL_CONFIG).exists() else {}
     if config.get("truncate_dim") is not None:
         remedy = "truncate the vectors where they are used, or fit a head of this size"

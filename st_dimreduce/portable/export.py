@@ -95,7 +95,7 @@ def export(
             raise no_model(opened)
         bar.update()
         with new_folder(target, overwrite, SETTINGS) as folder:
-            _write(opened, folder, precision or head_of(opened)[1].precision, wanted, bar.update)
+            _write(opened, folder, precision, wanted, bar.update)
         bar.update()
     return target / GRAPHS[wanted[0]]
 
@@ -103,7 +103,7 @@ def export(
 def _write(
     model: SentenceTransformer,
     folder: Path,
-    precision: Precision,
+    precision: Precision | None,
     variants: list[Variant],
     traced: Callable[[], object],
 ) -> None:
@@ -112,6 +112,7 @@ def _write(
 
     if problems := unexportable(model):
         raise UserError(f"this model cannot be exported: {'; '.join(problems)}")
+    precision = precision or head_of(model)[1].precision
     tokenizer, embed = _tokenizer(model[0]), EmbedTokens(model)
     texts = [*TEXTS, special_words(model)]
     feeds, expected = _feeds(model, tokenizer, texts), encode_as_it_was(model, texts)

@@ -52,9 +52,10 @@ def _graph(root: Path, path: Path, about: dict[str, Any]) -> Graph:
     where = path.relative_to(root).as_posix()
     files, outputs, size = about.get("files"), about.get("outputs"), about.get("dimensions")
     exported = files.get(where) if isinstance(files, dict) else None
-    known = isinstance(exported, dict) and isinstance(outputs, list) and isinstance(size, int)
-    if known and exported.get("bytes") == sum(part.stat().st_size for part in files_of(path)):
-        return Graph(where, size if "last_hidden_state" in outputs else None, size)
+    if isinstance(exported, dict) and isinstance(outputs, list) and isinstance(size, int):
+        held = sum(part.stat().st_size for part in files_of(path))
+        if exported.get("bytes") == held:  # else it is no longer the file of the export
+            return Graph(where, size if "last_hidden_state" in outputs else None, size)
     if find_spec("onnx") is None:
         return Graph(where)
     import onnx  # noqa: PLC0415, optional
