@@ -1,7 +1,5 @@
 """Commands for an index of codes: build it, add to it, remove from it, search it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,13 +102,13 @@ def search(
     return Done({"results": results})
 
 
-def _load(folder: str) -> Index:
+def _load(folder: str) -> "Index":
     from st_dimreduce.vectors.index import Index
 
     return Index.load(folder)
 
 
-def _read(source: str, column: str | None, id_column: str | None) -> tuple[Codes, Any]:
+def _read(source: str, column: str | None, id_column: str | None) -> tuple["Codes", Any]:
     """Return codes, and their ids if these are in a column."""
     from st_dimreduce.codes.codes import Codes
 
@@ -131,7 +129,7 @@ def _read(source: str, column: str | None, id_column: str | None) -> tuple[Codes
     return codes, table.to_table(columns=[id_column])[id_column].to_numpy()
 
 
-def _encode(model: str, queries: str, column: str | None, opened: Index, folder: str) -> Any:
+def _encode(model: str, queries: str, column: str | None, opened: "Index", folder: str) -> Any:
     from st_dimreduce.head import Head
     from st_dimreduce.models.load import load_model
     from st_dimreduce.texts import read_texts
@@ -171,6 +169,6 @@ def _lines(path: Path) -> list[str]:
         raise UserError(f"{path} is not text in UTF-8: expected an id per line") from error
 
 
-def _figures(opened: Index) -> dict[str, Any]:
+def _figures(opened: "Index") -> dict[str, Any]:
     stored = {"vectors": len(opened), **opened.origin.known}
     return {"kind": opened.kind.value, **stored, "recall": opened.measured.recalls}

@@ -188,7 +188,7 @@ def test_a_haystack_retriever_in_a_pipeline(model, index, tmp_path):
     pipeline.add_component("embedder", SentenceTransformersTextEmbedder(model=model, progress_bar=False))
     pipeline.add_component("retriever", IndexRetriever(str(tmp_path / "index"), documents, k=3))
     pipeline.connect("embedder.embedding", "retriever.query_embedding")
-    for each in (pipeline, Pipeline.loads(pipeline.dumps())):
+    for each in (pipeline, Pipeline.loads(pipeline.dumps(), allowed_modules=["st_dimreduce.integrations.*"])):
         found = each.run({"embedder": {"text": SENTENCES[7]}})["retriever"]["documents"]
         assert [len(found), found[0].content] == [3, SENTENCES[7]]
         assert found[0].score >= found[1].score
