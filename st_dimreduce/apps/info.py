@@ -17,7 +17,16 @@ from st_dimreduce.untrusted import read_object
 
 _MODULES = "modules.json"
 _TABLES = (".parquet", ".arrow", ".feather")
-_SHOWN = ("method", "objective", "strength", "vectors", "cloze_pairs", "labelled_pairs", "mean_norm", "nested")
+_SHOWN: tuple[str, ...] = (
+    "method",
+    "objective",
+    "strength",
+    "vectors",
+    "cloze_pairs",
+    "labelled_pairs",
+    "mean_norm",
+    "nested",
+)
 _SHOWN += ("base_model", "license", "versions")  # fields of a fit record
 
 

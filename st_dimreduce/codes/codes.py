@@ -105,12 +105,10 @@ class Codes:
         Raises:
             UserError: If shapes do not fit, a query holds NaN or infinity, or ``k`` is less than 1.
         """
-        shape = getattr(queries, "shape", ())
-        if (
-            len(shape) == 2 and shape[1] != self.out_features
-        ):  # the last byte is padded: a few dimensions more would fit
-            told = "transform them with the head that made the codes"
-            raise UserError(f"queries of {shape[1]} dimensions for codes of {self.out_features}: {told}")
+        shape: tuple[int, ...] = tuple(getattr(queries, "shape", ()))
+        if len(shape) == 2 and shape[1] != self.out_features:  # where the last byte is padded, a few more would fit
+            advice = "transform them with the head that made the codes"
+            raise UserError(f"queries of {shape[1]} dimensions for codes of {self.out_features}: {advice}")
         if rescore is None:
             return search(queries, self.values, self.precision, k)
         full_queries, full_documents = rescore

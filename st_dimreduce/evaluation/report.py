@@ -153,8 +153,8 @@ def write_html(
             for number in marked
         ],
     )
-    with new_file(path) as file:
-        file.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair in a text
+    with new_file(path) as written:
+        written.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair in a text
 
 
 def _marked(rows: list[Row], chosen: Mapping[str, Precision | None]) -> list[int]:

@@ -109,8 +109,9 @@ def choose(
     Raises:
         UserError: If the budget is out of range, there are too few vectors, or the store holds nothing in so few bytes.
     """
-    objective, keep, store = Objective(objective), size.keep, size.store
-    columns = _columns(store, size.precision)
+    objective, keep = Objective(objective), size.keep
+    store = None if size.store is None else Store(size.store)
+    columns = _columns(store, None if size.precision is None else Precision(size.precision))
     _check_budget(summary, size.bytes, store, columns)
     evidence = Evidence(summary, objective, pairs, cloze_pairs, seed)
     if strength is None:

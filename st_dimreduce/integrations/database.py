@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -113,7 +113,7 @@ class Database(ABC):
         """Yield up to so many full vectors at random, float32; with ``coded``, of those with a code, and the codes."""
 
     @abstractmethod
-    def missing(self, batch_size: int) -> Iterator[tuple[list[Row], np.ndarray]]:
+    def missing(self, batch_size: int) -> Generator[tuple[list[Row], np.ndarray], None, None]:
         """Yield the full vectors without a code in batches: what is written before the next is in one transaction."""
 
     @abstractmethod

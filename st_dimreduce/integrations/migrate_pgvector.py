@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,7 @@ class PgVector(Database):
             self._execute(added)
         self.found_type = self.reduced_type
 
-    def missing(self, batch_size: int) -> Iterator[tuple[list[Row], np.ndarray]]:
+    def missing(self, batch_size: int) -> Generator[tuple[list[Row], np.ndarray], None, None]:
         beyond, last = "", None
         while True:
             # The second bound follows from the first; the planner does not see that and would read all codes again.

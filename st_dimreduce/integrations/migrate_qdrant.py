@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -124,7 +124,7 @@ class Qdrant(Database):
         ).points
         for start in range(0, len(drawn), _PAGE):
             points, vectors = self._read([point.id for point in drawn[start : start + _PAGE]], with_payload=False)
-            codes = np.empty((len(points), 0))
+            codes: np.ndarray = np.empty((len(points), 0))
             if coded:
                 found = self.connection.retrieve(self.reduced, [point.id for point in points], with_vectors=True)
                 by_id = {point.id: point.vector for point in found}
@@ -137,7 +137,7 @@ class Qdrant(Database):
         self.connection.create_collection(self.reduced, self._codes(), **copied)
         self.found_type = self.reduced_type
 
-    def missing(self, batch_size: int) -> Iterator[tuple[list[Row], np.ndarray]]:
+    def missing(self, batch_size: int) -> Generator[tuple[list[Row], np.ndarray], None, None]:
         for ids in self._unpaired(self._from, self.reduced, batch_size):
             yield self._read(ids, with_payload=True)
 

@@ -33,7 +33,13 @@ _LIGHT = {"Dense", "DimReduce", "Normalize", "LayerNorm", "Dropout"}
 # Modules whose output depends on their tensors and on the settings that _digest reads, and on nothing else.
 _KNOWN = {"Transformer", "Pooling", "StaticEmbedding"} | _LIGHT
 _PACKAGES = {"sentence_transformers", "st_dimreduce"}
-_TOKENIZER = ("model_max_length", "truncation_side", "padding_side", "model_input_names", "chat_template")
+_TOKENIZER: tuple[str, ...] = (
+    "model_max_length",
+    "truncation_side",
+    "padding_side",
+    "model_input_names",
+    "chat_template",
+)
 _TOKENIZER += ("split_special_tokens", "pad_token")
 # Of a transformer's config: what changes no embedding. The last is the record of a reduced model's head.
 _IDLE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "st_dimreduce")
@@ -243,7 +249,7 @@ def _digest(module: Any) -> str | None:
             return None  # the weights are in a graph, or an adapter scales them
         config = inner.config.to_dict()
         settings["lower case"] = module.do_lower_case
-        processor = getattr(module, "processor", tokenizer)
+        processor: Any = getattr(module, "processor", tokenizer)
         settings["images and sound"] = None if processor is tokenizer else processor.to_dict()
         settings["transformer"] = type(inner).__name__, inner.config._attn_implementation
         settings["transformer config"] = {key: config[key] for key in config if key not in _IDLE}

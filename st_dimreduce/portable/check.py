@@ -197,8 +197,8 @@ def _facts(root: Path, parts: list[Part]) -> Iterator[Problem]:
         elif not part.type.startswith("sentence_transformers."):
             yield Problem(MODULES, f"it names {name}", "use modules of Sentence Transformers", own)
         elif part.kind not in SERVED:
-            outcomes = dict.fromkeys(_SERVERS, _FAILS) if part is parts[0] else {"tei": _UNREDUCED, "vllm": _DIFFERENT}
-            yield Problem(MODULES, f"it names {name}", "serve it with Sentence Transformers", outcomes)
+            served = dict.fromkeys(_SERVERS, _FAILS) if part is parts[0] else {"tei": _UNREDUCED, "vllm": _DIFFERENT}
+            yield Problem(MODULES, f"it names {name}", "serve it with Sentence Transformers", served)
         if part.kind in _OF_KIND:
             for file, what, remedy, outcomes in _OF_KIND[part.kind](part):
                 yield Problem(f"{part.path}/{file}".lstrip("/"), what, remedy, outcomes)

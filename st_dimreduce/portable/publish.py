@@ -145,7 +145,7 @@ def _portable_folder(
     if missing:
         raise UserError(f"{folder} holds no {' and no '.join(missing)}: give a reduced model's folder (save_portable)")
     problems = unportable(list(load_model(folder)))
-    problems += [str(problem) for problem in check(folder) if problem.fixable]
+    problems += [str(problem) for problem in check(folder).problems if problem.fixable]
     if problems:
         raise UserError(f"{folder} is not in the portable form, write it with save_portable: {'; '.join(problems)}")
     _files(folder)

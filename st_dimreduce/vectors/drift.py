@@ -121,7 +121,7 @@ def _reference(head: BaseHead) -> tuple[Losses, str]:
             "the head's record has no losses at its fit to compare with (it was fitted on fewer than 400 vectors, or "
             "with another tool): fit it again"
         )
-    values = {field.name: found.get(field.name) for field in fields(Losses)}
+    values: dict[str, Any] = {field.name: found.get(field.name) for field in fields(Losses)}
     for name, value in values.items():
         if not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise UserError(f"the head's record is damaged: its {name} is no share from 0 to 1: fit the head again")

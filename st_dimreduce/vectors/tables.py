@@ -80,20 +80,21 @@ class FileSource(TableSource):
     """
 
     def __init__(self, files: Files, column: str | None = None) -> None:
-        self.files, self._columns = files, None  # all
+        self._table_files = self.files = files
+        self._columns: list[str] | None = None  # all
         schemas, self._counts = zip(*map(schema_and_rows, files.paths), strict=True)
         super().__init__(schemas[0], sum(self._counts), column)
         for path, schema in zip(files.paths, schemas, strict=True):
-            if not _same_columns(schema, schemas[0], self.column):
+            if not _same_columns(schema, schemas[0], str(self.column)):
                 expected = f"expected those of {files.paths[0].name}, {_listed(schemas[0])}"
                 raise UserError(f"{path} has the columns {_listed(schema)}: {expected}")
 
     def leave_out_others(self) -> None:
         super().leave_out_others()
-        self._columns = [self.column]
+        self._columns = [str(self.column)]
 
     def record_batches(self, start: int) -> Iterator[pa.RecordBatch]:
-        for path, rows in zip(self.files.paths, self._counts, strict=True):
+        for path, rows in zip(self._table_files.paths, self._counts, strict=True):
             if start < rows:
                 yield from (_parquet_batches if _is_parquet(path) else _ipc_batches)(path, start, self._columns)
             start = max(start - rows, 0)
@@ -197,7 +198,7 @@ def code_schema(schema: pa.Schema | None, column: str, origin: Origin) -> pa.Sch
     return pa.schema(codes if field.name == column else _decoded(field) for field in fields)
 
 
-def code_table(schema: pa.Schema, column: str, codes: np.ndarray, others: pa.Table | None = None) -> pa.Table:
+def code_table(schema: pa.Schema, column: str, codes: np.ndarray, others: Any = None) -> pa.Table:
     """Return codes, shape (n, width), and the same rows of the other columns as a table of the schema.
 
     Raises:
