@@ -45,7 +45,7 @@ class Column:
 def all_columns() -> dict[Store, tuple[Column, ...]]:
     """Return every type of every store, in the order of ``stores.csv``."""
     columns: dict[Store, tuple[Column, ...]] = {}
-    with files("st_dimreduce.codes").joinpath("stores.csv").open(encoding="utf-8", newline="") as file:
+    with files("st_dimreduce.codes").joinpath("stores.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             store, most = Store(row["store"]), row["most"]
             precision, query = Precision(row["precision"]), Precision(row["query"])

@@ -113,7 +113,7 @@ def _column(schema: pa.Schema, column: str | None, path: Path) -> str:
     found = [field.name for field in schema if is_codes(field)]
     if column is None and len(found) == 1:
         return found[0]
-    if column in found:
+    if column is not None and column in found:
         return column
     there = f"columns {printable(', '.join(found))} do" if found else "no column does"
     raise UserError(f"{path}: expected one column of codes{f', {column!r}' if column else ''}; {there}")

@@ -78,15 +78,15 @@ class PgVector(Database):
         self.full, self.reduced, self.full_bits = f"{plan.table}.{name}", f"{holder}.{to}", _BITS[kind]
         measured = self._execute("SELECT vector_dims({full}) FROM {table} WHERE {full} IS NOT NULL LIMIT 1").fetchone()
         self.in_features = dimensions if dimensions > 0 or measured is None else measured[0]
-        there = self._columns(holder)
-        if there and to not in there and self._own_table:
+        found = self._columns(holder)
+        if found and to not in found and self._own_table:
             raise UserError(f"{holder} has no column {to}: name a new table, or a column of {plan.table}, with --to")
-        self.found_type = there[to][2].rpartition(".")[2] if to in there else None
+        self.found_type = found[to][2].rpartition(".")[2] if to in found else None
 
     def _columns(self, table: str) -> dict[str, tuple[str, int, str]]:
         """Return of each column the name of its type, the number in its brackets, and both as SQL writes them."""
         name = sql.Identifier(*table.split(".", 1)).as_string(self.connection)
-        return {column: (*kind,) for column, *kind in self.connection.execute(_COLUMNS, [name])}  # type: ignore[misc]
+        return {column: (*kind,) for column, *kind in self.connection.execute(_COLUMNS, [name])}
 
     def _key(self, plan: Plan) -> str:
         name = sql.Identifier(*plan.table.split(".", 1)).as_string(self.connection)

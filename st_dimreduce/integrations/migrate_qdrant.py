@@ -114,7 +114,8 @@ class Qdrant(Database):
         return rows, np.array(found, np.float32).reshape(-1, self.in_features)
 
     def sample(self, rows: int, coded: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        place, conditions = (self.reduced, []) if coded else (self._from, [self._full])
+        place = self.reduced if coded else self._from
+        conditions: list[Any] = [] if coded else [self._full]
         drawn = self.connection.query_points(
             place,
             query=models.SampleQuery(sample=models.Sample.RANDOM),

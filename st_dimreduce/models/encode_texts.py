@@ -84,13 +84,16 @@ def encode_file(
         part_rows=_PART_ROWS,
         identity=identity if digest is not None else None,
     )
-    with exclusive_run(output.target), open_sink(output, overwrite) as sink:
-        with progress_bar("Encoding", "texts", total=len(texts), done=sink.done.rows) as bar:
-            for rows in slices(sink.done.rows, len(texts), _PART_ROWS):
-                some = list(texts[rows])
-                vectors = model.encode_document(some, batch_size=batch_size, show_progress_bar=False)
-                sink.write(quantize(vectors, precision), _texts_table(some) if output.is_table else None)
-                bar.update(len(some))
+    with (
+        exclusive_run(output.target),
+        open_sink(output, overwrite) as sink,
+        progress_bar("Encoding", "texts", total=len(texts), done=sink.done.rows) as bar,
+    ):
+        for rows in slices(sink.done.rows, len(texts), _PART_ROWS):
+            some = list(texts[rows])
+            vectors = model.encode_document(some, batch_size=batch_size, show_progress_bar=False)
+            sink.write(quantize(vectors, precision), _texts_table(some) if output.is_table else None)
+            bar.update(len(some))
     size = size_of(output.target)
     return Transformed(Path(target), len(texts), 0, size, time.perf_counter() - begin)
 

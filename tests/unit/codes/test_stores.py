@@ -30,8 +30,8 @@ def test_the_page_shows_the_types_that_the_code_reads():
     types, quantisers = tables()
     stores = {name.split(" (")[0]: Store(name.split("`")[1]) for name, *_ in quantisers}
     shown = {store: [] for store in Store}
-    for name, precision, kind, _, _, queries, bits, most in types:
-        query, most = Precision(queries.removesuffix(" codes")), int(most.replace(",", "")) if most else None
+    for name, precision, kind, _, _, queries, bits, limit in types:
+        query, most = Precision(queries.removesuffix(" codes")), int(limit.replace(",", "")) if limit else None
         shown[stores[name]].append(Column(Precision(precision), kind.strip("`"), query, int(bits), most))
     assert {store: tuple(columns) for store, columns in shown.items()} == all_columns()
 

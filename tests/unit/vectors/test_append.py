@@ -74,7 +74,7 @@ def test_a_source_that_grew_is_appended(source, target, precision, grown, tmp_pa
         stored = Codes.load(target)
         assert np.allclose(stored.values, HEAD.encode(X[:rows], precision).values, atol=1e-6)
         assert (stored.head, stored.precision) == (HEAD.fingerprint, precision)
-    if source == "x.parquet" and not target.suffix == ".npy":
+    if source == "x.parquet" and target.suffix != ".npy":
         table = pq.read_table(target) if target.suffix != ".arrow" else pa.ipc.open_file(target.read_bytes()).read_all()
         assert table["id"].to_pylist() == list(range(3000))
     assert not list(tmp_path.glob(".*")), "something was left behind"
@@ -105,7 +105,7 @@ def test_an_append_that_does_not_fit_changes_nothing(target, grown, tmp_path):
 
 def test_codes_that_nothing_is_known_of_are_not_appended_to(grown, tmp_path):
     np.save(tmp_path / "s.npy", HEAD.encode(X[:1000], "int4").values)
-    with pytest.raises(ValueError, match="nothing beside .*s.npy says what its codes are"):
+    with pytest.raises(ValueError, match=r"nothing beside .*s\.npy says what its codes are"):
         HEAD.transform_file(grown(2000), tmp_path / "s.npy", "int4", append=True)
 
 
