@@ -104,8 +104,6 @@ def reduce(
     status = say_choice(record, keep, best_effort)
     title = f"{comparison.documents:,} held-out texts of {len(sentences):,}, {queries_of(comparison)} (percent)"
     show(comparison_table(comparison, title), *comparison_notes(comparison), *cautions(record, len(sentences)))
-    if record.folded:
-        show("The head is multiplied into the base model's last Dense: the folder has the same modules.")
     size_said = f"{comparison.rows[-1].dimensions} dimensions, to be stored as {record.precision.value}"
     show(f"Wrote {output}: {size_said}.")
     show_next(
