@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from st_dimreduce.codes.origin import Origin, beside, origin_beside
+from st_dimreduce.codes.origin import INDEX_FILE, Origin, beside, origin_beside
 from st_dimreduce.codes.precision import check_codes, dequantize, quantize
 from st_dimreduce.codes.rows import map_array
 from st_dimreduce.codes.search import rescore as rescore_candidates
@@ -105,8 +105,14 @@ class Codes:
         Raises:
             UserError: If shapes do not fit, a query holds NaN or infinity, or ``k`` is less than 1.
         """
+<<<<<<< HEAD
         shape: tuple[int, ...] = tuple(getattr(queries, "shape", ()))
         if len(shape) == 2 and shape[1] != self.out_features:  # where the last byte is padded, a few more would fit
+=======
+        shape = getattr(queries, "shape", ())
+        # Packed codes show their width only to the byte.
+        if len(shape) == 2 and shape[1] != self.out_features:
+>>>>>>> 327f3bd17b360b333c3dddb17fa9110d11366711
             advice = "transform them with the head that made the codes"
             raise UserError(f"queries of {shape[1]} dimensions for codes of {self.out_features}: {advice}")
         if rescore is None:
@@ -156,6 +162,8 @@ class Codes:
         source = Path(path)
         if not source.exists():
             raise FileNotFoundError(f"{source} does not exist: give the file or folder that codes were written to")
+        if (source / INDEX_FILE).is_file():
+            raise UserError(f"{source} is an index: search it with st-dimreduce index search, or Index.load")
         files = [source] if source.suffix == ".npy" else sorted(source.glob("*.npy"))
         if not files:
             from st_dimreduce.codes.tables import read_codes  # noqa: PLC0415, optional

@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
-from st_dimreduce import Codes, Head, Size, save_portable
+from st_dimreduce import Codes, Head, Index, Size, save_portable
 from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES, make_tiny
 
@@ -38,7 +38,7 @@ MISTAKES = {
     "reduce small texts.txt --dim 4 -o o": "error: the model is already reduced, to 8 dimensions",
     "reduce base texts.txt --dim 8 -o home": "home exists: choose another folder, or replace it with",
     "reduce base texts.txt --dim 8 -o home --force": "holds no modules.json: choose another folder",
-    "compare small base --texts texts.txt": "error: the first model is 'base' with a head: give the base model first",
+    "compare small base --texts texts.txt": "error: the first model has a fitted head and 'base' has none: give the",
     "compare base small": "error: no texts to search were given: give --texts FILE, or --pairs FILE alone",
     "compare base small --texts texts.txt --relevant q.tsv": "but no queries were given: give --queries FILE",
     "serve base --texts texts.txt --port 0": "error: the model ends in Transformer, it has no head",
@@ -46,23 +46,23 @@ MISTAKES = {
     "encode small texts.txt c.csv": "c.csv ends in .csv: expected .npy, .parquet, .arrow, or no suffix for a folder",
     "search small other.npy query": "error: other.npy holds codes made by head ",
     "search small index query": "error: index is an index: search it with st-dimreduce index search, or Index.load",
-    "check head": "error: head holds a head, no model: st-dimreduce attach puts it behind one, info describes it",
-    "export base -o o": "error: this model cannot be exported: there is no head (DimReduce or Dense) behind all others",
+    "check head": "error: head is a head: expected a model, which st-dimreduce attach makes of it",
+    "export base -o o": "error: the model ends in Transformer, it has no head: give a reduced model",
     "publish small name": "error: 'name' is no name on the Hub: give one such as 'user/my-model'.",
     "attach base head -o o": "error: base holds no head: expected the folder of a head or of a reduced model",
     # Vectors.
     "fit texts.txt -o o": "error: texts.txt holds no vectors: give an array, .npy, .parquet or .arrow files",
     "fit few.npy --bytes 8 -o o": "error: 20 vectors are too few to hold any out for a choice: give 60, or a dimension",
     "fit nan.npy --dim 8 -o o": "error: the vector in row 7 holds NaN: drop or repair it, it has no direction",
-    "fit fake.npy -o o": "error: fake.npy is not a complete .npy file of numbers: expected what numpy.save writes",
+    "fit fake.npy -o o": "error: fake.npy is not a complete .npy file of numbers: expected a file",
     "transform head narrow.npy o.npy": "error: the vectors have 8 dimensions, the head takes 32: use its own",
-    "transform head x.npy codes.npy": "append what the source has more with append=True (--append), or replace it",
-    "transform head codes.npy o.npy": "error: codes.npy holds uint8: expected floats, convert it first",
+    "transform head x.npy codes.npy": "append the new rows of the source with append=True (--append), or replace it",
+    "transform head codes.npy o.npy": "error: codes.npy: got uint8, expected floats: convert them first",
     "transform head x.npy other.npy --append": "error: {here}/other.npy holds codes made by head ",
-    "index build x.npy -o o": "error: nothing beside x.npy says what its codes are",
+    "index build x.npy o": "error: nothing beside x.npy says what its codes are",
     "index search index texts.txt": "error: texts.txt is not a .npy file: give transformed vectors, or texts with",
     "migrate postgres --table t --head head": "error: postgres is no database: expected postgresql://...",
-    "info home": "error: home holds no head, model, export or index: give a folder that st-dimreduce wrote",
+    "info home": "error: home holds no head: expected the folder of a head or of a reduced model",
 }
 
 
@@ -112,8 +112,6 @@ def folder(tiny_path, tmp_path_factory):
 def test_a_mistake_gets_one_line_and_writes_nothing(command, folder, monkeypatch):
     monkeypatch.chdir(folder)
     if " index " in command and not (folder / "index").exists():
-        from st_dimreduce.vectors.index import Index
-
         Index.build(Codes.load(folder / "codes.npy")).save(folder / "index")
     before = sorted(folder.rglob("*"))
     done = run(*shlex.split(command))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from st_dimreduce import Codes, Head, Precision, UserError
+from st_dimreduce.codes.origin import INDEX_FILE
 from st_dimreduce.codes.precision import dequantize, quantize
 from st_dimreduce.codes.search import search
 
@@ -34,6 +35,18 @@ def test_it_says_what_it_holds(precision):
     assert codes.precision is Precision(precision)
     assert repr(codes) == f"Codes(200 x 12 {precision}, {size} bytes each)"
     assert codes.origin.head == HEAD.fingerprint
+
+
+@pytest.mark.parametrize("precision", ALL)
+def test_vectors_that_are_reduced_already_become_codes(precision):
+    codes = HEAD.encode(X, precision)
+    for vectors in (5 * HEAD.transform(X), torch.from_numpy(HEAD.transform(X))):
+        made = Codes.of(vectors, precision, HEAD.fingerprint)
+        assert np.allclose(made.values, codes.values, atol=1e-6)
+        assert (made.precision, made.out_features, made.head) == (codes.precision, 12, HEAD.fingerprint)
+    assert Codes.of(X, precision).head is None
+    with pytest.raises(UserError, match=r"got shape \(24,\)"):
+        Codes.of(X[0], precision)
 
 
 @pytest.mark.parametrize("precision", ALL)
@@ -172,6 +185,12 @@ def test_queries_that_do_not_fit(queries, k, message):
     with pytest.raises(UserError, match=message) as error:
         codes.search(queries, k)
     assert "\n" not in str(error.value)
+
+
+def test_the_folder_of_an_index_is_named(tmp_path):
+    (tmp_path / INDEX_FILE).write_text("{}")
+    with pytest.raises(UserError, match=r"is an index: search it with st-dimreduce index search, or Index\.load$"):
+        Codes.load(tmp_path)
 
 
 def test_what_cannot_be_saved_or_loaded(tmp_path):
