@@ -105,14 +105,8 @@ class Codes:
         Raises:
             UserError: If shapes do not fit, a query holds NaN or infinity, or ``k`` is less than 1.
         """
-<<<<<<< HEAD
         shape: tuple[int, ...] = tuple(getattr(queries, "shape", ()))
         if len(shape) == 2 and shape[1] != self.out_features:  # where the last byte is padded, a few more would fit
-=======
-        shape = getattr(queries, "shape", ())
-        # Packed codes show their width only to the byte.
-        if len(shape) == 2 and shape[1] != self.out_features:
->>>>>>> 327f3bd17b360b333c3dddb17fa9110d11366711
             advice = "transform them with the head that made the codes"
             raise UserError(f"queries of {shape[1]} dimensions for codes of {self.out_features}: {advice}")
         if rescore is None:
