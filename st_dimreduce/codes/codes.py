@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from st_dimreduce.codes.origin import Origin, beside, origin_beside
+from st_dimreduce.codes.origin import INDEX_FILE, Origin, beside, origin_beside
 from st_dimreduce.codes.precision import check_codes, dequantize, quantize
 from st_dimreduce.codes.rows import map_array
 from st_dimreduce.codes.search import rescore as rescore_candidates
@@ -158,6 +158,8 @@ class Codes:
         source = Path(path)
         if not source.exists():
             raise FileNotFoundError(f"{source} does not exist: give the file or folder that codes were written to")
+        if (source / INDEX_FILE).is_file():
+            raise UserError(f"{source} is an index: search it with st-dimreduce index search, or Index.load")
         files = [source] if source.suffix == ".npy" else sorted(source.glob("*.npy"))
         if not files:
             from st_dimreduce.codes.tables import read_codes  # noqa: PLC0415, optional

@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
-from st_dimreduce import Codes, Head, save_portable
+from st_dimreduce import Codes, Head, Size, save_portable
 from tests.helpers.command import run
 from tests.helpers.tiny import SENTENCES, make_tiny
 
