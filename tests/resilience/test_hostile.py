@@ -15,7 +15,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
-from st_dimreduce.portable.fix import fix
 
 from st_dimreduce import DimReduce, Summary, check, reduce_model, save_portable
 from st_dimreduce.models.load import load_head, load_model
@@ -95,6 +94,10 @@ def harm_links(data, folder):
         os.mkfifo(path)
     else:
         path.symlink_to(target)
+
+
+def fix(folder):
+    check(folder, fix=True)
 
 
 def survives(call, *arguments):
