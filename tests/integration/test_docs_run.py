@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from contextlib import closing
@@ -20,7 +21,8 @@ from tests.helpers.loopback_hub import LoopbackHub
 from tests.helpers.pages import Forks, environment, programs, read_page, run_page, same_form
 
 PATHS = sorted([Path("README.md"), Path("README.ko.md"), *Path("docs").rglob("*.md")], key=str)
-PAGES = [page for page in map(read_page, PATHS) if page.blocks]
+TRANSLATED = [path for path in PATHS if path.name.endswith(".ko.md")]
+PAGES = [page for page in map(read_page, (path for path in PATHS if path not in TRANSLATED)) if page.blocks]
 MOST_NOT_RUN = 0.25  # of all blocks
 
 # all-MiniLM-L6-v2 is itself; models that are in no package are it as well, under their own names.
@@ -32,6 +34,7 @@ ENCODERS = (
     "intfloat/e5-base-v2",
 )
 TEXTS, LATER, WORDS = 600, 300, 24
+_COMMENT = re.compile(r"\s+#\s.*$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,16 @@ def test_every_block_of_the_page_runs_as_printed(page, folder, forks, request, r
         variables = {"DATABASE_URL": uri, "PGUSER": "postgres", "PGHOST": uri.partition("host=")[2]}
     wrong = run_page(page, folder, forks, variables)
     assert not wrong, "\n\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", TRANSLATED, ids=str)
+def test_a_translated_page_has_the_blocks_of_its_original(path):
+    """But for comments: so it is not run once more."""
+
+    def blocks(path):
+        return [(each.kind, _COMMENT.sub("", each.code), each.status) for each in read_page(path).blocks]
+
+    assert blocks(path) == blocks(path.with_name(path.name.replace(".ko.md", ".md")))
 
 
 def test_few_blocks_are_not_run():
