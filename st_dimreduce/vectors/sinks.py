@@ -263,16 +263,15 @@ def open_sink(output: Output, overwrite: bool = False, source: Path | None = Non
             arguments.
     """
     work = output.target.parent / f".{output.target.name}.parts"
-    new = work / ("new" if output.is_folder else "new.npy")
-    done = _resume(new, output, overwrite)
+    new = work / "new" if output.is_folder else work / "new" / "codes.npy"
+    done = _resume(work, new, output, overwrite)
     output.check(overwrite or before > 0, source)
     sink, placed = Sink(new, output, done, work), False
     try:
         with disk_errors(output.target):
             work.mkdir(0o700, parents=True, exist_ok=True)
             sink.save(done)
-            if output.is_folder:
-                new.mkdir(exist_ok=True)
+            (work / "new").mkdir(exist_ok=True)
         with _closing(sink, output):
             yield sink
             sink.end_part()
@@ -323,7 +322,9 @@ def _place(new: Path, output: Output, overwrite: bool, before: int) -> None:
     """Give the new file or folder its name; at no time have codes in ``.npy`` files the origin of others."""
     target, origin = output.target, new.with_name("codes.json")
     if target.suffix in _TABLES:
-        parts, new = [target] * (before > 0) + sorted(new.iterdir()), new.with_name(f"joined{target.suffix}")
+        parts, whole = [target] * (before > 0) + sorted(new.glob("part-*")), new.with_name("whole")
+        whole.mkdir(exist_ok=True)
+        new = whole / f"joined{target.suffix}"
         _join(parts, new, output)
     elif not output.is_table and not target.suffix:
         write_json(beside(new), output.origin.content)
@@ -344,14 +345,13 @@ def _join(parts: Sequence[Path], whole: Path, output: Output) -> None:
                 writer.write_table(table)
 
 
-def _resume(new: Path, output: Output, overwrite: bool) -> Done:
+def _resume(work: Path, new: Path, output: Output, overwrite: bool) -> Done:
     """Return what an earlier run has completed, after checking that it was made of the same.
 
     Raises:
         PermissionError: If somebody else could write to it.
         UserError: If it was made of something else, and is not to be replaced.
     """
-    work = new.parent
     if not os.path.lexists(work):
         return Done()
     if not is_own(work.lstat()):
@@ -371,12 +371,14 @@ def _resume(new: Path, output: Output, overwrite: bool) -> Done:
             f"{work} holds {done.rows:,} rows of a run with another {' and '.join(changed)}: call again with the same "
             "arguments, or start anew with overwrite=True (--force)"
         )
-    if theirs is None or theirs != ours or not new.exists():
+    parts = sorted(new.glob("part-*"))  # none of a .npy file
+    # Some parts are missing if a run was killed while it removed them.
+    whole = len(parts) >= done.parts if output.is_folder else new.exists()
+    if theirs is None or theirs != ours or not whole:
         _discard(work)
         return Done()
-    for number, part in enumerate(sorted(new.glob("part-*"))):  # none of a .npy file
-        if number >= done.parts:
-            part.unlink()
+    for part in parts[done.parts :]:
+        part.unlink()
     return done
 
 

@@ -252,7 +252,7 @@ def test_without_locks_a_killed_run_holds_nobody_up(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "x.npy.codes.json"}
 
 
-@pytest.mark.parametrize("name", ["new.npy", "job.json.new", "codes.json"])
+@pytest.mark.parametrize("name", ["new/codes.npy", "job.json.new", "new/codes.json"])
 @pytest.mark.parametrize("theirs", ["folder", "mode", "link"])
 def test_what_others_may_have_put_there_is_not_followed(name, theirs, tmp_path):
     """In a folder that others write to, as a shared scratch folder is."""

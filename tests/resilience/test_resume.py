@@ -234,9 +234,9 @@ def test_bad_rows_are_counted_over_both_runs(tmp_path, monkeypatch):
 def test_what_was_written_behind_the_counted_rows_is_written_again(target, source, tmp_path, monkeypatch):
     target = tmp_path / target
     begin(source, target, monkeypatch)
-    new = tmp_path / f".{target.name}.parts" / ("new.npy" if target.suffix == ".npy" else "new")
+    new = tmp_path / f".{target.name}.parts" / "new"
     if target.suffix == ".npy":
-        with new.open("ab") as file:
+        with (new / "codes.npy").open("ab") as file:
             file.write(b"rest of a part")
     else:
         suffix = target.suffix or ".npy"
@@ -300,3 +300,16 @@ def test_an_error_keeps_the_parts_of_a_run_that_can_resume(tmp_path):
     with pytest.raises(ValueError, match="row 2000 holds NaN"):
         transform(rows, tmp_path / "other.parquet")
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_parts_that_a_killed_run_had_begun_to_remove_are_made_again(target, source, tmp_path, monkeypatch):
+    target = tmp_path / target
+    begin(source, target, monkeypatch)
+    parts = tmp_path / f".{target.name}.parts"
+    next(path for path in sorted((parts / "new").iterdir()) if path.is_file() and path.name != ".writing").unlink()
+    counted = reduced_rows(monkeypatch)
+    transform(source, target, "int8")
+    assert sum(counted) == ROWS
+    transform(source, tmp_path / f"whole{target.suffix}", "int8")
+    assert content(target) == content(tmp_path / f"whole{target.suffix}")
