@@ -22,7 +22,7 @@ class Plan:
         table: Table or collection of the full vectors, such as ``"documents"`` or ``"schema.documents"``, as the
             database stores its name, without quotes.
         column: Column, or named vector, of the full vectors. Defaults to None: the only one, or Qdrant's unnamed one.
-        id_column: Column of the ids, unique and not null. Defaults to None: the primary key.
+        id_column: Column of the ids, unique and not null. Defaults to None: the primary key, or else such a column.
         to: Where the codes go: a new column, or ``"table.column"`` of a new table (pgvector), or a new collection
             (Qdrant). Defaults to None: the old name and ``_reduced``.
         precision: Precision of the codes. Defaults to None: the head's.
