@@ -20,9 +20,11 @@ HEAD = Head(RNG.standard_normal((16, 64)) / 64).with_record(mean_norm=1.0)
 @pytest.mark.parametrize("norm", [1e-20, 1.0, 50.0, 1e20])
 def test_stored_vectors_of_any_norm_are_reduced_where_they_are(norm):
     rows = RNG.standard_normal((1000, 64)).astype(np.float32) * np.float32(norm)
-    found = HEAD.transform(torch.from_numpy(rows).cuda(), normalize_embeddings=True)
+    found = HEAD.transform(torch.from_numpy(rows).cuda())
     assert found.is_cuda
     assert np.abs(found.cpu().numpy() - HEAD.transform(rows)).max() < 1e-5
+    codes = HEAD.encode(torch.from_numpy(rows).cuda(), "int4")
+    assert (codes.values != HEAD.encode(rows, "int4").values).mean() < 0.01, "rounding at a threshold aside"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -38,7 +40,8 @@ def test_queries_on_the_gpu_find_what_they_find_in_memory(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("trainable", [True, False])
 def test_a_model_on_the_gpu_is_written_and_compared_there(dtype, trainable, tiny, tmp_path):
-    reduced = reduce_model(tiny.to("cuda"), SENTENCES, 8, trainable=trainable).to(dtype)
+    reduced = reduce_model(tiny.to("cuda"), SENTENCES, 8)
+    reduced = (Head.from_model(reduced).attach(tiny, trainable=True) if trainable else reduced).to(dtype)
     before = torch.cuda.memory_allocated()
     save_portable(reduced, tmp_path / "p")
     assert next(reduced.parameters()).is_cuda

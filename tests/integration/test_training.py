@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.losses import (
     MultipleNegativesRankingLoss,
 )
 
-from st_dimreduce import DimReduce, reduce_model, save_portable
+from st_dimreduce import DimReduce, Head, reduce_model, save_portable
 from tests.helpers.tiny import SENTENCES
 
 pytestmark = pytest.mark.wings("fitting", "dim_reduce.py")
@@ -94,7 +94,7 @@ def test_a_checkpoint_resumes(tiny, tmp_path):
 
 
 def test_a_fitted_head_trains_on_and_ships(tiny, tmp_path):
-    model = reduce_model(tiny, SENTENCES, 8, trainable=True)
+    model = Head.from_model(reduce_model(tiny, SENTENCES, 8)).attach(tiny, trainable=True)
     SentenceTransformerTrainer(
         model, arguments(tmp_path), DATASETS["ranking"], loss=MultipleNegativesRankingLoss(model)
     ).train()

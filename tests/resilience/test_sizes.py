@@ -21,16 +21,12 @@ def rows(count, width, seed=0):
     return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
 
 
-def unit(x):
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
 @pytest.mark.slow
 def test_eight_thousand_dimensions():
     wide = rows(64, 8192)
     head = closed_form_head(Summary.of(wide), 32, rotation="random", strength=0)
     assert (head.in_features, head.out_features) == (8192, 32)
-    reduced = unit(head.reduce(wide))
+    reduced = head.transform(wide)
     assert np.isfinite(reduced).all()
     codes = quantize(wide, "binary")
     assert codes.shape == (64, 1024)
