@@ -1,6 +1,6 @@
-"""A fitted layer as plain arrays with its record: all that a head does without a model, a file of vectors or a fit.
+"""A fitted layer as plain arrays with its record: everything a head does without a model, a file of vectors or a fit.
 
-It imports NumPy and safetensors only. :class:`st_dimreduce.Head` adds what needs the rest of the package.
+Imports NumPy and safetensors only. :class:`st_dimreduce.Head` adds the methods that need the rest of the package.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class BaseHead:
         record: How the head was fitted. Defaults to an empty record.
 
     Raises:
-        ValueError: If a shape is wrong, a value is not finite or the activation is unknown.
+        UserError: If a shape is wrong, a value is not finite or the activation is unknown.
     """
 
     weight: np.ndarray
@@ -96,9 +96,10 @@ class BaseHead:
 
     @property
     def fingerprint(self) -> str:
-        """What codes are known by: the same for the head alone and behind a model, whatever norm it is scaled to.
+        """Identity of the head, stored with its codes: the same for the head alone and attached to a model.
 
-        :func:`st_dimreduce.codes.fingerprint.same_head` compares two of them.
+        Scaling the head to another norm changes it by rounding only; compare two with
+        :func:`st_dimreduce.codes.fingerprint.same_head`.
         """
         norm = self.record.mean_norm
         scaled = self.weight * np.float64(1.0 if norm is None else norm)
@@ -111,9 +112,9 @@ class BaseHead:
     def forward(self, embeddings: Tensor) -> Tensor: ...
 
     def forward(self, embeddings: Any) -> Any:
-        """Return what the layer computes, in float32, as in the model where the head stands.
+        """Return the output of the layer in float32, as the reduced model computes it.
 
-        The embeddings are taken as they are. For stored vectors, whose norm may be another, see :meth:`transform`.
+        The embeddings are not scaled. For stored vectors, whose norm may differ, use :meth:`transform`.
 
         Args:
             embeddings: Array or torch tensor of shape (n, d).
@@ -136,9 +137,9 @@ class BaseHead:
     def transform(self, embeddings: Any) -> Any:
         """Reduce embeddings or stored vectors of any norm to unit vectors.
 
-        The norm of a vector carries no meaning for its cosines, but a Tanh is nearly linear only for vectors of the
-        norm that the head was fitted for. So each row is scaled to the mean norm in the head's record first. A head
-        without one, such as one that was trained from random weights, takes the rows as they are, as its model does.
+        Cosines ignore the norm of a vector, but the Tanh is nearly linear only at the norm that the head was fitted
+        for. So each row is first scaled to the mean norm in the head's record. A head without one, such as a head
+        trained from random weights, takes the rows unscaled, as its model does.
 
         Args:
             embeddings: Array or torch tensor of shape (n, d).
@@ -157,10 +158,10 @@ class BaseHead:
 
         Args:
             embeddings: Array or torch tensor of shape (n, d).
-            precision: How the codes are stored. Defaults to None: as the head was fitted for.
+            precision: Precision of the codes. Defaults to None: the one that the head was fitted for.
 
         Returns:
-            n codes, which know the head that made them.
+            n codes, with the head's fingerprint.
 
         Raises:
             UserError: As :meth:`transform`.
@@ -218,15 +219,15 @@ class BaseHead:
         return replace(self, record=replace(self.record, **changes))
 
     def for_norm(self, mean_norm: float) -> BaseHead:
-        """Return the head for vectors of another mean norm, whose outputs are the same.
+        """Return the head for vectors of another mean norm, with the same outputs.
 
         Raises:
-            ValueError: If the record has no mean norm, or ``mean_norm`` is not from 1e-30 to 1e30.
+            UserError: If the record has no mean norm, or ``mean_norm`` is not from 1e-30 to 1e30.
         """
         if self.record.mean_norm is None:
             raise UserError(
                 "the head's record has no mean_norm, the mean norm of the vectors that it reduces: set it, "
-                "head.with_record(mean_norm=1.0) where they have norm 1"
+                "head.with_record(mean_norm=1.0) for vectors of norm 1"
             )
         changed = self.with_record(mean_norm=mean_norm)
         # In float64: float32 may hold neither the scale nor its inverse.
@@ -236,11 +237,11 @@ class BaseHead:
         """Write the head to a folder: its weights as a ``Dense`` is saved, and ``st_dimreduce.json``.
 
         Args:
-            path: The folder to make. It appears when it is complete.
-            overwrite: Replace a head or a reduced model that is there. Defaults to False.
+            path: The folder to create; it appears once it is complete.
+            overwrite: Replace an existing head or reduced model. Defaults to False.
 
         Raises:
-            FileExistsError: If ``path`` exists and ``overwrite`` is False, or holds no head.
+            FileExistsError: If ``path`` exists and ``overwrite`` is False, or if it holds anything but a head.
         """
         sizes = {"in_features": self.in_features, "out_features": self.out_features}
         tensors = {"linear.weight": self.weight} | ({} if self.bias is None else {"linear.bias": self.bias})
@@ -255,7 +256,7 @@ class BaseHead:
         """Read a head from a folder that :meth:`save` wrote, or that holds a saved ``DimReduce`` or ``Dense``.
 
         Raises:
-            ValueError: If there is no head.
+            UserError: If there is no head.
         """
         folder = Path(path)
         try:
@@ -270,14 +271,14 @@ class BaseHead:
 
     @classmethod
     def of_dense(cls, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], record: FitRecord) -> BaseHead:
-        """Return the head that a ``Dense`` is: settings and tensors as :func:`read_dense` returns them."""
+        """Return a saved ``Dense`` as a head, from the settings and tensors that :func:`read_dense` returns."""
         if config.get("use_residual"):
             raise UserError("it has a residual connection: expected a head without one")
         activation: Any = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
         return cls(tensors["linear.weight"], tensors.get("linear.bias"), activation, record)
 
     def to_dense(self) -> Dense:
-        """Return the stock ``Dense`` with the same weights, which loads without this package."""
+        """Return a stock ``Dense`` with the same weights, which loads without this package."""
         import torch  # noqa: PLC0415, a head alone needs neither
         from sentence_transformers.sentence_transformer.modules import Dense  # noqa: PLC0415
 
@@ -292,10 +293,10 @@ class BaseHead:
 
 
 def read_dense(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read a saved ``Dense`` or ``DimReduce``: its settings, and its finite tensors as float32.
+    """Return the settings of a saved ``Dense`` or ``DimReduce``, and its tensors as finite float32 arrays.
 
     Raises:
-        ValueError: If a setting is invalid, or the weights do not fit the settings.
+        UserError: If a setting is invalid, or the weights do not fit the settings.
     """
     config = read_object(folder / CONFIG)
     for name in ("in_features", "out_features"):

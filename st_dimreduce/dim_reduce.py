@@ -20,27 +20,27 @@ from st_dimreduce.record import FitRecord, record_of, set_record
 class DimReduce(Dense):
     """Reduces embeddings to fewer dimensions: Dropout -> Linear -> Tanh.
 
-    Use it to train a head together with its model: it knows how it was fitted (:attr:`record`), and becomes the
-    portable form when it is saved with :func:`st_dimreduce.save_portable`. Where you need neither, the stock modules
-    ``Dropout`` and ``Dense`` one after the other compute the same.
+    Use it to train a head together with its model. It carries the record of its fit (:attr:`record`), and
+    :func:`st_dimreduce.save_portable` saves it in the portable form. If you need neither, the stock modules ``Dropout``
+    and ``Dense`` compute the same.
 
-    Stands behind Pooling or Normalize, or between Transformer and Pooling to reduce ``"token_embeddings"``.
+    Place it after Pooling or Normalize, or between Transformer and Pooling to reduce ``"token_embeddings"``.
 
     Args:
         in_features: Size d of the embeddings.
         out_features: Size k of the reduced embeddings, 1 to ``in_features``.
         bias: Whether to add a bias. Defaults to True.
-        activation_function: Module applied last. Defaults to ``nn.Tanh()``; None stands for ``nn.Identity()``.
+        activation_function: Module applied last. Defaults to ``nn.Tanh()``; None means ``nn.Identity()``.
         init_weight: Initial weight, tensor of shape (k, d). Defaults to None: drawn as by ``nn.Linear``.
         init_bias: Initial bias, tensor of shape (k,). Defaults to None.
         module_input_name: The feature to reduce. Defaults to ``"sentence_embedding"``.
-        module_output_name: The feature to write. Defaults to None: the one that is read.
-        use_residual: As in ``Dense``, which may then be saved but not as a portable form. Defaults to False.
+        module_output_name: The feature to write. Defaults to None: the input feature.
+        use_residual: As in ``Dense``; the portable form does not support it. Defaults to False.
         dropout: Share of the inputs zeroed in training, in [0, 1). Defaults to 0.1.
-        record: How the weights came about. Defaults to None: an empty record.
+        record: How the weights were fitted. Defaults to None: an empty record.
 
     Raises:
-        ValueError: If a size, the dropout or the shape of an initial value is out of range.
+        UserError: If a size, the dropout or the shape of an initial value is out of range.
     """
 
     config_keys = [*Dense.config_keys, "dropout", "record"]  # noqa: RUF012, as in every module of Sentence Transformers
@@ -101,17 +101,17 @@ class DimReduce(Dense):
         """Return the head as plain arrays in float32, with its record.
 
         Raises:
-            ValueError: If it ends in something other than Tanh or Identity, or has a residual connection.
+            UserError: If it ends in something other than Tanh or Identity, or has a residual connection.
         """
         return plain_head(self, self.record)
 
     def to_dense(self) -> Dense:
-        """Return the stock ``Dense`` with the same weights, which loads without this package."""
+        """Return a stock ``Dense`` with the same weights, which loads without this package."""
         return _copy(self, Dense, self.record)
 
     @classmethod
     def from_head(cls, head: BaseHead, dropout: float = 0.1) -> DimReduce:
-        """Return a head as a module.
+        """Return a head as a trainable module.
 
         Args:
             head: The head.
@@ -134,7 +134,7 @@ def head_of(model: SentenceTransformer) -> tuple[Dense, FitRecord]:
     """Return the ``Dense`` or ``DimReduce`` that is a reduced model's head, and its record.
 
     Raises:
-        ValueError: If the model ends in no head.
+        UserError: If the model ends in no head.
     """
     modules = [module for module in model if not isinstance(module, (Normalize, Pooling))]
     if not isinstance(modules[-1], Dense) or modules[-1].use_residual:
@@ -164,7 +164,7 @@ def plain_head(dense: Dense, record: FitRecord) -> BaseHead:
     """Return a ``Dense`` as plain arrays in float32, with a record.
 
     Raises:
-        ValueError: If it ends in something other than Tanh or Identity, or has a residual connection.
+        UserError: If it ends in something other than Tanh or Identity, or has a residual connection.
     """
     if dense.use_residual:
         raise UserError("the module has a residual connection: expected a head without one")

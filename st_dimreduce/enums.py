@@ -1,4 +1,4 @@
-"""The choices that users make, as string enums: a string is checked where it comes in."""
+"""The choices that users make, as string enums: a string is checked as soon as it is given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from st_dimreduce.errors import UserError
 
 
 class StringEnum(str, Enum):
-    """A string with a few valid values; the error for any other value lists them."""
+    """A string with a few valid values; the error for any other lists them."""
 
     __str__ = str.__str__  # "int4" in a message, not "Precision.INT4"
 
@@ -39,7 +39,7 @@ class Precision(StringEnum):
 
 
 class Objective(StringEnum):
-    """What a head is fitted for: retrieval quality, or the neighbours that the base model finds."""
+    """What a head is fitted for: retrieval quality, or fidelity to the base model's neighbours."""
 
     QUALITY = "quality"
     FIDELITY = "fidelity"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Head(BaseHead):
     """A linear layer and a Tanh that reduce embeddings of d dimensions to k.
 
-    Get one with :meth:`fit`, :meth:`load` or :meth:`from_model`. ``transform`` gives floats, ``encode`` codes.
+    Get one with :meth:`fit`, :meth:`load` or :meth:`from_model`. ``transform`` returns floats, ``encode`` codes.
 
     Args:
         weight: float32 array of shape (k, d), 1 <= k <= d.
@@ -59,14 +59,14 @@ class Head(BaseHead):
             objective: ``"quality"``, to find what people look for, or ``"fidelity"``, to find what the full vectors
                 find. Defaults to ``"quality"``.
             pairs: Embedded pairs of a query and the document it should find, to train on. Defaults to None.
-            strength: How far quality departs from fidelity, 0 (not at all) to 2. Defaults to None: 1 without pairs.
-            column: The column of vectors in a table, lists of equally many floats. Defaults to None: the only one.
+            strength: How far quality departs from fidelity, 0 (not at all) to 2. Defaults to None: 1.
+            column: The column of vectors in a table, lists of floats of one length. Defaults to None: the only one.
             on_bad_row: ``"raise"`` (the default) stops at the first vector that is NaN, infinite or zero; ``"zero"``
                 leaves such vectors out.
             seed: Seed of the sample and of the fit. Defaults to 0.
 
         Returns:
-            A head for vectors as they are in the source; their mean norm is in ``head.record.mean_norm``.
+            A head for vectors of the source's mean norm, ``head.record.mean_norm``.
 
         Raises:
             FileNotFoundError: If there is no such file or folder.
@@ -83,11 +83,11 @@ class Head(BaseHead):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Head:
-        """Read a head with its record, without loading the model it stands in.
+        """Read a head with its record, without loading its model.
 
         Args:
-            path: A folder that :meth:`save` wrote, or a reduced model: its folder, or its name on the Hub, of which
-                the head's files alone are downloaded.
+            path: A folder that :meth:`save` wrote, or a reduced model: its folder, or its name on the Hub, from which
+                only the head's files are downloaded.
 
         Raises:
             UserError: If there is no head.
@@ -110,16 +110,16 @@ class Head(BaseHead):
     def attach(
         self, model: SentenceTransformer | str | os.PathLike[str], *, trainable: bool = False
     ) -> SentenceTransformer:
-        """Put the head behind the model that its vectors came from, to encode queries that agree with them.
+        """Attach the head to the model that its vectors came from, so that encoded queries match the stored vectors.
 
         Stored vectors usually have norm 1, but before its ``Normalize`` a model's embeddings have larger norms: the
-        weight is divided by their mean norm, measured on a few sentences. A head fitted with the default gain then
+        weight is divided by their mean norm, measured on a few sentences. The model then
         agrees with the reduced stored vectors to a cosine of 0.9999.
 
         Args:
             model: The base model: a name, a path, or a ``SentenceTransformer``, which is left unchanged.
-            trainable: Whether to stack the head as a ``DimReduce``, to be trained, instead of the stock ``Dense``,
-                which loads without a flag. Defaults to False.
+            trainable: Whether to attach the head as a ``DimReduce``, for training, instead of as a stock ``Dense``,
+                which loads without ``trust_remote_code``. Defaults to False.
 
         Returns:
             A new model with the base model's prompts, similarity function and maximum length.
@@ -152,7 +152,7 @@ class Head(BaseHead):
             source: Vectors of size d, as in :meth:`fit`.
             target: A path that ends in ``.npy`` (the codes only), ``.parquet`` or ``.arrow`` for one file, or in no
                 suffix for a folder of part files, ``.npy`` from arrays and ``.parquet`` from tables.
-            precision: How the codes are stored. Defaults to None: as the head was fitted for.
+            precision: Precision of the codes. Defaults to None: the one that the head was fitted for.
             column: The column of vectors in a table. Defaults to None: the only one. Other columns are copied.
             on_bad_row: ``"raise"`` (the default) stops at the first vector that is NaN, infinite or zero; ``"zero"``
                 stores the code of a zero vector in its place, and counts it.

@@ -39,9 +39,9 @@ def reduce_model(
     """Put a fitted head behind a base model.
 
     The head is fitted on the base model's embeddings of the given texts, so give texts like those it will encode:
-    fitted on general texts it loses a fifth of its agreement with the base model on scientific abstracts. It
-    stands behind the last module that is not ``Normalize``, and a ``Normalize`` at the end stays at the end. Where
-    the embeddings exist already, use :meth:`st_dimreduce.Head.fit` and :meth:`st_dimreduce.Head.attach`.
+    fitted on general texts it loses a fifth of its agreement with the base model on scientific abstracts. It goes
+    behind the last module that is not ``Normalize``; a final ``Normalize`` stays last. If you already have the
+    embeddings, use :meth:`st_dimreduce.Head.fit` and :meth:`st_dimreduce.Head.attach`.
 
     Args:
         model: The base model: a name, a path, or a ``SentenceTransformer``, which is left unchanged.
@@ -52,10 +52,8 @@ def reduce_model(
             Defaults to ``"quality"``.
         pairs: Labelled pairs of a query and the document it should find, or triples with a document that it should
             not find, to train on. Without them, for quality, cloze pairs are made of up to 1,000 of the texts.
-        batch_size: Texts the base model encodes at a time; the head is the same for every size, but for rounding.
-            Defaults to 32.
-        cache: Folder to keep embeddings in, and to take those from that are there; :func:`st_dimreduce.compare` can
-            share it. Defaults to None.
+        batch_size: Texts that the base model encodes at a time; changes the head by rounding only. Defaults to 32.
+        cache: Folder to cache embeddings in; :func:`st_dimreduce.compare` can share it. Defaults to None.
         seed: Seed of the sample and of the fit. Defaults to 0.
 
     Returns:
@@ -63,8 +61,8 @@ def reduce_model(
         ``Dense``; ``Head.from_model(model)`` has its record.
 
     Raises:
-        UserError: If there is nothing to fit on, all texts are the same or too few for ``size``, or the model cannot
-            be loaded, is reduced already or gives no sentence embedding.
+        UserError: If there are no texts, too few for ``size``, or all are the same, or the model cannot be loaded, is
+            already reduced or gives no sentence embedding.
     """
     size, objective = Size.of(size), Objective(objective)
     check_objective(objective, pairs)
@@ -77,7 +75,7 @@ def reduce_model(
     summary, drawn = body.summarize(texts, seed)
     if not summary.count:
         raise UserError("texts is empty: give texts to fit on, or fit on stored vectors with Head.fit")
-    if summary.count > 1 and len(drawn) == 1:  # of texts that could be read but once
+    if summary.count > 1 and len(drawn) == 1:  # of an iterator, which is not checked before
         raise UserError(all_same("texts", summary.count))
     cloze = _cloze(body, drawn, seed) if objective is Objective.QUALITY and labelled is None else None
     head = fit_head(summary, size, objective=objective, pairs=labelled, cloze_pairs=cloze, seed=seed)
@@ -95,10 +93,10 @@ def reduce_and_compare(
     cache: str | os.PathLike[str] | None = None,
     seed: int = 0,
 ) -> tuple[SentenceTransformer, Comparison]:
-    """Reduce a model on most of the texts, and measure what it cost on the others.
+    """Reduce a model on most of the texts, and measure the cost on the others.
 
-    A tenth of the texts, at most 1,000 and at least 100, is held out (never more than a third). Each of these is to be
-    found by one of its texts and by some of its keywords; where they are too short, they search one another.
+    A tenth of the texts is held out, 100 to 1,000 but never more than a third. Each should be found by one of its
+    sentences and by some of its keywords; texts that are too short for that search one another.
 
     Args:
         model: As in :func:`reduce_model`.

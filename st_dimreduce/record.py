@@ -52,18 +52,18 @@ class FitRecord:
         rotation: ``"itq"``, ``"random"`` or None.
         gain: Root mean square of the Tanh's input on the vectors fitted on.
         seed: Seed of the fit.
-        trained_steps: Step of contrastive training that was kept.
-        distilled_steps: Step of distillation that was kept.
+        trained_steps: Step of contrastive training with the lowest held-out loss.
+        distilled_steps: Step of distillation with the lowest held-out loss.
         base_model: Name of the base model on the Hub.
         license, license_name, license_link, language: What the base model's card says.
         versions: Versions of the packages that fitted the head, by name.
-        choice: The options measured for a byte budget, a :meth:`st_dimreduce.Choice.to_dict`.
+        choice: The options measured for a byte budget, a :meth:`st_dimreduce.fitting.budget.Choice.to_dict`.
         figures: What was measured of the model, a :meth:`st_dimreduce.Comparison.to_dict`.
-        reference: What the fit does with vectors held out from it, which :func:`st_dimreduce.drift` compares later
+        reference: What the fit does with vectors held out from it, which :meth:`st_dimreduce.Head.drift` compares later
             vectors with.
 
     Raises:
-        ValueError: If a value is of the wrong type or out of range.
+        UserError: If a value is of the wrong type or out of range.
     """
 
     precision: Precision = Precision.FLOAT32

@@ -29,10 +29,10 @@ def check_texts(name: str, texts: object) -> None:
 
     Args:
         name: What they are, such as ``"sentences"``.
-        texts: The texts; an iterable that can be read but once is left alone.
+        texts: The texts; an iterator is not checked.
 
     Raises:
-        ValueError: If they are one string, or several that are all blank or the same.
+        UserError: If they are one string, or several that are all blank or the same.
     """
     if isinstance(texts, (str, bytes)):
         raise UserError(f"{name} is a {type(texts).__name__}, {texts!r:.40}: expected a list of str")
@@ -47,12 +47,12 @@ def check_texts(name: str, texts: object) -> None:
 
 
 def all_same(name: str, count: int, same: str = "the same") -> str:
-    """Return what to say of texts that do not differ."""
+    """Return the message for texts that do not differ."""
     return f"all {count:,} {name} are {same}: give texts that differ, like those that will be encoded"
 
 
 def read_texts(source: str, column: str | None = None) -> list[str]:
-    """Read texts from a file: one per line, or a column of a ``.jsonl`` or ``.csv`` file. Blank texts are left out.
+    """Read texts from a file: one per line, or a column of a ``.jsonl`` or ``.csv`` file. Blank texts are skipped.
 
     In a ``.jsonl`` file as BEIR's ``corpus.jsonl``, whose objects have an ``_id``, a ``title`` comes before the text.
 
@@ -62,8 +62,8 @@ def read_texts(source: str, column: str | None = None) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8, has no text or lacks the column, a line is not what its kind of file has, or a
-            text holds half of a surrogate pair.
+        UserError: If it is not UTF-8, has no text or lacks the column, a line does not parse, or a text holds half of
+            a surrogate pair.
     """
     texts = [text for _, text in _read(source, column) if text]
     if not texts:
@@ -72,7 +72,7 @@ def read_texts(source: str, column: str | None = None) -> list[str]:
 
 
 def _read(source: str, column: str | None) -> list[tuple[str | None, str]]:
-    """Return the texts of a file, the blank ones too, with their ids, None where they have none."""
+    """Return the texts of a file, blank ones included, with their ids, None where they have none."""
     suffix = Path(source).suffix.lower()
     if column is not None and suffix not in (".jsonl", ".csv"):
         raise UserError(f"a column ({column!r}) was named for {source}: only .jsonl and .csv files have columns")
@@ -103,7 +103,7 @@ class Question:
 
 
 def digest_of(texts: Iterable[str]) -> str:
-    """Return the SHA-256 of texts in their order, by which they are known again."""
+    """Return the SHA-256 of texts in their order, to recognise them later."""
     digest = hashlib.sha256()
     for text in texts:
         content = text.encode("utf-8", "surrogatepass")
@@ -129,8 +129,8 @@ def read_question(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If neither texts nor scored pairs are given, relevance without queries, or a file does not have
-            what it should.
+        UserError: If neither texts nor scored pairs are given, relevance is given without queries, or a file does not
+            parse.
     """
     if texts is None and (scored_pairs is None or queries is not None):
         raise UserError("no texts to search were given: give --texts FILE, or --pairs FILE alone")
@@ -149,14 +149,14 @@ def read_question(
     if not any(graded.values()):
         raise UserError(f"{relevant} names no relevant document of any query in {queries}: expected {_QRELS}")
     rows = {id_: row for row, id_ in enumerate(documents)}
-    kept = [id_ for id_ in asked if graded[id_]]
-    if len(kept) < len(asked):
-        left = f"{len(asked) - len(kept):,} of {len(asked):,} queries have no relevant document in {relevant}"
-        warnings.warn(f"{left}: they are not asked", stacklevel=2)
+    judged = [id_ for id_ in asked if graded[id_]]
+    if len(judged) < len(asked):
+        problem = f"{len(asked) - len(judged):,} of {len(asked):,} queries have no relevant document in {relevant}"
+        warnings.warn(f"{problem}: they are left out", stacklevel=2)
     return Question(
         list(documents.values()),
-        [asked[id_] for id_ in kept],
-        [{rows[document]: grade for document, grade in graded[id_].items()} for id_ in kept],
+        [asked[id_] for id_ in judged],
+        [{rows[document]: grade for document, grade in graded[id_].items()} for id_ in judged],
         scored,
     )
 
@@ -164,7 +164,7 @@ def read_question(
 def _identified(source: str, column: str | None) -> dict[str, str]:
     """Return the texts of a file by their ids; by their numbers from 1, as strings, where they have none.
 
-    A blank text that has an id is left out.
+    Blank texts with an id are skipped.
     """
     given = _read(source, column)
     named = any(id_ is not None for id_, _ in given)
@@ -193,7 +193,7 @@ def read_relevant(source: str, queries: Collection[str], documents: Collection[s
 
     Args:
         source: The file's path.
-        queries: Ids of the queries; a line about another one is left out, with a warning.
+        queries: Ids of the queries; lines about others are skipped, with a warning.
         documents: Ids of the documents.
 
     Returns:
@@ -201,7 +201,7 @@ def read_relevant(source: str, queries: Collection[str], documents: Collection[s
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is of another form, names a document that is not there, or contradicts an earlier one.
+        UserError: If a line is of another form, names a document that is not there, or contradicts an earlier one.
     """
     relevant: dict[str, dict[str, float]] = {id_: {} for id_ in queries}
     known, unknown, grades = set(documents), dict[str, None](), dict[tuple[str, str], float]()
@@ -228,20 +228,20 @@ def read_relevant(source: str, queries: Collection[str], documents: Collection[s
     if unknown:
         warnings.warn(
             f"{source} has {len(unknown):,} queries, such as {next(iter(unknown))!r:.80}, that are not among those "
-            f"given, {_ids(queries)}: they are not asked",
+            f"given, {_ids(queries)}: they are left out",
             stacklevel=3,
         )
     return relevant
 
 
 def _ids(known: Collection[str]) -> str:
-    """Return in words which ids there are."""
+    """Describe the known ids, for a message."""
     first, *_, last = (next(iter(known)), *known)
     return f"one of the {len(known):,} ids from {first!r:.40} to {last!r:.40}"
 
 
 def _fields(line: str) -> list[str]:
-    """Split a line of a qrels file at its tabs, else at spaces, or at commas where a space is behind each or none."""
+    """Split a line of a qrels file at tabs, else at commas if there are any, else at spaces."""
     if "\t" in line:
         return [field.strip() for field in line.split("\t")]
     fields = line.split()
@@ -270,7 +270,7 @@ def read_scored_pairs(source: str) -> list[tuple[str, str, float]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it lacks these columns, or a score is not a number.
+        UserError: If it lacks these columns, or a score is not a number.
     """
     stream = _open(source, _SCORED_PAIRS)
     # Tables separated by tabs are usually not quoted: a quotation mark in one is part of its text.
@@ -296,7 +296,7 @@ def read_labelled_pairs(source: str) -> list[tuple[str, ...]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a row lacks a field, or there is none.
+        UserError: If a row lacks a field, or there is none.
     """
     stream, suffix = _open(source, _LABELLED_PAIRS), Path(source).suffix.lower()
     rows: Iterator[tuple[int, list[Any]]]
@@ -322,7 +322,7 @@ def read_labelled_pairs(source: str) -> list[tuple[str, ...]]:
 
 
 def _pair_names(fields: list[str]) -> list[str]:
-    """Return the fields of a labelled pair among those of a file; none if it does not name them."""
+    """Return the fields of a labelled pair among those of a file; an empty list if there are none."""
     for pair in (("query", "document"), ("anchor", "positive")):
         if set(pair) <= set(fields):
             return [*pair, *(["negative"] if "negative" in fields else [])]
@@ -348,7 +348,7 @@ def _open(source: str, expected: str) -> io.StringIO:
 
 
 def _objects(stream: io.StringIO, source: str) -> Iterator[tuple[int, Any]]:
-    """Yield what each line of a .jsonl file holds, with its number."""
+    """Yield the value of each line of a .jsonl file, with the line number."""
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue

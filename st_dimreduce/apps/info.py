@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from st_dimreduce.codes.fingerprint import shown
+from st_dimreduce.codes.fingerprint import abbreviate
 from st_dimreduce.codes.origin import INDEX_FILE, Origin, origin_beside
 from st_dimreduce.codes.rows import map_array
 from st_dimreduce.head import Head
@@ -69,7 +69,7 @@ def _head(head: Head, place: Path) -> dict[str, Any]:
         "out_features": head.out_features,
         "precision": head.precision.value,
         "bytes per vector": head.precision.bytes_per_vector(head.out_features),
-        "head": shown(head.fingerprint),
+        "head": abbreviate(head.fingerprint),
         **{name: record[name] for name in _SHOWN if name in record},
         "read it with": use if is_model else f"Head.load({str(place)!r}), st-dimreduce transform and attach",
     }
@@ -82,7 +82,7 @@ def _index(place: Path) -> dict[str, Any]:
     return {
         "kind": f"{opened.kind.value} index of codes",
         "vectors": len(opened),
-        **opened.origin.said,
+        **opened.origin.summary,
         "bytes": sum(path.stat().st_size for path in place.iterdir()),
         "recall@10 by cells": dict(zip(opened.measured.cells, opened.measured.recalls["10"], strict=True)),
         "read it with": f"Index.load({str(place)!r}), st-dimreduce index search, or faiss.read_index",
@@ -101,7 +101,12 @@ def _array(place: Path) -> dict[str, Any]:
 
 def _codes(place: Path, origin: Origin) -> dict[str, Any]:
     files = [place] if place.is_file() else sorted(place.glob("*.npy"))
-    return {"kind": "codes", "vectors": sum(len(map_array(file)) for file in files), **origin.said, "files": len(files)}
+    return {
+        "kind": "codes",
+        "vectors": sum(len(map_array(file)) for file in files),
+        **origin.summary,
+        "files": len(files),
+    }
 
 
 def _table(place: Path) -> dict[str, Any]:
@@ -112,5 +117,5 @@ def _table(place: Path) -> dict[str, Any]:
     columns = []
     for field in schema:
         origin = field_origin(field)
-        columns.append({"name": field.name, "type": str(field.type), **(origin.said if origin else {})})
+        columns.append({"name": field.name, "type": str(field.type), **(origin.summary if origin else {})})
     return {"kind": "table", "vectors": rows, "bytes": place.stat().st_size, "columns": columns}

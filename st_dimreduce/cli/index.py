@@ -170,5 +170,5 @@ def _lines(path: Path) -> list[str]:
 
 
 def _figures(opened: "Index") -> dict[str, Any]:
-    stored = {"vectors": len(opened), **opened.origin.known}
+    stored = {"vectors": len(opened), **opened.origin.to_dict()}
     return {"kind": opened.kind.value, **stored, "recall": opened.measured.recalls}

@@ -1,4 +1,4 @@
-"""Codes: the stored form of reduced vectors, which can be searched, decoded and saved."""
+"""Codes, the stored form of reduced vectors: searched, decoded, saved and loaded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_file, write_json
 
-COLUMN = "embedding"  # of codes in a table that has no column of vectors
-_CANDIDATES = 10  # per result, where these are rescored
+COLUMN = "embedding"  # name of the column of codes in a table of codes alone
+_CANDIDATES = 10  # candidates per result that are rescored
 _TABLES = (".parquet", ".arrow", ".feather")
 
 
@@ -33,12 +33,12 @@ class Codes:
     Args:
         values: float32 unit rows of shape (n, k) for ``"float32"``, int8 of shape (n, k) for ``"int8"``, else uint8 of
             shape (n, ceil(k * bits / 8)), the first dimension in the highest bits of the first byte.
-        precision: How they are stored.
+        precision: Precision of the codes.
         out_features: Dimensions k of the reduced vectors.
-        head: Fingerprint of the head that made them; None (the default) where it is not known.
+        head: Fingerprint of the head that made them. Defaults to None: not known.
 
     Raises:
-        UserError: If the values are not of the shape and type that the precision asks for.
+        UserError: If the values do not have the shape and type of the precision.
     """
 
     values: np.ndarray
@@ -52,7 +52,7 @@ class Codes:
 
     @classmethod
     def of(cls, embeddings: Any, precision: Precision | str, head: str | None = None) -> Codes:
-        """Quantise embeddings that are reduced already, such as a reduced model encodes.
+        """Quantise reduced embeddings, such as those that a reduced model encodes.
 
         Args:
             embeddings: Float array of shape (n, k), of any norm.
@@ -78,7 +78,7 @@ class Codes:
 
     @property
     def origin(self) -> Origin:
-        """What made the codes, as it is written beside them."""
+        """Which head made the codes and how they are stored, as written with them."""
         return Origin(self.precision, self.out_features, self.head)
 
     def decode(self) -> np.ndarray:
@@ -95,9 +95,9 @@ class Codes:
         Args:
             queries: Float array or tensor of shape (q, k), of any norm: from :meth:`st_dimreduce.Head.transform`, or
                 encoded by the reduced model.
-            k: Results per query; fewer where there are fewer codes. Defaults to 10.
-            rescore: The same queries and all n documents as full vectors, of shapes (q, d) and (n, d): the best 10 k
-                codes are ordered by these. The documents may be memory-mapped. Defaults to None: by the codes.
+            k: Results per query; fewer if there are fewer codes. Defaults to 10.
+            rescore: The same queries and all n documents as full vectors, of shapes (q, d) and (n, d). The best 10 k
+                codes are reordered by their cosines. The documents may be memory-mapped. Defaults to None.
 
         Returns:
             Cosines, float32, and rows, int64, both of shape (q, min(k, n)), the nearest first.
@@ -118,11 +118,11 @@ class Codes:
         return rescore_candidates(full_queries, full_documents, candidates, k)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the codes, beside ``path`` first and then renamed.
+        """Write the codes to a file, which appears once it is complete.
 
         Args:
-            path: A ``.npy`` file, with ``NAME.npy.codes.json`` beside it that says what made it, or a ``.parquet`` or
-                ``.arrow`` table with one column, ``embedding``.
+            path: A ``.npy`` file, beside which ``NAME.npy.codes.json`` names the head, or a ``.parquet`` or ``.arrow``
+                table with one column, ``embedding``.
 
         Raises:
             UserError: If the suffix is another.
@@ -151,7 +151,7 @@ class Codes:
 
         Raises:
             FileNotFoundError: If there is no such file or folder.
-            UserError: If nothing beside a ``.npy`` file says what made it, or the file is damaged.
+            UserError: If nothing beside a ``.npy`` file says how its codes are stored, or the file is damaged.
         """
         source = Path(path)
         if not source.exists():

@@ -1,8 +1,8 @@
-"""A head's fingerprint: the same for a head and for what it becomes behind a model, another for any other head.
+"""Fingerprints of heads: the same for a head alone and attached to a model, different for any other head.
 
-A head that is attached to a model is scaled to the norm of its embeddings, which rounds every weight: a hash of the
-weights would be another. So the fingerprint holds a few random projections of the weights, which are compared but for
-rounding, behind a hash of what must be equal.
+Attaching a head to a model scales it to the norm of the embeddings, which rounds every weight and would change a hash
+of them. So a fingerprint is a hash of what must be equal, followed by a few random projections of the weights, which
+are compared up to rounding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 _KEYED = 16  # hexadecimal digits of the hash
 _PROJECTIONS = 6
-_SEED = 20_260_127  # any: the projections are part of the format
+_SEED = 20_260_127  # arbitrary, but part of the format
 _CLOSE = 0.01  # in standard deviations of the projections of unrelated heads; float16 moves them by 0.001
 
 
@@ -23,7 +23,7 @@ def fingerprint(weight: np.ndarray, bias: np.ndarray | None, about: tuple[object
     Args:
         weight: Shape (k, d), for vectors of norm 1.
         bias: Shape (k,), if there is one.
-        about: What must be equal.
+        about: Everything else that must be equal.
     """
     rng = np.random.default_rng(_SEED)
     known = (weight.shape, bias is not None, *about)
@@ -33,13 +33,13 @@ def fingerprint(weight: np.ndarray, bias: np.ndarray | None, about: tuple[object
     right = rng.standard_normal((_PROJECTIONS, matrix.shape[1]))
     scale = np.linalg.norm(matrix)
     values = (left @ matrix * right).sum(axis=1) / (scale or 1)
-    # The scale as well: behind a Tanh, a head of twice the weights is another.
+    # The scale counts too: with a Tanh, twice the weights make a different head.
     values[0] = np.log(scale or 1)
     return hashlib.sha256(repr(known).encode()).hexdigest()[:_KEYED] + values.astype(">f4").tobytes().hex()
 
 
 def same_head(one: str, other: str) -> bool:
-    """Whether two fingerprints are of one head; false where one of them is none."""
+    """Whether two fingerprints are those of one head; False if one is not a fingerprint."""
     if len(one) != len(other) or one[:_KEYED] != other[:_KEYED]:
         return False
     try:
@@ -49,6 +49,6 @@ def same_head(one: str, other: str) -> bool:
     return len(values[0]) == _PROJECTIONS and bool(np.abs(values[0] - values[1]).max() <= _CLOSE)
 
 
-def shown(one: str) -> str:
-    """Return what people are shown of a fingerprint: digits that do not depend on rounding by much."""
-    return one[_KEYED : _KEYED + 4] + one[_KEYED + 8 : _KEYED + 12] + one[_KEYED + 16 : _KEYED + 20]
+def abbreviate(full: str) -> str:
+    """Return twelve digits of a fingerprint, for people: those that rounding hardly changes."""
+    return full[_KEYED : _KEYED + 4] + full[_KEYED + 8 : _KEYED + 12] + full[_KEYED + 16 : _KEYED + 20]

@@ -32,8 +32,8 @@ def nearest(
     Args:
         queries: Shape (q, k).
         documents: Float vectors of shape (n, k).
-        own: For each query its own row among the documents, which does not count as found. Defaults to None: the
-            queries are no documents.
+        own: For each query its own row among the documents, which is left out. Defaults to None: the queries are not
+            among the documents.
         top_k: Number of documents. Defaults to 10.
     """
     return closest(lambda queries, count: search(queries, documents, Precision.FLOAT32, count), queries, own, top_k)
@@ -52,7 +52,7 @@ def closest(
 def others(found: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Return the rows found, shape (q, n), without each query's own: shape (q, n - 1).
 
-    Where it was not found, after documents equal to it, the last of these gives way.
+    If a query's own row is not among them, because equal documents came first, the last one is dropped instead.
     """
     dropped = np.where((found == own[:, None]).any(axis=1), (found == own[:, None]).argmax(axis=1), found.shape[1] - 1)
     return found[np.arange(found.shape[1]) != dropped[:, None]].reshape(len(found), -1)

@@ -1,8 +1,7 @@
-"""Which head made codes: it is written with them, so that those of another head are not taken for them.
+"""Which head made codes, written with them so that codes of different heads are not mixed up.
 
-Tables hold it in the metadata of their column of codes. A ``.npy`` file cannot: ``NAME.npy.codes.json`` lies
-beside it, and ``codes.json`` in a folder of such files. Files without it, such as those of other programs, are
-taken as they are.
+Tables have it in the metadata of their column of codes, ``.npy`` files in ``NAME.npy.codes.json`` beside them, folders
+of ``.npy`` files in ``codes.json``. Files of other programs have none.
 """
 
 from __future__ import annotations
@@ -12,25 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from st_dimreduce.codes.fingerprint import same_head, shown
+from st_dimreduce.codes.fingerprint import abbreviate, same_head
 from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 from st_dimreduce.untrusted import read_object
 
 PREFIX = "st_dimreduce."
-INDEX_FILE = "index.json"  # in the folder of an index, which holds it too
+INDEX_FILE = "index.json"  # in the folder of an index, which also says it
 _FILE = "codes.json"
 _FORMAT = "st_dimreduce.codes.1"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What codes were made by.
+    """Which head made codes, and how they are stored.
 
     Attributes:
         precision: Precision of the codes.
         out_features: Dimensions of the reduced vectors.
-        head: :attr:`st_dimreduce.Head.fingerprint` of the head; None where it was not written.
+        head: :attr:`st_dimreduce.Head.fingerprint` of the head; None if it is not known.
     """
 
     precision: Precision
@@ -39,10 +38,10 @@ class Origin:
 
     @classmethod
     def read(cls, known: Mapping[str, Any], where: object) -> Origin | None:
-        """Return what :attr:`known` gave; None where there is nothing of the kind.
+        """Read what :meth:`to_dict` returned; None if it holds no origin.
 
         Raises:
-            ValueError: If it is damaged.
+            UserError: If it is damaged.
         """
         try:
             values = known["precision"], known["out_features"]
@@ -52,45 +51,46 @@ class Origin:
         try:
             origin = cls(Precision(values[0]), int(values[1]), head)
         except (ValueError, TypeError) as error:
-            raise UserError(f"{where} says {values[0]} of {values[1]} of its codes: it is damaged") from error
+            raise UserError(
+                f"{where} is damaged: it says {values[1]} dimensions in {values[0]} of its codes"
+            ) from error
         if head is not None and (not isinstance(head, str) or not head.isalnum()):
-            raise UserError(f"{where} names no head of its codes: it is damaged")
+            raise UserError(f"{where} is damaged: it names no head of its codes")
         return origin
 
-    @property
-    def known(self) -> dict[str, str]:
-        """What is written, by name."""
+    def to_dict(self) -> dict[str, str]:
+        """Return what is known, by name."""
         head = {} if self.head is None else {"head": self.head}
         return {"precision": self.precision.value, "out_features": str(self.out_features), **head}
 
     @property
-    def said(self) -> dict[str, str]:
-        """What people are shown, by name."""
-        return self.known | ({} if self.head is None else {"head": shown(self.head)})
+    def summary(self) -> dict[str, str]:
+        """What is known, by name, with the fingerprint abbreviated for people."""
+        return self.to_dict() | ({} if self.head is None else {"head": abbreviate(self.head)})
 
     @property
     def content(self) -> dict[str, str]:
-        """What the file beside codes holds."""
-        return {"format": _FORMAT, **self.known}
+        """Content of the file beside codes."""
+        return {"format": _FORMAT, **self.to_dict()}
 
     def check(self, head: str, where: object) -> None:
         """Raise ``UserError`` if the codes were made by another head than that of this fingerprint."""
         if self.head is not None and not same_head(self.head, head):
-            made = f"made by head {shown(self.head)}, not by {shown(head)}"
+            made = f"made by head {abbreviate(self.head)}, not by {abbreviate(head)}"
             raise UserError(f"{where} holds codes {made}: give the head or model that made them (st-dimreduce info)")
 
 
 def beside(path: Path) -> Path:
-    """Return where the origin of a ``.npy`` file, or of a folder of them, lies: of a link, beside what it leads to."""
+    """Return the path of the origin of a ``.npy`` file, or of a folder of them; of a link, beside its target."""
     path = path.resolve()
     return path / _FILE if path.is_dir() or not path.suffix else path.with_name(f"{path.name}.{_FILE}")
 
 
 def origin_beside(path: Path) -> Origin | None:
-    """Return the origin of codes in ``.npy`` files; None where none was written.
+    """Return the origin of codes in ``.npy`` files; None if it was not written.
 
     Raises:
-        ValueError: If the file that says it is damaged.
+        UserError: If its file is damaged.
     """
     place = beside(path)
     if not place.is_file():

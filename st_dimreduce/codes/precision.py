@@ -1,8 +1,9 @@
 """Quantisation of reduced vectors: one fixed grid per precision, the same for every model and corpus.
 
 A head rotates its output so that the entries of a unit vector of size k, times sqrt(k), are close to a standard
-Gaussian. So one grid suits all: uniform over -4 to 4 for int8; for fewer bits the levels of least squared error for a
-Gaussian (Max, "Quantizing for minimum distortion", IRE Trans. Inf. Theory 1960). Nothing is calibrated on a batch.
+Gaussian. One grid therefore serves all: uniform over -4 to 4 for int8, and for fewer bits the levels of least squared
+error for a Gaussian (Max, "Quantizing for minimum distortion", IRE Trans. Inf. Theory 1960). Nothing is calibrated on a
+batch.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from st_dimreduce.enums import Precision
 from st_dimreduce.errors import UserError
 
 INT8_STEPS = 127 / 4.0  # steps of the int8 grid per standard deviation
-_WHOLE = (Precision.FLOAT32, Precision.INT8)  # precisions that are stored as one number per dimension
+_WHOLE = (Precision.FLOAT32, Precision.INT8)  # precisions stored as one number per dimension
 _BLOCK = 1024  # rows whose values stay in the cache
 
 
 def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
     """Quantise the direction of every embedding, independent of the other rows.
 
-    A row's norm is dropped. NaN counts as 0, infinity as the largest float32. In a row of zeros every entry takes the
-    code nearest to 0, the lower of two: such a row has no direction, and its code has no meaning.
+    The norm of a row is dropped. NaN counts as 0, infinity as the largest float32. In a row of zeros every entry takes
+    the code nearest to 0, the lower of two: such a row has no direction, and its code no meaning.
 
     Args:
         embeddings: Float array of shape (n, k).
@@ -39,7 +40,7 @@ def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
         ``numpy.packbits(embeddings > 0)``, as in Sentence Transformers' ``ubinary`` and FAISS's binary indexes.
 
     Raises:
-        ValueError: If the precision is unknown, the shape is not (n, k), or entries are masked.
+        UserError: If the precision is unknown, the shape is not (n, k), or entries are masked.
     """
     precision = Precision(precision)
     refuse_multi_vector(embeddings, "embeddings")
@@ -64,7 +65,7 @@ def quantize(embeddings: np.ndarray, precision: Precision | str) -> np.ndarray:
 
 
 def dequantize(codes: np.ndarray, precision: Precision | str, out_features: int) -> np.ndarray:
-    """Decode codes to unit vectors, float32 of shape (n, out_features).
+    """Return the unit vectors that codes stand for, float32 of shape (n, out_features).
 
     Args:
         codes: What :func:`quantize` returned, of shape (n, width).
@@ -72,7 +73,7 @@ def dequantize(codes: np.ndarray, precision: Precision | str, out_features: int)
         out_features: Dimensions of the vectors.
 
     Raises:
-        ValueError: As :func:`check_codes`.
+        UserError: As :func:`check_codes`.
     """
     precision = Precision(precision)
     check_codes(codes, precision, out_features)
@@ -86,7 +87,7 @@ def check_codes(codes: np.ndarray, precision: Precision, out_features: int) -> N
     """Check that an array can be the codes of vectors of size ``out_features``.
 
     Raises:
-        ValueError: If the codes are of another type or width than the precision asks for, or entries are masked.
+        UserError: If the codes do not have the type or width of the precision, or entries are masked.
     """
     refuse_multi_vector(codes, "codes")
     if not isinstance(codes, np.ndarray):

@@ -29,7 +29,7 @@ def scale_rows(rows: np.ndarray, norm: float = 1.0, out: np.ndarray | None = Non
     Returns:
         The scaled rows, float32 of shape (n, d).
     """
-    with np.errstate(all="ignore"):  # of rows that take the slower way
+    with np.errstate(all="ignore"):  # in rows that take the slow path below
         single = np.asarray(rows, np.float32)
         squares = np.einsum("ij,ij->i", single, single)
         scaled = np.multiply(single, (np.float32(norm) / np.sqrt(squares))[:, None], out=out)
@@ -45,7 +45,7 @@ def scale_rows(rows: np.ndarray, norm: float = 1.0, out: np.ndarray | None = Non
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Return rows of norm 1, float32; those that have it already, but for rounding, keep every bit."""
+    """Return rows of norm 1, float32; rows that have norm 1 already, up to rounding, are not changed."""
     with np.errstate(over="ignore", invalid="ignore"):  # of rows that are scaled
         single = np.asarray(rows, np.float32)
         other = np.flatnonzero(~(np.abs(np.einsum("ij,ij->i", single, single) - 1) < _ROUNDING))
@@ -60,11 +60,11 @@ def as_count(value: Any, name: str, what: str) -> int:
 
     Args:
         value: The number.
-        name: Of the argument.
+        name: Name of the argument, for the message.
         what: What to do, for the message.
 
     Raises:
-        ValueError: If it is anything else.
+        UserError: If it is anything else.
     """
     try:
         count = operator.index(value)
@@ -76,7 +76,7 @@ def as_count(value: Any, name: str, what: str) -> int:
 
 
 def refuse_masked(array: Any, name: str) -> None:
-    """Raise ``UserError`` if a masked array has masked entries, which NumPy's functions read as if they were not."""
+    """Raise ``UserError`` if a masked array has masked entries, which most of NumPy would read."""
     if np.ma.is_masked(array):
         count = np.ma.count_masked(array)
         raise UserError(f"{name}: got a masked array with {count} masked entries: drop those rows, or fill them")
@@ -93,7 +93,7 @@ def refuse_multi_vector(vectors: Any, name: str) -> None:
 
 
 def as_array(vectors: Any, name: str, shape: str = "(n, d)") -> np.ndarray:
-    """Return vectors as an array: an array as it is, a tensor of any device, float type and gradient as a copy of it.
+    """Return vectors as an array: an array unchanged, a tensor of any device, float type and gradient as a copy.
 
     Args:
         vectors: Array or torch tensor of floats with two dimensions.
@@ -138,7 +138,7 @@ def map_array(path: Path) -> np.memmap:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
         raise
-    except Exception as error:  # NumPy promises no particular one: a damaged header may end in a TokenError
+    except Exception as error:  # NumPy documents no particular one: a damaged header may raise TokenError
         reason = " ".join(str(error).split())
         if "pickle" in reason:  # NumPy advises to allow pickles
             reason = "expected a file that numpy.save wrote"
@@ -149,7 +149,7 @@ def map_array(path: Path) -> np.memmap:
 
 
 def row_norms(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the norm of every vector, and which vectors have no direction.
+    """Return the norm of every vector, and the positions of those without a direction.
 
     Args:
         vectors: Float array of shape (n, d).

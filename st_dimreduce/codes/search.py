@@ -15,7 +15,7 @@ from st_dimreduce.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-_GROUP = 16  # scores represented by their maximum until the best groups are known
+_GROUP = 16  # scores represented by their maximum until the best groups are found
 _TINY = np.float32(1e-30)
 
 
@@ -36,30 +36,30 @@ def search(
     Args:
         queries: Float array or torch tensor of shape (q, k), of any norm, encoded by the model whose head gave the
             codes. A query of zeros scores 0 everywhere.
-        codes: What :func:`st_dimreduce.quantize` returned for n documents.
+        codes: What :func:`st_dimreduce.codes.precision.quantize` returned for n documents.
         precision: The precision of the codes.
-        k: How many to find; fewer where there are fewer codes. Defaults to 10.
+        k: Results per query; fewer if there are fewer codes. Defaults to 10.
         block_size: Queries and codes scored at a time. Defaults to (1024, 8192): 32 MB of scores.
 
     Returns:
         Cosines, float32, and rows of ``codes``, int64, both of shape (q, min(k, n)), the nearest first.
 
     Raises:
-        ValueError: If the codes are not of the width of the queries and the type of the precision, a query holds NaN
+        UserError: If the codes do not have the width of the queries and the type of the precision, a query holds NaN
             or infinity, entries are masked, or ``k`` is less than 1.
     """
     precision = Precision(precision)
     unit = unit_queries(queries, k)
     size = unit.shape[1]
     check_codes(codes, precision, size)
-    kept = min(k, len(codes))
-    scores = np.full((len(unit), kept), -np.inf, np.float32)
-    rows = np.zeros((len(unit), kept), np.int64)
+    count = min(k, len(codes))
+    scores = np.full((len(unit), count), -np.inf, np.float32)
+    rows = np.zeros((len(unit), count), np.int64)
     some, many = block_size
     if some < 1 or many < 1:
         raise UserError(f"block_size={block_size}: score at least 1 query and 1 code at a time")
     starts = range(0, len(codes), many)
-    with ThreadPoolExecutor(1) as thread:  # decodes the next block meanwhile
+    with ThreadPoolExecutor(1) as thread:  # decodes the next block while this one is scored
         decoded = [thread.submit(decode, codes[start : start + many], precision, size) for start in starts[:1]]
         for start in starts:
             documents, inverse = decoded.pop().result()
@@ -90,13 +90,13 @@ def decode(codes: np.ndarray, precision: Precision, size: int) -> tuple[np.ndarr
 
 
 def keep_best(scores: np.ndarray, rows: np.ndarray, new: np.ndarray, start: int) -> None:
-    """Put new scores among the best so far, in place, the greatest first.
+    """Merge new scores into the best so far, in place, the greatest first.
 
     Args:
-        scores: The best so far, (q, kept); -inf where there is none yet.
-        rows: Where they were found, int64 of shape (q, kept).
+        scores: The best so far, (q, k); -inf where there is none yet.
+        rows: Their rows, int64 of shape (q, k).
         new: Scores of shape (q, n).
-        start: The row that the first of them belongs to.
+        start: The row of the first of them.
     """
     best, found = _best(new, scores.shape[1])
     best, found = np.concatenate([scores, best], axis=1), np.concatenate([rows, found + start], axis=1)
@@ -106,14 +106,14 @@ def keep_best(scores: np.ndarray, rows: np.ndarray, new: np.ndarray, start: int)
 
 
 def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the greatest of each row of scores, (q, n), in no order, and where they are; all where n < count."""
+    """Return the ``count`` greatest of each row of scores, (q, n), unordered, with their columns; all if n is less."""
     rows, size = scores.shape
     if count >= size:
         return scores, np.broadcast_to(np.arange(size), scores.shape)
     if size % _GROUP or size < 4 * _GROUP * count:
         inside = np.argpartition(scores, size - count, axis=1)[:, size - count :]
         return np.take_along_axis(scores, inside, axis=1), inside
-    # The greatest lie in the groups with the greatest maxima: most scores are only compared.
+    # The greatest scores are in the groups with the greatest maxima: most scores are compared only once.
     maxima = scores.reshape(rows, -1, _GROUP).max(axis=2)
     groups = np.argpartition(maxima, maxima.shape[1] - count, axis=1)[:, maxima.shape[1] - count :]
     inside = (groups[:, :, None] * _GROUP + np.arange(_GROUP)).reshape(rows, -1)
@@ -125,20 +125,20 @@ def _best(scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 def rescore(
     queries: np.ndarray | Tensor, vectors: np.ndarray, candidates: np.ndarray, k: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Order candidates that :func:`search` found by the cosines of stored float vectors.
+    """Reorder candidates from :func:`search` by the cosines of stored float vectors.
 
     Args:
         queries: Float array or torch tensor of shape (q, d), of any norm.
         vectors: Float vectors of all n documents, shape (n, d), of any norm: reduced ones, or the base model's with its
-            queries. A memory-mapped file will do, only candidates are read.
+            queries. They may be memory-mapped: only candidates are read.
         candidates: Rows of ``vectors``, int array of shape (q, c).
-        k: How many of the candidates to keep. Defaults to 10.
+        k: Results per query. Defaults to 10.
 
     Returns:
         Cosines, float32, and rows, int64, both of shape (q, min(k, c)), the nearest first. A row of zeros scores 0.
 
     Raises:
-        ValueError: If the shapes do not fit, a candidate is no row of ``vectors``, a query or a candidate's vector
+        UserError: If the shapes do not fit, a candidate is not a row of ``vectors``, a query or a candidate's vector
             holds NaN or infinity, entries are masked, or ``k`` is less than 1.
     """
     unit = unit_queries(queries, k)
@@ -154,15 +154,15 @@ def rescore(
     if outside.size:
         rows = f"rows of vectors, 0 to {len(vectors) - 1}" if len(vectors) else "none, there is no vector"
         raise UserError(f"candidates hold {outside[0]}: expected {rows}")
-    kept = min(k, candidates.shape[1])
-    scores, found = np.empty((len(unit), kept), np.float32), np.empty((len(unit), kept), np.int64)
+    count = min(k, candidates.shape[1])
+    scores, found = np.empty((len(unit), count), np.float32), np.empty((len(unit), count), np.int64)
     for number, (query, some) in enumerate(zip(unit, candidates, strict=True)):
         read = np.asarray(vectors[some])
         finite = np.isfinite(read).all(axis=1)
         if not finite.all():
             raise UserError(f"row {some[finite.argmin()]} of vectors holds NaN or infinity: expected finite vectors")
         cosines = scale_rows(read) @ query
-        order = np.argsort(-cosines, kind="stable")[:kept]
+        order = np.argsort(-cosines, kind="stable")[:count]
         scores[number], found[number] = cosines[order], some[order]
     return scores, found
 

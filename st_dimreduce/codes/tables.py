@@ -1,4 +1,4 @@
-"""Codes as a column of an Arrow table, which also names what made them.
+"""Codes as a column of an Arrow table, whose metadata names the head that made them.
 
 ``float32`` and ``int8`` codes are a column of fixed-size lists of k numbers, packed codes one of fixed-size binary. The
 field's metadata says ``st_dimreduce.precision``, ``st_dimreduce.out_features`` and ``st_dimreduce.head``.
@@ -23,15 +23,15 @@ except ModuleNotFoundError as error:
 
 
 def code_field(column: str, origin: Origin) -> pa.Field:
-    """Return the field of a column of codes, with what made them in its metadata."""
+    """Return the field of a column of codes, with their origin in its metadata."""
     precision, size = origin.precision, origin.out_features
     kind = {Precision.FLOAT32: pa.float32(), Precision.INT8: pa.int8()}.get(precision)
     codes = pa.binary(precision.bytes_per_vector(size)) if kind is None else pa.list_(kind, size)
-    return pa.field(column, codes, metadata={PREFIX + name: value for name, value in origin.known.items()})
+    return pa.field(column, codes, metadata={PREFIX + name: value for name, value in origin.to_dict().items()})
 
 
 def code_array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """Return codes, array of shape (n, width), as an Arrow array of the type of their field."""
+    """Return codes, an array of shape (n, width), as an Arrow array of their field's type."""
     flat = np.ascontiguousarray(values).reshape(-1)
     if pa.types.is_fixed_size_binary(kind):
         return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(flat)])
@@ -39,7 +39,7 @@ def code_array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
 
 
 def codes_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Return the codes in a column, array of shape (n, width)."""
+    """Return the codes in a column, an array of shape (n, width)."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     if not pa.types.is_fixed_size_binary(column.type):
         return np.concatenate([chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in chunks])
@@ -56,7 +56,7 @@ def is_codes(field: pa.Field) -> bool:
 
 
 def field_origin(field: pa.Field) -> Origin | None:
-    """Return what made the codes of a column; None if that was not written."""
+    """Return the origin of the codes in a column; None if it was not written."""
     known = {
         key.decode(errors="replace").removeprefix(PREFIX): value.decode(errors="replace")
         for key, value in (field.metadata or {}).items()
@@ -93,8 +93,8 @@ def read_codes(path: Path, column: str | None) -> tuple[np.ndarray, Origin]:
                 raise UserError(f"{path} holds codes of several heads or precisions: keep them apart")
             table = pq.read_table(path, columns=[name])
     except pa.ArrowException as error:
-        said = printable(" ".join(str(error).split()))
-        raise UserError(f"{path} cannot be read: expected a complete Parquet or Arrow file ({said})") from error
+        reason = printable(" ".join(str(error).split()))
+        raise UserError(f"{path} cannot be read: expected a complete Parquet or Arrow file ({reason})") from error
     field = table.schema.field(_column(table.schema, column, path))
     origin = field_origin(field)
     if origin is None or table[field.name].null_count:
@@ -115,5 +115,5 @@ def _column(schema: pa.Schema, column: str | None, path: Path) -> str:
         return found[0]
     if column is not None and column in found:
         return column
-    there = f"columns {printable(', '.join(found))} do" if found else "no column does"
-    raise UserError(f"{path}: expected one column of codes{f', {column!r}' if column else ''}; {there}")
+    held = f"codes are in {printable(', '.join(found))}: name one of these" if found else "it holds none"
+    raise UserError(f"{path}: expected one column of codes{f', {column!r}' if column else ''}; {held}")

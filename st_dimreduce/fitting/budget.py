@@ -22,16 +22,15 @@ _SEARCHED = [Column(precision) for precision in (Precision.BINARY, Precision.INT
 
 @dataclass(frozen=True)
 class Option:
-    """A way to store a vector, and what it keeps on held-out data.
+    """A way to store a vector, and its retention on held-out data.
 
     Attributes:
         out_features: Dimensions.
         precision: Precision of each.
         bytes_per_vector: Bytes per vector.
-        retention: Share of the full embedding's metric that is kept: nDCG@10 where there are pairs, else neighbour
-            overlap@10.
-        column: The store's type for it, such as ``"halfvec"``; None where no store was named.
-        low: Lower end of the 95 % interval of ``retention``, by which a share to keep is judged.
+        retention: Share of the full embedding's metric: nDCG@10 where there are pairs, else neighbour overlap@10.
+        column: The store's type for it, such as ``"halfvec"``; None if no store was given.
+        low: Lower end of the 95 % interval of ``retention``.
     """
 
     out_features: int
@@ -42,26 +41,26 @@ class Option:
     low: float | None = None
 
     def keeps(self, share: float) -> bool:
-        """Whether it keeps a share by the lower end of its interval."""
+        """Whether the lower end of its interval reaches a share."""
         return (self.retention if self.low is None else self.low) >= share
 
     @property
-    def said(self) -> str:
-        """What it keeps, in percent, with the lower end of the interval."""
+    def summary(self) -> str:
+        """Its retention in percent, with the lower end of the interval."""
         low = "" if self.low is None else f" (at least {self.low:.1%} with 95 % confidence)"
         return f"{self.retention:.1%}{low}"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The option chosen, and all that were measured.
+    """The chosen option, and all that were measured.
 
     Attributes:
         best: The option to use.
         measured: Every option measured.
         metric: What ``retention`` is a share of.
-        store: The store whose types were considered; None for :func:`st_dimreduce.search`.
-        strength: The strength of the fit that was measured, as in :func:`st_dimreduce.fit_head`.
+        store: The store whose types were considered; None for search by this package.
+        strength: The strength of the fit that was measured, as in :meth:`st_dimreduce.Head.fit`.
     """
 
     best: Option
@@ -87,27 +86,27 @@ def choose(
 ) -> Choice:
     """Choose dimension and precision together, by what they find on data held out from the fit.
 
-    More dimensions with fewer bits find more than fewer dimensions with more, but how far that goes depends on the
-    texts. Given pairs, each is held out once and searched for among the other documents; without, held-out vectors
-    search for their neighbours.
+    More dimensions with fewer bits find more than fewer dimensions with more bits, to a degree that depends on the
+    texts. Each pair, if pairs are given, is held out once and searched for among the other documents; otherwise
+    held-out vectors search for their neighbours.
 
-    Each option is measured as it will be searched: by float queries, or by queries in codes where a store takes no
-    others. A 16-bit float type of a store counts as float32 in two bytes per dimension: of a unit vector it loses
-    nothing that could be measured.
+    Each option is measured as it will be searched: by float queries, or by quantised queries if the store takes only
+    those. A store's 16-bit floats count as float32 in two bytes per dimension: on unit vectors they lose nothing
+    measurable.
 
     Args:
         summary: Summary of at least 60 vectors of size d.
-        size: A byte budget, 1 to 4 d, within which the best option is taken; or a share to keep, for which the smallest
-            option is taken that keeps it by the lower end of its 95 % interval. Where none does, fidelity's directions
-            are tried, strength 0; where these do not either, it warns and takes the best.
+        size: A byte budget, 1 to 4 d, for the best option within it; or a share to keep, for the smallest option whose
+            95 % interval is above it. If there is none, fidelity's directions are tried too (strength 0), and if those
+            do not reach it either, it warns and takes the best.
         objective: As in :meth:`st_dimreduce.Head.fit`.
-        pairs: As in :func:`fit_head`.
-        cloze_pairs: As in :func:`fit_head`; used where there are no labelled pairs.
-        strength: As in :func:`fit_head`.
+        pairs: As in :func:`st_dimreduce.fitting.fit.fit_head`.
+        cloze_pairs: As in :func:`st_dimreduce.fitting.fit.fit_head`; used where there are no labelled pairs.
+        strength: As in :func:`st_dimreduce.fitting.fit.fit_head`.
         seed: Seed of what is held out. Defaults to 0.
 
     Raises:
-        UserError: If the budget is out of range, there are too few vectors, or the store holds nothing in so few bytes.
+        UserError: If the budget is out of range, there are too few vectors, or one dimension takes more bytes.
     """
     objective, keep = Objective(objective), size.keep
     store = None if size.store is None else Store(size.store)
@@ -127,12 +126,12 @@ def choose(
     best, measured, strength = max(choices, key=lambda choice: (choice[0].keeps(keep or 0), choice[0].retention))
     metric = evidence.metric
     if keep is not None and not best.keeps(keep):
-        warnings.warn(f"nothing keeps {keep:.1%} of the {metric}: the best keeps {best.said}", stacklevel=2)
+        warnings.warn(f"nothing keeps {keep:.1%} of the {metric}: the best keeps {best.summary}", stacklevel=2)
     return Choice(best, measured, metric, None if store is None else store.value, strength)
 
 
 def _best(measured: list[Option], keep: float | None) -> Option:
-    """Return the smallest option that keeps enough; the one that finds most where none does, or nothing is asked."""
+    """Return the smallest option that keeps the share; the best one if none does, or no share is asked for."""
     good = [option for option in measured if keep is not None and option.keeps(keep)]
     most = max(measured, key=lambda option: option.retention)
     return min(good, key=lambda option: (option.bytes_per_vector, -option.retention), default=most)
@@ -146,7 +145,7 @@ def _measure(
     keep: float | None,
     step: Callable[[], object],
 ) -> list[Option]:
-    """Measure splits, budget by budget, up to the first that keeps enough."""
+    """Measure splits, budget by budget, up to the first that keeps the share."""
     measured: list[Option] = []
     for splits_of_one in splits:
         for size, column in splits_of_one:
@@ -162,7 +161,7 @@ def _measure(
 def _splits(
     bytes_per_vector: int | None, summary: Summary, store: Store | None, columns: list[Column]
 ) -> Iterator[list[tuple[int, Column]]]:
-    """Yield the splits of the budget, or of each of a ladder of budgets those that no smaller one had."""
+    """Yield the splits of the budget; without one, those of a ladder of budgets, each split once."""
     seen: set[tuple[int, Column]] = set()
     for budget in _LADDER if bytes_per_vector is None else (bytes_per_vector,):
         new = [option for option in _options(budget, summary, store, columns) if option not in seen]
@@ -171,7 +170,7 @@ def _splits(
 
 
 def _columns(store: Store | None, precision: Precision | None) -> list[Column]:
-    """Return what is considered: what the store searches, or every precision; of these the one that is asked for."""
+    """Return the columns to consider: those the store searches, or every precision, restricted to a given precision."""
     columns = list(_SEARCHED if store is None else columns_of(store))
     if precision is None:
         return columns
@@ -179,13 +178,13 @@ def _columns(store: Store | None, precision: Precision | None) -> list[Column]:
     if store is None:
         return found or [Column(precision)]
     if not found:
-        there = ", ".join(dict.fromkeys(column.precision.value for column in columns))
-        raise UserError(f"{store.value} searches no {precision.value} by itself: choose from {there}")
+        offered = ", ".join(dict.fromkeys(column.precision.value for column in columns))
+        raise UserError(f"{store.value} does not search {precision.value}: choose from {offered}")
     return found
 
 
 def _check_budget(summary: Summary, budget: int | None, store: Store | None, columns: list[Column]) -> None:
-    """Raise ``UserError`` as :func:`choose` says."""
+    """Raise ``UserError`` as documented in :func:`choose`."""
     if budget is not None and budget > 4 * summary.width:
         raise UserError(f"bytes={budget}: choose 1 to {4 * summary.width}, what the full float32 vector takes")
     if summary.count < FEWEST_VECTORS:
@@ -198,9 +197,9 @@ def _check_budget(summary: Summary, budget: int | None, store: Store | None, col
 
 
 def _options(budget: int, summary: Summary, store: Store | None, columns: list[Column]) -> Iterator[tuple[int, Column]]:
-    """Yield the splits of the budget, of no more dimensions than there are: for a store, one for each precision.
+    """Yield the splits of a budget, limited to the dimensions there are: for a store, one for each precision.
 
-    Without a store, those that use less than half of what others use are left out: there are better ones.
+    Without a store, splits that use less than half of the bytes of others are left out: there are better ones.
     """
     widest = min(summary.width, summary.count)
     sizes = [min(8 * budget // column.bits, widest, column.most or widest) for column in columns]

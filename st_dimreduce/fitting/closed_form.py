@@ -19,12 +19,12 @@ from st_dimreduce.record import FitRecord
 
 Rotation = Literal["itq", "random"]
 
-FEWEST_PAIRS = 200  # fewer say too little about a covariance of hundreds of dimensions
+FEWEST_PAIRS = 200  # fewer are too few to estimate a covariance of hundreds of dimensions
 _PAIR_POWER, _PAIR_RIDGE, _WHITENING = 0.35, 0.5, 0.1  # the powers at strength 1
 _ITQ_ROWS, _ITQ_STEPS = 8192, 40
 _ITQ_SHARPNESS = 2.0  # slope of the rounded sign at 0, for values of root mean square 1
-_WIDE = 4096  # dimensions from which on finding fewer directions than all saves seconds
-_RANK_FLOOR = 1e-7  # of the largest eigenvalue: below it float32 vectors hold rounding noise only
+_WIDE = 4096  # dimensions from which on computing only some eigenvectors saves seconds
+_RANK_FLOOR = 1e-7  # share of the largest eigenvalue below which float32 vectors hold only rounding noise
 _PACKAGES = ("st_dimreduce", "sentence-transformers", "transformers", "torch", "numpy")  # whose versions are recorded
 
 
@@ -48,10 +48,10 @@ def closed_form_head(
     The subspace is that of the largest eigenvalues of the Gram matrix, *not* centred: centring subtracts the mean from
     every vector before its cosine is taken, which costs 5 to 14 points of neighbour overlap. For quality the direction
     of the mean, which all vectors share, is projected out instead, and the others are partly whitened: sentence
-    embeddings vary most along few directions that say little about meaning. Given cloze pairs, the directions in which
+    embeddings vary most along a few directions that carry little meaning. Given cloze pairs, the directions in which
     the two sides of a pair differ are damped first (within-class whitening with a ridge; Fukunaga, "Introduction to
     Statistical Pattern Recognition", 1990, chapter 10). The rotation spreads the variance evenly over the outputs, so
-    that one grid quantises all of them (ITQ; Gong et al., "Iterative Quantization", CVPR 2011). With a small gain the
+    that one grid quantises all of them (ITQ; Gong et al., "Iterative Quantization", CVPR 2011). At a small gain the
     Tanh is nearly linear and loses nothing.
 
     Args:
@@ -60,7 +60,7 @@ def closed_form_head(
         nested: As in :class:`st_dimreduce.Size`. The rotation stays within the blocks between the sizes, so that the
             first 64 outputs are those of a head fitted for 64. Costs quality at few bits: later blocks vary less than
             the first, and one grid serves them all. Defaults to None: one block.
-        cloze_pairs: Cloze pairs, embedded, 200 or more; fewer are not used. Defaults to None.
+        cloze_pairs: Cloze pairs, embedded; fewer than 200 are not used. Defaults to None.
         strength: How far the fit departs from fidelity, 0 (not at all) to 2. Defaults to 1.
         whitening: Power p in [0, 1] by which direction i is divided, (eigenvalue i)^p; 1/2 whitens fully. Defaults to
             None: 0.1 x strength.
@@ -71,7 +71,7 @@ def closed_form_head(
         A head of shape (k, d) without bias, for vectors of norm 1.
 
     Raises:
-        ValueError: If an argument is out of range, or there are fewer vectors than ``out_features``.
+        UserError: If an argument is out of range, or there are fewer vectors than ``out_features``.
     """
     whitening = _WHITENING * strength if whitening is None else whitening
     blocks = (0, *(nested or [out_features]))
@@ -128,7 +128,7 @@ def _without_mean(summary: Summary) -> np.ndarray | None:
 
 
 def _damping(pairs: Pairs, power: float) -> np.ndarray:
-    """Return the symmetric (d, d) matrix that damps the directions in which the two sides of a pair differ."""
+    """Return the symmetric (d, d) matrix that damps directions in which the two sides of a pair differ."""
     apart = (pairs.queries - pairs.documents).astype(np.float64)
     within = apart.T @ apart / (2 * len(pairs))
     size = len(within)
@@ -144,10 +144,10 @@ def usable_pairs(pairs: Pairs | None) -> Pairs | None:
 def directions(
     summary: Summary, pairs: Pairs | None, strength: float, whitening: float | None = None, count: int | None = None
 ) -> np.ndarray:
-    """Return the directions to keep, in order, each divided by its eigenvalue^whitening: columns of (d, d).
+    """Return the directions in order, each divided by its eigenvalue^whitening: the columns of a (d, d) matrix.
 
-    At strength 0 they are those of the Gram matrix, as for fidelity. Where d is large and only ``count`` are needed,
-    the others may be left out.
+    At strength 0 they are the eigenvectors of the Gram matrix, as for fidelity. Where d is large, only the first
+    ``count`` may be returned.
     """
     metric = _without_mean(summary) if strength else None
     if strength and pairs is not None:
@@ -156,7 +156,7 @@ def directions(
     gram = summary.gram
     values, vectors = _eigen(gram if metric is None else metric.T @ gram @ metric, count or summary.width)
     whitening = _WHITENING * strength if whitening is None else whitening
-    # The sign of an eigenvector is arbitrary; fixed, the same summary gives the same head on every machine.
+    # The sign of an eigenvector is arbitrary: fixing it gives the same head on every machine.
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(values))])
     vectors = vectors if metric is None else metric @ vectors
     return vectors * np.maximum(values, _RANK_FLOOR * values[0]) ** -whitening
@@ -176,9 +176,9 @@ def _eigen(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 def rotate(rows: np.ndarray, kind: Rotation, seed: int) -> np.ndarray:
     """Return an orthogonal (k, k) matrix: random, or by ITQ on rows of shape (n, k).
 
-    ITQ looks for the rotation with the greatest sum of absolute values, by way of their signs. A sign jumps: where two
-    runs differ by rounding, one jump moves the next step a thousand times as far, and 40 steps end in different
-    rotations. So the sign is rounded off here, tanh(a z) for a sign of z: as good, and the same but for rounding.
+    ITQ maximises the sum of absolute values by way of their signs. A sign is discontinuous: where two runs differ by
+    rounding, one flipped sign moves the next step a thousand times as far, and 40 steps end in different rotations. So
+    the sign of z is smoothed to tanh(a z) here: just as good, and reproducible up to rounding.
     """
     size = rows.shape[1]
     rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0].astype(np.float32)

@@ -1,9 +1,9 @@
 """Cloze pairs: a part of a text as the query, the text as its document.
 
 Finding a text from one of its own sentences is a search task that needs no label (the inverse cloze task; Lee et al.,
-"Latent Retrieval for Weakly Supervised Open Domain Question Answering", ACL 2019). People ask in keywords too, and the
-keywords of a text are those that tell it from the others. Here nothing is trained on the pairs: they show which
-directions of an embedding change within a text, how strongly to damp them, and which size finds most.
+"Latent Retrieval for Weakly Supervised Open Domain Question Answering", ACL 2019). People also search with
+keywords: words that distinguish a text from the others. The pairs are not trained on. They show which directions of an
+embedding vary within a text, how strongly to damp them, and which size retrieves best.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _SHORTEST_SENTENCE, _SHORTEST_REST = 15, 40  # bytes of UTF-8, which suit script
 _WORD = re.compile(r"[^\W\d_][\w-]+")
 _WORDS_READ = 2000  # of a text
 _FEWEST_WORDS, _MOST_WORDS = 2, 6  # of a query
-_COMMON = 0.2  # share of the texts from which on a word tells nothing
+_COMMON = 0.2  # share of the texts from which on a word distinguishes nothing
 
 
 def cloze_pairs(texts: Sequence[str], count: int = MOST_TEXTS, seed: int = 0) -> list[tuple[str, str]]:
-    """Make cloze pairs of texts drawn at random: for each a sentence, and keywords by TF-IDF.
+    """Make cloze pairs of texts drawn at random: a sentence of each, and keywords by TF-IDF.
 
     Args:
         texts: Texts. A sentence is taken only from those of two sentences or more, keywords where three of a text's
-            words occur in others too; of equal texts only the first counts.
+            words occur in others too; duplicates count once.
         count: Number of texts to make pairs of at most, for sentences and for keywords. Defaults to 1,000.
         seed: Seed of the draw. Defaults to 0.
 
@@ -50,14 +50,14 @@ def cloze_pairs(texts: Sequence[str], count: int = MOST_TEXTS, seed: int = 0) ->
 
 
 def cloze_question(documents: Sequence[str], seed: int = 0) -> Question:
-    """Make a question of documents alone: one of its sentences, and some of its keywords, should find each.
+    """Make a retrieval task of documents alone: a sentence and some keywords of each should find it.
 
     Args:
         documents: Texts to search.
         seed: Seed of the sentences and keywords. Defaults to 0.
 
     Returns:
-        The question; one without queries, where the documents search one another, if they are too short to make any.
+        The task. If the documents are too short to make queries of, it has none: they search one another.
     """
     places: dict[str, set[int]] = {}
     for row, text in enumerate(documents):
@@ -69,7 +69,7 @@ def cloze_question(documents: Sequence[str], seed: int = 0) -> Question:
 
 
 def _sentence(text: str, rng: random.Random) -> str | None:
-    """Return a sentence of a text that has others too; None if there is none."""
+    """Return a sentence of a text of several sentences; None if it has only one, or too short ones."""
     sentences = [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
     sizes = [len(sentence.encode()) for sentence in sentences]
     whole = sum(sizes)
@@ -78,7 +78,7 @@ def _sentence(text: str, rng: random.Random) -> str | None:
 
 
 def _keywords(words: list[str], spread: Counter[str], texts: int, rng: random.Random) -> str | None:
-    """Return some of the words that tell a text from the others, in the order of the text; None if there are none."""
+    """Return some words that distinguish a text from the others, in the order of the text; None if it has too few."""
     weights = {
         word: (1 + math.log(often)) * math.log(texts / spread[word])
         for word, often in Counter(words).items()
@@ -87,6 +87,6 @@ def _keywords(words: list[str], spread: Counter[str], texts: int, rng: random.Ra
     if len(weights) <= _FEWEST_WORDS:
         return None
     size = rng.randint(_FEWEST_WORDS, min(_MOST_WORDS, len(weights) - 1))
-    # Of twice as many: people rarely name exactly the words that are rarest.
-    telling = sorted(weights, key=lambda word: (-weights[word], word))[: 2 * size]
-    return " ".join(sorted(rng.sample(telling, size), key=words.index))
+    # Drawn from twice as many: people rarely choose exactly the rarest words.
+    distinctive = sorted(weights, key=lambda word: (-weights[word], word))[: 2 * size]
+    return " ".join(sorted(rng.sample(distinctive, size), key=words.index))

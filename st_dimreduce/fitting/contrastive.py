@@ -30,9 +30,9 @@ def contrast_head(
     """Train a head on labelled pairs of embeddings, with in-batch negatives.
 
     The symmetric contrastive loss (InfoNCE; van den Oord et al., "Representation Learning with Contrastive Predictive
-    Coding", 2018) with temperature 0.05; a pair's negative is one for every query of the batch. An eighth of the pairs
-    is held out, and the step with the lowest loss on them is kept: on a few thousand pairs, training overfits within a
-    hundred steps.
+    Coding", 2018) with temperature 0.05; a pair's negative serves every query of the batch. An eighth of the pairs is
+    held out, and the step with the lowest held-out loss is returned: on a few thousand pairs, training overfits within
+    a hundred steps.
 
     Args:
         head: The head to start from, in closed form.
@@ -43,10 +43,10 @@ def contrast_head(
         seed: Seed of the batches and of what is held out. Defaults to 0.
 
     Returns:
-        The head of the best step; the one given, with a warning, where there are too few pairs to hold any out.
+        The head of the best step; the given head, with a warning, if there are too few pairs to hold any out.
 
     Raises:
-        ValueError: If the precision is unknown, the pairs are not of the head's width, or all of them share texts, so
+        UserError: If the precision is unknown, the pairs are not of the head's width, or all of them share texts, so
             that none can be held out.
     """
     precision = Precision(precision)
@@ -54,7 +54,7 @@ def contrast_head(
         raise UserError(f"pairs of {pairs.width} dimensions for a head of {head.in_features}: expected the same")
     if len(pairs) < FEWEST_PAIRS:
         warnings.warn(
-            f"{len(pairs)} pairs are too few to train on, {FEWEST_PAIRS} are needed: the head stays as it was",
+            f"{len(pairs)} pairs are too few to train on, {FEWEST_PAIRS} are needed: the head is not trained",
             stacklevel=2,
         )
         return head
@@ -72,22 +72,22 @@ def contrast_head(
 
 
 def _loss(pairs: Pairs, precision: Precision, draw: Callable[[], torch.Tensor]) -> Loss:
-    """The contrastive loss of a weight on the pairs that are drawn."""
-    same = [torch.from_numpy(numbers) for numbers in pairs.same()]
+    """Return the contrastive loss of a weight on the pairs that are drawn."""
+    ids = [torch.from_numpy(each) for each in pairs.ids()]
     queries, documents = torch.from_numpy(pairs.queries), torch.from_numpy(pairs.documents)
     negatives = None if pairs.negatives is None else torch.from_numpy(pairs.negatives)
 
     def loss(weight: torch.Tensor) -> torch.Tensor:
         rows = draw()
-        asked = F.normalize(queries[rows] @ weight.T, dim=1)
-        scores = asked @ read_back(documents[rows] @ weight.T, precision).T / _TEMPERATURE
-        # A query or a document that occurs twice in the batch is no negative of itself.
-        twice = torch.stack([numbers[rows, None] == numbers[rows] for numbers in same]).any(dim=0)
-        scores = scores.masked_fill(twice & ~torch.eye(len(rows), dtype=torch.bool), -torch.inf)
-        right, forth = torch.arange(len(rows)), scores
+        reduced = F.normalize(queries[rows] @ weight.T, dim=1)
+        scores = reduced @ read_back(documents[rows] @ weight.T, precision).T / _TEMPERATURE
+        # A query or a document that occurs twice in the batch is not a negative of itself.
+        equal = torch.stack([each[rows, None] == each[rows] for each in ids]).any(dim=0)
+        scores = scores.masked_fill(equal & ~torch.eye(len(rows), dtype=torch.bool), -torch.inf)
+        labels, to_documents = torch.arange(len(rows)), scores
         if negatives is not None:
-            wrong = asked @ read_back(negatives[rows] @ weight.T, precision).T / _TEMPERATURE
-            forth = torch.cat([scores, wrong], dim=1)
-        return (F.cross_entropy(forth, right) + F.cross_entropy(scores.T, right)) / 2
+            hard = reduced @ read_back(negatives[rows] @ weight.T, precision).T / _TEMPERATURE
+            to_documents = torch.cat([scores, hard], dim=1)
+        return (F.cross_entropy(to_documents, labels) + F.cross_entropy(scores.T, labels)) / 2
 
     return loss

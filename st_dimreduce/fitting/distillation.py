@@ -29,12 +29,12 @@ def distill_head(
     """Train a head so that, within a batch, its cosines rank as the base model's do.
 
     The softmax of each row of the base model's cosines, at temperature 0.05, is the target distribution of the reduced
-    ones (similarity-preserving distillation; Tung and Mori, ICCV 2019). For fidelity only: it restores cosines that
-    whitening changed on purpose, so quality may fall.
+    ones (similarity-preserving distillation; Tung and Mori, ICCV 2019). For fidelity only: it restores the cosines that
+    whitening changed on purpose, so quality may drop.
 
     Args:
         head: The head to start from, in closed form.
-        summary: Summary of the base model's vectors; its sample is used, a part of it held out.
+        summary: Summary of the base model's vectors, of which the sample is used, an eighth at most held out.
         precision: The precision that documents will be stored in, so that the head learns to round well. Defaults to
             ``"float32"``.
         steps: Steps to take. Defaults to 150.
@@ -42,10 +42,10 @@ def distill_head(
         seed: Seed of the batches. Defaults to 0.
 
     Returns:
-        The head of the best step; the one given, with a warning, where fewer than 64 vectors leave none to hold out.
+        The head of the best step; the given head, with a warning, if there are fewer than 64 vectors.
 
     Raises:
-        ValueError: If the precision is unknown or the summary is not of the head's width.
+        UserError: If the precision is unknown or the summary is not of the head's width.
     """
     precision = Precision(precision)
     if summary.width != head.in_features:
@@ -53,7 +53,7 @@ def distill_head(
     sample = torch.from_numpy(summary.sample)
     if len(sample) < FEWEST_VECTORS:
         warnings.warn(
-            f"{len(sample)} vectors are too few to distil from, {FEWEST_VECTORS} are needed: the head stays as it was",
+            f"{len(sample)} vectors are too few to distil from, {FEWEST_VECTORS} are needed: the head is not trained",
             stacklevel=2,
         )
         return head

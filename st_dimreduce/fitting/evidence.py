@@ -1,4 +1,4 @@
-"""Evidence from held-out data: what a strength, a dimension and a precision find before the head is fitted."""
+"""Evidence from held-out data: how well a strength, a dimension and a precision retrieve, before a head is fitted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from st_dimreduce.progress import progress_bar
 _FOLDS = 3
 _MOST_DOCUMENTS, _MOST_QUERIES = 10_000, 500
 _STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
-_NOISE = 1.5  # standard errors of a difference that may be noise
+_NOISE = 1.5  # standard errors of a difference that count as noise
 _FLOAT = Column(Precision.FLOAT32)
 
 
@@ -32,7 +32,7 @@ class Evidence:
 
     Args:
         summary: Summary of vectors of size d.
-        objective: As in :func:`st_dimreduce.fit_head`.
+        objective: As in :meth:`st_dimreduce.Head.fit`.
         pairs: Labelled pairs, embedded.
         cloze_pairs: Cloze pairs, embedded; used where there are no labelled pairs.
         seed: Seed of what is held out.
@@ -52,7 +52,7 @@ class Evidence:
         self._may_choose = pairs is None and self._pairs is not None
 
     def retention(self, out_features: int, column: Column, strength: float) -> tuple[float, float]:
-        """Return the share of the full embedding's metric that is kept, and the lower end of its 95 % interval.
+        """Return the retention, a share of the full embedding's metric, and the lower end of its 95 % interval.
 
         The interval is that of a ratio of means of the same queries, by its standard error.
         """
@@ -63,11 +63,11 @@ class Evidence:
         return share, share - 1.96 * error
 
     def best_strength(self, out_features: int) -> float:
-        """Return the least strength that finds as much as the best, but for noise.
+        """Return the smallest strength that is as good as the best, up to noise.
 
-        Noise is up to 1.5 standard errors of the difference, which is a little more than the rule of one (Breiman et
-        al., "Classification and Regression Trees", 1984, section 3.4.3) allows, and ends at weaker strengths. Strength
-        0, which is fidelity, only where none finds more. Without cloze pairs there is no choice: 1 for quality.
+        Noise is up to 1.5 standard errors of the difference, a little more than the one-standard-error rule (Breiman et
+        al., "Classification and Regression Trees", 1984, section 3.4.3), which favours weaker strengths. It is 0, as
+        for fidelity, only if no other finds more; and 1 for quality where there are no cloze pairs to choose by.
         """
         if not self._may_choose:
             return self._default
@@ -77,8 +77,8 @@ class Evidence:
         }
         best = found[max(_STRENGTHS, key=lambda strength: found[strength].mean())]
         noise = {strength: _NOISE * (best - some).std() / math.sqrt(len(best)) for strength, some in found.items()}
-        least = next(strength for strength in _STRENGTHS if best.mean() - found[strength].mean() <= noise[strength])
-        return least if found[least].mean() > found[0.0].mean() else 0.0
+        smallest = next(strength for strength in _STRENGTHS if best.mean() - found[strength].mean() <= noise[strength])
+        return smallest if found[smallest].mean() > found[0.0].mean() else 0.0
 
     @cached_property
     def _folds(self) -> list[_Fold]:
@@ -136,9 +136,9 @@ def _neighbours(summary: Summary, seed: int) -> _Fold:
 
 def _pairs(summary: Summary, fitted: Pairs, held_out: Pairs, seed: int) -> _Fold:
     corpus = summary.sample[:_MOST_DOCUMENTS]
-    first, relevant = np.unique(held_out.same()[1], return_index=True, return_inverse=True)[1:]
+    first, relevant = np.unique(held_out.ids()[1], return_index=True, return_inverse=True)[1:]
     documents = held_out.documents[first]
-    # The document of a pair is a text of the corpus, or a part of one: the whole text would be found in its place.
+    # The document of a pair is a text of the corpus, or a part of one: the text itself would be found instead.
     others = np.ones(len(corpus), bool)
     others[(documents @ corpus.T).argmax(axis=1)] = False
     return _Fold(summary, fitted, held_out.queries, np.concatenate([documents, corpus[others]]), relevant, seed)

@@ -1,4 +1,4 @@
-"""From a summary to a head: choose a size, fit in closed form, train where there is something to train on."""
+"""From a summary to a head: choose a size, fit in closed form, and train where there is something to train on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from st_dimreduce.fitting.reference import with_reference
 from st_dimreduce.fitting.size import DEFAULT_DIM, Size
 from st_dimreduce.fitting.summary import Summary
 
-WHITENING_BEFORE_TRAINING = 0.2  # more than suits a head that stays as it is, but better to train from
-_SAME = 1e-6  # difference of two numbers of unit vectors that may be rounding
+WHITENING_BEFORE_TRAINING = 0.2  # too much for an untrained head, but a better start for training
+_SAME = 1e-6  # difference between entries of unit vectors that may be rounding
 
 
 def fit_head(
@@ -46,12 +46,12 @@ def fit_head(
             Defaults to ``"quality"``.
         pairs: Labelled pairs, embedded, to train on; 32 or more. For quality only.
         cloze_pairs: Cloze pairs of the corpus, embedded, 200 or more. For quality, the directions in which the two
-            sides of a pair differ are damped, as strongly as pairs held out say. Not used where there are labelled
+            sides of a pair differ are damped, as strongly as held-out pairs suggest. Ignored if there are labelled
             pairs.
         strength: How far quality departs from fidelity, 0 (not at all) to 2: damping to the power 0.35 x strength,
-            whitening of 0.1 x strength, and, but at 0, the direction of the mean left out. By default the least of 0.25
-            to 1.25 that finds as much as the best with cloze pairs held out, 0 where none finds more than fidelity; 1
-            where there are no cloze pairs.
+            whitening of 0.1 x strength, and, above 0, the direction of the mean removed. Defaults to None: the
+            smallest of 0.25 to 1.25 that is as good as the best on held-out cloze pairs, or 0 if none beats fidelity;
+            1 if there are no cloze pairs.
         seed: Seed of the rotation, of what is held out and of training. Defaults to 0.
 
     Returns:
@@ -104,6 +104,6 @@ def fit_head(
 
 
 def check_objective(objective: Objective, pairs: object) -> None:
-    """Raise ``ValueError`` if labelled pairs are given for fidelity."""
+    """Raise ``UserError`` if labelled pairs are given for fidelity."""
     if pairs is not None and objective is Objective.FIDELITY:
         raise UserError("pairs train for quality, objective='fidelity' is for the base model's neighbours: drop one")

@@ -22,7 +22,7 @@ class Pairs:
         negatives: Float array of shape (m, d): row i is a hard negative of query i. Defaults to None.
 
     Raises:
-        ValueError: If there are no pairs, the shapes differ, a row has no direction, or all pairs are the same.
+        UserError: If there are no pairs, the shapes differ, a row has no direction, or all pairs are the same.
     """
 
     queries: np.ndarray
@@ -52,12 +52,12 @@ class Pairs:
         """Size d of an embedding."""
         return self.queries.shape[1]
 
-    def same(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return a number for every query and every document, the same for equal ones: two int arrays of shape (m,)."""
-        return _numbers(self.queries), _numbers(self.documents)
+    def ids(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return an id for every query and every document, equal for equal ones: two int arrays of shape (m,)."""
+        return _ids(self.queries), _ids(self.documents)
 
     def split(self, held_out: float, seed: int = 0) -> tuple[Pairs, Pairs]:
-        """Split off about the given share of the pairs, to hold out from a fit.
+        """Hold out about the given share of the pairs from a fit.
 
         Pairs that share a query or a document stay on the same side.
 
@@ -65,7 +65,7 @@ class Pairs:
             The pairs to fit on, and those held out.
 
         Raises:
-            ValueError: If all pairs are connected by texts they share.
+            UserError: If all pairs are connected by texts they share.
         """
         groups, sizes = self._groups()
         wanted, taken = max(1, round(held_out * len(self))), np.zeros(len(sizes), bool)
@@ -77,12 +77,12 @@ class Pairs:
         return self._rows(~taken[groups]), self._rows(taken[groups])
 
     def folds(self, count: int, seed: int = 0) -> list[tuple[Pairs, Pairs]]:
-        """Split the pairs so many times that each is held out once: for each fold the pairs to fit on, and the others.
+        """Split the pairs into folds: for each, the pairs to fit on and the pairs held out; each pair is held out once.
 
         Pairs that share a query or a document stay together.
 
         Raises:
-            ValueError: As :meth:`split`, or if there are fewer than ``count`` groups of pairs that share no text.
+            UserError: As :meth:`split`, or if there are fewer than ``count`` groups of pairs that share no text.
         """
         groups, sizes = self._groups()
         if len(sizes) < count:
@@ -95,7 +95,7 @@ class Pairs:
 
     def _groups(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the group of each pair, within which texts are shared, and the size of each group."""
-        queries, documents = self.same()
+        queries, documents = self.ids()
         size = len(self)
         graph = coo_array((np.ones(size, bool), (queries, documents + size)), shape=(2 * size, 2 * size))
         groups = np.unique(connected_components(graph, directed=False)[1][queries], return_inverse=True)[1]
@@ -109,6 +109,6 @@ class Pairs:
         return Pairs(self.queries[chosen], self.documents[chosen], negatives)
 
 
-def _numbers(rows: np.ndarray) -> np.ndarray:
+def _ids(rows: np.ndarray) -> np.ndarray:
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(row.tobytes(), len(first)) for row in rows])

@@ -1,4 +1,4 @@
-"""The size of a head, as a user asks for it."""
+"""The size of a head, as a user states it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from st_dimreduce.enums import Precision, Store
 from st_dimreduce.errors import UserError
 
 DEFAULT_DIM = 128
-FEWEST_VECTORS = 60  # fewer leave too few neighbours to tell two options apart
+FEWEST_VECTORS = 60  # with fewer, too few neighbours are held out to compare options
 
 
 @dataclass(frozen=True)
 class Size:
-    """How small reduced vectors are to be: a dimension, a byte budget, or a share of quality to keep.
+    """How small to make vectors: a dimension, a byte budget, or a share of quality to keep.
 
     Args:
-        dim: Dimension k of the reduced embeddings. Defaults to the last of ``nested``, or to 128 where nothing else is
-            given.
-        bytes: Bytes per stored vector: the dimension and the precision that find most within them on held-out data.
-        keep: Share in (0, 1] of what the full embeddings find on held-out data: the smallest dimension and precision
-            that keep it.
+        dim: Dimension k of the reduced embeddings. Defaults to the last of ``nested``, or to 128 if no size is given.
+        bytes: Bytes per stored vector. The dimension and precision are those that retrieve best on held-out data.
+        keep: Share in (0, 1] of the full embeddings' retrieval metric on held-out data. The dimension and precision are
+            the smallest that keep it.
         nested: Ascending sizes at which the outputs may be truncated, such as ``(64, 128, 256)``; the last is ``dim``.
             In multiples of 8, codes can be truncated there too.
-        store: The vector store, such as ``"pgvector"``: of a byte budget or of ``keep``, only those precisions are
-            considered that the store searches by itself. ``docs/stores.md`` lists them.
-        precision: Precision that the vectors will be stored in: of a byte budget or of ``keep`` the only one that is
-            considered, with a dimension what the head's record says.
+        store: The vector store, such as ``"pgvector"``, with ``bytes`` or ``keep``: only precisions that the store
+            searches itself are considered. ``docs/stores.md`` lists them.
+        precision: Precision that the vectors will be stored in. With ``bytes`` or ``keep`` the only one considered.
+            Defaults to None: the best of all, or float32 with a dimension.
 
     Raises:
         UserError: If several sizes are given, one is out of range, or the store or precision is not known.
@@ -62,7 +61,7 @@ class Size:
 
     @classmethod
     def of(cls, size: int | Size) -> Size:
-        """Return a size, or the size of a dimension."""
+        """Return the size itself, or that of a dimension."""
         return size if isinstance(size, cls) else cls(size)  # type: ignore[arg-type]
 
     def _check_ranges(self) -> None:
@@ -79,5 +78,5 @@ class Size:
 
     @property
     def fewest_vectors(self) -> int:
-        """Number of vectors below which no head of this size can be fitted."""
+        """Smallest number of vectors that a head of this size can be fitted on."""
         return FEWEST_VECTORS if self.dim is None else self.dim

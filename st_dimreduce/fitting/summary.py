@@ -1,4 +1,4 @@
-"""Summaries of vectors from one pass: all that is needed to fit a head, whatever the number of vectors."""
+"""Summaries of vectors from one pass: all that a fit needs, for any number of vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from st_dimreduce.files import new_file
 from st_dimreduce.untrusted import read_arrays
 
 _BLOCK = 2048  # rows whose Gram matrix is summed in float32 before it is added in float64
-_CACHED = 128  # rows that are still in the cache when they are scaled, after their norms were taken
+_CACHED = 128  # rows that are still in the cache when they are scaled, right after their norms are taken
 _FORMAT = "st_dimreduce.summary.1"
 _ARRAYS = ("sum", "gram_sum", "rows", "keys")
 
@@ -33,24 +33,24 @@ def _scale(vectors: np.ndarray, norms: np.ndarray, out: np.ndarray | None = None
 class Summary:
     """Count, mean, Gram matrix, mean norm and a uniform sample of vectors, from one pass in bounded memory.
 
-    Every vector is scaled to norm 1 first, since a head keeps cosines; the mean norm is kept beside. Sums are float64
-    over blocks summed in float32, which is accurate to 6 digits over 10 million rows.
+    Every vector is first scaled to norm 1, since a head preserves cosines; the mean norm is recorded. Blocks are summed
+    in float32 and added up in float64, which is accurate to 6 digits over 10 million rows.
 
-    The sample is a reservoir: each row draws a random key and the rows with the smallest keys stay (bottom-k sampling;
-    Cohen and Kaplan, "Summarizing data using bottom-k sketches", PODC 2007), so that two samples merge into a
-    uniform one. The keys depend on the seed and the first row, to two digits, not on the batches; workers that share a
-    seed draw different keys.
+    The sample is a reservoir: each row draws a random key, and the rows with the smallest keys are kept (bottom-k
+    sampling; Cohen and Kaplan, "Summarizing data using bottom-k sketches", PODC 2007), so that two samples merge into a
+    uniform one. The keys depend on the seed and on the first row, to two digits, but not on the batches: workers that
+    share a seed draw different keys.
 
     Args:
         width: Size d of a vector.
-        sample_size: Rows the sample holds at most. Defaults to 50,000.
+        sample_size: Largest size of the sample, in rows. Defaults to 50,000.
         seed: Seed of the sample. Defaults to 0.
 
     Attributes:
         count: Number of vectors seen.
 
     Raises:
-        ValueError: If ``width`` or ``sample_size`` is less than 1.
+        UserError: If ``width`` or ``sample_size`` is less than 1.
     """
 
     def __init__(self, width: int, sample_size: int = 50_000, seed: int = 0) -> None:
@@ -68,7 +68,7 @@ class Summary:
 
     @classmethod
     def of(cls, vectors: np.ndarray, sample_size: int = 50_000, seed: int = 0) -> Summary:
-        """Summarise an array of shape (n, d) at once."""
+        """Return the summary of an array or tensor of shape (n, d)."""
         vectors = as_array(vectors, "the vectors")
         return cls(vectors.shape[1], sample_size, seed).update(vectors)
 
@@ -93,11 +93,11 @@ class Summary:
         return self._rows[np.argsort(self._keys)]
 
     def update(self, vectors: np.ndarray) -> Summary:
-        """Add vectors of shape (n, d) and any float type; returns itself.
+        """Add vectors of shape (n, d) and any float type, and return the summary itself.
 
         Raises:
-            ValueError: If the shape is wrong, entries are masked, or a row holds NaN, infinity or zeros only. Nothing
-                is added then.
+            UserError: If the shape is wrong, entries are masked, or a row holds NaN, infinity or only zeros; nothing is
+                added then.
         """
         vectors = as_array(vectors, "the vectors", f"(n, {self.width})")
         if vectors.shape[1] != self.width:
@@ -105,7 +105,7 @@ class Summary:
         if not len(vectors):
             return self
         held, room = len(self._keys), min(self.sample_size - len(self._keys), len(vectors))
-        # Rows that the sample has room for are scaled in their place; grows without a copy of what is there.
+        # Rows that the sample has room for are scaled in place; it grows without a copy.
         self._rows.resize((held + room, self.width), refcheck=False)
         try:
             norms, row_sum, gram_sum = self._sums(vectors, self._rows[held:])
@@ -123,14 +123,14 @@ class Summary:
             self._keep(_scale(vectors[rows], norms[rows]), keys[rows])
         return self
 
-    def _sums(self, vectors: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return norms, sum and Gram matrix of vectors; the first of them, scaled to norm 1, are put into ``kept``."""
+    def _sums(self, vectors: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return norms, sum and Gram matrix of vectors, and write the first of them, scaled to norm 1, to ``out``."""
         norms, row_sum, gram_sum = np.empty(len(vectors)), np.zeros(self.width), np.zeros((self.width, self.width))
         # Fresh memory for every block would cost as much as the computation in it.
-        buffer = np.empty((min(_BLOCK, max(len(vectors) - len(kept), 1)), self.width), np.float32)
+        buffer = np.empty((min(_BLOCK, max(len(vectors) - len(out), 1)), self.width), np.float32)
         product, ones = np.empty((self.width, self.width), np.float32), np.ones(_BLOCK, np.float32)
-        for block in [*_blocks(0, len(kept)), *_blocks(len(kept), len(vectors))]:
-            unit = kept[block] if block.stop <= len(kept) else buffer[: block.stop - block.start]
+        for block in [*_blocks(0, len(out)), *_blocks(len(out), len(vectors))]:
+            unit = out[block] if block.stop <= len(out) else buffer[: block.stop - block.start]
             for first in range(0, len(unit), _CACHED):
                 some = slice(block.start + first, min(block.start + first + _CACHED, block.stop))
                 norms[some] = check_rows(vectors[some], self.count + some.start)
@@ -140,10 +140,10 @@ class Summary:
         return norms, row_sum, gram_sum
 
     def merge(self, other: Summary) -> Summary:
-        """Add what another summary saw; returns itself. The other is left as it was.
+        """Add the vectors of another summary, which is left unchanged, and return the summary itself.
 
         Raises:
-            ValueError: If the two differ in width.
+            UserError: If the two differ in width.
         """
         if other.width != self.width:
             raise UserError(f"summaries of {self.width} and {other.width} dimensions: only equal widths merge")
@@ -164,7 +164,7 @@ class Summary:
         return rest
 
     def _draw(self, first: np.ndarray, count: int) -> np.ndarray:
-        """Return a random key for each of so many rows, of which ``first`` is the first."""
+        """Return ``count`` random keys, for rows of which ``first`` is the first."""
         if self._stream is None:
             # Rounded, since a model's embedding of a text depends in the last digits on the batch it is in.
             self._stream = zlib.crc32(np.rint(2 * np.sqrt(self.width) * first).astype(np.int32).tobytes())
@@ -174,11 +174,11 @@ class Summary:
         return keys
 
     def _keep(self, rows: np.ndarray, keys: np.ndarray) -> None:
-        """Put the rows with the smallest keys in place of those with the largest."""
+        """Replace the rows with the largest keys by those with smaller ones."""
         held = len(self._keys)
         fits = min(self.sample_size - held, len(keys))
         if fits:
-            self._rows.resize((held + fits, self.width), refcheck=False)  # grows in place, no copy of what is there
+            self._rows.resize((held + fits, self.width), refcheck=False)  # grows in place, without a copy
             self._rows[held:] = rows[:fits]
             self._keys = np.concatenate([self._keys, keys[:fits]])
             rows, keys = rows[fits:], keys[fits:]
@@ -193,7 +193,7 @@ class Summary:
         self._rows[free], self._keys[free] = rows[taken], keys[taken]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the summary to one safetensors file, beside ``path`` first and then renamed."""
+        """Write the summary to a safetensors file, which appears once it is complete."""
         numbers = {
             "format": _FORMAT,
             "count": self.count,
@@ -211,11 +211,11 @@ class Summary:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Summary:
-        """Read a summary that :meth:`save` wrote; updating it goes on as if it had never been saved.
+        """Read a summary that :meth:`save` wrote; it can be updated as if it had never been saved.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is not a summary.
+            UserError: If the file is not a summary.
         """
         numbers, arrays = read_arrays(path, _FORMAT, _ARRAYS, "summary", "Summary.save")
         width, rows = arrays["sum"].size, arrays["keys"].size
@@ -223,14 +223,14 @@ class Summary:
         if {name: array.shape for name, array in arrays.items()} != shapes:
             raise UserError(f"{path} is damaged: the shapes of its arrays do not fit one another")
         if any(array.dtype != (np.float32 if name == "rows" else np.float64) for name, array in arrays.items()):
-            raise UserError(f"{path} is damaged: its arrays are of types that no summary has")
+            raise UserError(f"{path} is damaged: its arrays have the wrong types")
         try:
             summary = cls(width, int(numbers["sample_size"]), int(numbers["seed"]))
             summary.count, summary._drawn = int(numbers["count"]), int(numbers["drawn"])
             summary._norm_sum = float.fromhex(numbers["norm_sum"])
             summary._stream = int(numbers["stream"]) if numbers["stream"] else None
         except (KeyError, ValueError, OverflowError) as error:
-            raise UserError(f"{path} is damaged: its numbers are missing or none ({error})") from error
+            raise UserError(f"{path} is damaged: its numbers are missing or invalid ({error})") from error
         finite = np.isfinite(summary._norm_sum) and all(np.isfinite(array).all() for array in arrays.values())
         # A sum of norms at the very edge may be rounded beyond it.
         least, most = (0.0, 0.0) if not summary.count else (0.9 * SMALLEST_NORM, 1.1 * LARGEST_NORM)

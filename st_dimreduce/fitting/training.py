@@ -34,7 +34,7 @@ def train(
     Args:
         head: A head for vectors of norm 1, without bias.
         loss: From a weight of shape (k, d) and root mean square 1 to the loss of the next batch.
-        held_out: Likewise to the loss on data that ``loss`` never sees.
+        held_out: From a weight to the loss on held-out data.
         steps: Steps to take.
         learning_rate: Greatest learning rate, for a weight of root mean square 1.
 
@@ -63,13 +63,13 @@ def train(
                 now = float(over_sizes(held_out, weight))
             if now < least:
                 least, best, best_step = now, weight.detach().clone(), step
-    # The gain is proportional to the weight: the same root mean square keeps it where the Tanh is linear.
+    # The gain is proportional to the weight: at the same root mean square, the Tanh stays linear.
     best = best * scale / best.square().mean().sqrt()
     return replace(head, weight=best.numpy()), best_step
 
 
 def read_back(embeddings: torch.Tensor, precision: Precision) -> torch.Tensor:
-    """Return unit rows as they are decoded from codes, with a straight-through gradient (Bengio et al., 2013)."""
+    """Return unit rows as decoded from their codes, with a straight-through gradient (Bengio et al., 2013)."""
     unit = F.normalize(embeddings, dim=1)
     if precision is Precision.FLOAT32:
         return unit
@@ -79,6 +79,6 @@ def read_back(embeddings: torch.Tensor, precision: Precision) -> torch.Tensor:
 
 
 def batches(count: int, size: int, seed: int) -> Callable[[], torch.Tensor]:
-    """Return a function that draws row numbers, another batch at each call."""
+    """Return a function that draws the row numbers of another batch at each call."""
     rng = np.random.default_rng(seed)
     return lambda: torch.from_numpy(rng.choice(count, min(size, count), replace=False))

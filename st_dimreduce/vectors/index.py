@@ -348,7 +348,7 @@ class Index:
             about: dict[str, Any] = {
                 "format": _FORMAT,
                 "kind": self.kind.value,
-                **self.origin.known,
+                **self.origin.to_dict(),
                 "vectors": len(self),
             }
             about |= {"named": self.has_names, "next_id": self._next_id, "measured": asdict(self.measured)}

@@ -7,7 +7,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from st_dimreduce import Codes, DimReduce, Head, Size, UserError, save_portable
-from st_dimreduce.codes.fingerprint import same_head, shown
+from st_dimreduce.codes.fingerprint import abbreviate, same_head
 from tests.helpers.tiny import SENTENCES
 
 RNG = np.random.default_rng(0)
@@ -21,7 +21,7 @@ def test_it_stays_whatever_norm_the_head_is_scaled_to(norm):
     halved = Head(HEAD.weight.astype(np.float16), None, record=HEAD.record)
     assert same_head(halved.fingerprint, HEAD.fingerprint), "saved in half precision"
     assert len(HEAD.fingerprint) == 64
-    assert len(shown(HEAD.fingerprint)) == 12
+    assert len(abbreviate(HEAD.fingerprint)) == 12
 
 
 @pytest.mark.parametrize(

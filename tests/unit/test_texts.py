@@ -131,7 +131,7 @@ def beir(folder, qrels):
 
 def test_a_folder_of_beir(tmp_path):
     files = beir(tmp_path, "q3\t4\t1\nq3\td1\t2\nq1\td1\t1\n")
-    with pytest.warns(UserWarning, match=r"^1 of 3 queries have no relevant document in .*: they are not asked$"):
+    with pytest.warns(UserWarning, match=r"^1 of 3 queries have no relevant document in .*: they are left out$"):
         question = read_question(*files)
     assert question.documents == ["Cats They sleep.", "Dogs run.", "Birds sing."]
     assert question.queries == ["who sleeps", "who sings"]

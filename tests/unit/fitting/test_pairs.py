@@ -46,7 +46,7 @@ def test_one_pair_and_pairs_that_differ_on_one_side_are_pairs():
 
 
 def test_equal_rows_have_equal_numbers():
-    queries, documents = Pairs(ROWS[[5, 5, 7, 5]], ROWS[[1, 2, 2, 1]]).same()
+    queries, documents = Pairs(ROWS[[5, 5, 7, 5]], ROWS[[1, 2, 2, 1]]).ids()
     assert (queries.tolist(), documents.tolist()) == ([0, 0, 1, 0], [0, 1, 1, 0])
 
 

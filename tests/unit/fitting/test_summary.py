@@ -229,8 +229,8 @@ def test_load_of_what_is_no_summary(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
 
 
-SHAPES, TYPES = "the shapes of its arrays do not fit one another", "its arrays are of types that no summary has"
-MISSING = "its numbers are missing or none"
+SHAPES, TYPES = "the shapes of its arrays do not fit one another", "its arrays have the wrong types"
+MISSING = "its numbers are missing or invalid"
 UNFIT = "its numbers are not finite, or do not fit one another"
 
 

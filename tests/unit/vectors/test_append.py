@@ -11,7 +11,7 @@ import pytest
 
 from st_dimreduce import Codes, Head
 from st_dimreduce.base_head import BaseHead
-from st_dimreduce.codes.fingerprint import shown
+from st_dimreduce.codes.fingerprint import abbreviate
 from st_dimreduce.codes.origin import beside, origin_beside
 from tests.helpers.disk import content
 from tests.helpers.resuming import transform
@@ -30,7 +30,7 @@ def test_a_damaged_origin_is_an_error(content, tmp_path):
     HEAD.transform_file(X, tmp_path / "s.npy", "int4")
     place = beside(tmp_path / "s.npy")
     place.write_text(json.dumps(json.loads(place.read_text()) | content))
-    with pytest.raises(ValueError, match="it is damaged"):
+    with pytest.raises(ValueError, match=r"codes\.json is damaged"):
         Codes.load(tmp_path / "s.npy")
 
 
@@ -91,7 +91,12 @@ def test_an_append_that_does_not_fit_changes_nothing(target, grown, tmp_path):
     np.save(tmp_path / "end.npy", np.concatenate([X[:990], X[2000:]]))
     np.save(tmp_path / "middle.npy", changed)
     for source, head, precision, message in (
-        (grown(2000), OTHER, "int4", f"made by head {shown(HEAD.fingerprint)}, not by {shown(OTHER.fingerprint)}"),
+        (
+            grown(2000),
+            OTHER,
+            "int4",
+            f"made by head {abbreviate(HEAD.fingerprint)}, not by {abbreviate(OTHER.fingerprint)}",
+        ),
         (grown(2000), HEAD, "int8", "holds int4 codes, not int8: pass precision='int4'"),
         (tmp_path / "end.npy", HEAD, "int4", "are not those of the same rows of the source"),
         (tmp_path / "middle.npy", HEAD, "int4", "are not those of the same rows of the source"),
