@@ -21,14 +21,14 @@ from benchmarks.data import CACHE
 from benchmarks.measuring import held, once, run_module
 from benchmarks.printing import header, paragraph, table, write
 from benchmarks.widened import MODEL, near, real, widened
-from st_dimreduce import Codes, Index, Summary
+from st_dimreduce import Codes, Index, Precision, Summary
 from st_dimreduce.codes.metrics import overlaps
 from st_dimreduce.codes.search import search
 from st_dimreduce.files import new_file
 from st_dimreduce.fitting.fit import fit_head
 
 FOLDER = CACHE / "indexes"
-SIZE, PRECISION = 256, "int2"  # 64 bytes
+SIZE, PRECISION = 256, Precision.INT2  # 64 bytes
 RECALLS = (0.9, 0.95, 0.99)
 SECONDS = 4.0  # of searching, for a rate
 COMPARED = 200  # queries whose results are compared with exact search
@@ -124,7 +124,7 @@ def peer(name: str, rows: int) -> dict[str, Any]:
         }
     else:
         cells = 2 ** round(np.log2(1.3 * np.sqrt(rows)))
-        index = faiss.index_factory(
+        index: Any = faiss.index_factory(
             data.documents.shape[1], name.replace("CELLS", str(cells)), faiss.METRIC_INNER_PRODUCT
         )
         share, rng = 256 * 1024 / rows, np.random.default_rng(0)
@@ -188,7 +188,7 @@ def report(data: Data, ours: dict[int, Any], peers: dict[str, Any], count: int) 
     about = f"""
         {len(data.documents):,} real vectors: {MODEL} of docstrings of the installed packages. More are mixtures
         x + w (y - z) of a real vector and two of its 16 nearest, w between 1/4 and 3/4, scaled to norm 1. 1,500 first
-        sentences are the queries. Codes: {SIZE} x {PRECISION}, 64 bytes, of one head that was fitted on the real
+        sentences are the queries. Codes: {SIZE} x {PRECISION.value}, 64 bytes, of one head that was fitted on the real
         vectors."""
     rows = []
     for number, found in ours.items():

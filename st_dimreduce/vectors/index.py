@@ -345,14 +345,9 @@ class Index:
                 raise OSError(f"{path} could not be written ({' '.join(str(error).split())})") from error
             if self._names is not None:
                 write_json(folder / _NAMES_FILE, self._names.tolist())
-            about: dict[str, Any] = {
-                "format": _FORMAT,
-                "kind": self.kind.value,
-                **self.origin.to_dict(),
-                "vectors": len(self),
-            }
-            about |= {"named": self.has_names, "next_id": self._next_id, "measured": asdict(self.measured)}
-            write_json(folder / INDEX_FILE, about)
+            about = {"format": _FORMAT, "kind": self.kind.value, **self.origin.to_dict(), "vectors": len(self)}
+            more = {"named": self.has_names, "next_id": self._next_id, "measured": asdict(self.measured)}
+            write_json(folder / INDEX_FILE, about | more)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Index:
