@@ -100,7 +100,7 @@ class Applied(Job):
     def work(self) -> int:
         for suffix in ("npy", "parquet"):
             source, sink = self.folder / f"rows.{suffix}", self.folder / f"codes.{suffix}"
-            done = self.head.transform_file(source, sink, Precision.INT4, overwrite=True, batch_bytes=1 << 20)
+            done = self.head.transform_file(source, sink, Precision.INT4, overwrite=True)
             assert done.rows == 8192
         return 2
 
