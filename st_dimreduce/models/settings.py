@@ -122,7 +122,7 @@ def _check_sentence_config(path: Path, content: dict[str, Any]) -> None:
         number = isinstance(value, int) and not isinstance(value, bool)
         if _ARGUMENTS.match(name) and (number or key in ("auto_map", "variant")):
             raise UserError(f"{path} sets {printable(name):.200} to {short(value)}: expected it in config.json")
-        if number and abs(value) > _MOST and key != "model_max_length":
+        if number and abs(value) > _MOST and key not in ("model_max_length", "max_seq_length"):
             raise UserError(f"{path} sets {printable(name):.200} to {short(value)}: expected at most {_MOST:,}")
         if key == "method" and not (isinstance(value, str) and _METHODS.fullmatch(value)):
             raise UserError(f"{path} calls the method {short(value)}: expected forward, or {_LOAD}")

@@ -83,13 +83,14 @@ def transform_file(
     )
     if not output.is_table:
         opened.leave_out_others()
+    if opened.files:
+        output.check_source(opened.files.path)
     with exclusive_run(output.target):
         appended_to = append and os.path.lexists(output.target)
         kept = _rows_to_keep(opened, head, output, on_bad_row) if appended_to else 0
         if kept and kept == opened.rows:
             return Transformed(Path(target), kept, 0, size_of(output.target), time.perf_counter() - begin)
-        read = opened.files.path if opened.files else None
-        with append_sink(output, kept) if appended_to else open_sink(output, overwrite, read) as sink:
+        with append_sink(output, kept) if appended_to else open_sink(output, overwrite) as sink:
             if sink.done.bad_rows and on_bad_row is OnBadRow.RAISE:
                 raise UserError(
                     f"{sink.done.bad_rows} rows of the unfinished run are zeros, as on_bad_row='zero' asked for: pass "

@@ -99,17 +99,19 @@ class Output:
 
         return TableWriter(path, self.suffix, self.schema, self.column, self.origin)
 
-    def check(self, overwrite: bool, source: Path | None) -> None:
+    def check_source(self, source: Path) -> None:
+        """Raise ``UserError`` if the target and the file or folder that is read contain one another."""
+        target, read = self.target.resolve(), source.resolve()
+        if target == read or read in target.parents or target in read.parents:
+            raise UserError(f"the target {self.target} and the source {source} contain one another: choose another")
+
+    def check(self, overwrite: bool) -> None:
         """Check, before any work, that the target can be written.
 
         Raises:
             FileExistsError: If it exists and is not to be replaced, or never is.
             PermissionError: If its parent folder cannot be written.
-            UserError: If it and the source contain one another.
         """
-        target, read = self.target.resolve(), None if source is None else source.resolve()
-        if read is not None and (target == read or read in target.parents or target in read.parents):
-            raise UserError(f"the target {self.target} and the source {source} contain one another: choose another")
         if not self.target.suffix or not os.path.lexists(self.target):
             check_target(self.target, overwrite, marker=_part_name(0, self.suffix))
         elif not overwrite:
@@ -241,7 +243,7 @@ class _NpyWriter:
 
 
 @contextmanager
-def open_sink(output: Output, overwrite: bool = False, source: Path | None = None, before: int = 0) -> Iterator[Sink]:
+def open_sink(output: Output, overwrite: bool = False, before: int = 0) -> Iterator[Sink]:
     """Write a new target within a block, at the end of which it takes its place.
 
     If the block ends in an error, the parts of a run that can be resumed stay, and nothing else.
@@ -249,7 +251,6 @@ def open_sink(output: Output, overwrite: bool = False, source: Path | None = Non
     Args:
         output: What to write.
         overwrite: Replace a target that exists, and the parts of another run. Defaults to False.
-        source: The file or folder that is read. Defaults to None.
         before: Rows of a table that is there, to which the new ones are added. Defaults to 0.
 
     Yields:
@@ -259,13 +260,12 @@ def open_sink(output: Output, overwrite: bool = False, source: Path | None = Non
         FileExistsError: If the target exists and is not to be replaced.
         KeyboardInterrupt: With the number of rows that are done, if it was raised in the block.
         PermissionError: If it cannot be written there, or somebody else could write to the parts.
-        UserError: If the target and the source contain one another, or the parts there are of a run with other
-            arguments.
+        UserError: If the parts there are of a run with other arguments.
     """
     work = output.target.parent / f".{output.target.name}.parts"
     new = work / "new" if output.is_folder else work / "new" / "codes.npy"
     done = _resume(work, new, output, overwrite)
-    output.check(overwrite or before > 0, source)
+    output.check(overwrite or before > 0)
     sink, placed = Sink(new, output, done, work), False
     try:
         with disk_errors(output.target):
@@ -313,7 +313,7 @@ def _closing(sink: Sink, output: Output) -> Iterator[None]:
             sink.close()
         if output.is_folder:
             (sink.path / ".writing").unlink(missing_ok=True)
-        if isinstance(error, KeyboardInterrupt) and output.identity and sink.path.exists():
+        if isinstance(error, KeyboardInterrupt) and output.identity and sink.done.rows and sink.path.exists():
             raise KeyboardInterrupt(f"{sink.done.rows:,} rows are done, the same call resumes") from error
         raise
 

@@ -44,7 +44,7 @@ from tests.helpers.command import run
 from tests.helpers.resuming import BATCH, HEAD, ROWS, X, rows_done
 from tests.helpers.tiny import SENTENCES
 
-BARS = ["Encoding", "Choosing", "Rotating", "Training", "Measuring", "Resampling"]
+BARS = ["Encoding", "Choosing", "Rotating", "Training", "Measuring"]
 BARS += ["Summarising", "Transforming", "Joining", "Exporting"]
 # Several commands in one process, which takes seconds to start. A terminal's Ctrl-C goes to whom it controls.
 SCRIPT = """
@@ -199,7 +199,7 @@ MOMENTS = {
     "encoding": (Summary, "update"),
     "rotating": (closed_form, "rotate"),
     "training": (torch.optim.Adam, "step"),
-    "measuring": (recipe, "compare"),
+    "measuring": (recipe, "compare_models"),
     "writing the first file": (Transformer, "save"),
     "writing the head": (Dense, "save"),
     "writing the last file": (save, "model_card"),
@@ -236,7 +236,7 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
         (["transform", "HEAD", "X", "OUT.npy"], (BaseHead, "transform")),
         (["transform", "HEAD", "X", "OUT"], (BaseHead, "transform")),
         (["attach", "HEAD", "BASE", "-o", "OUT"], (layout, "write_json")),
-        pytest.param(["export", "SMALL", "-o", "OUT"], (graph, "_trace"), marks=pytest.mark.component("ONNX Runtime")),
+        pytest.param(["export", "SMALL", "-o", "OUT"], (export, "model_graph"), marks=pytest.mark.component("ONNX Runtime")),
         pytest.param(
             ["export", "SMALL", "-o", "OUT"], (export, "write_json"), marks=pytest.mark.component("ONNX Runtime")
         ),

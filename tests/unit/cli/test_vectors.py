@@ -122,7 +122,7 @@ def test_a_run_goes_on_when_it_is_called_again(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (("fit", "none.npy", "-o", "OUT"), "no file or folder none.npy: give an array"),
-        (("fit", "X", "-o", "OUT", "--dim", 99), "99: choose a size from 1 to in_features=8"),
+        (("fit", "X", "-o", "OUT", "--dim", 99), "dim=99: choose a size from 1 to 8"),
         (("fit", "X", "-o", "OUT", "--dim", 4, "--keep", 0.9), "give exactly one of dim"),
         (("fit", "X", "-o", "OUT", "--dim", 4, "--store", "pgvector"), "is for choosing a precision"),
         (("fit", "X", "-o", "OUT", "--bytes", 99), "99: choose 1 to 32"),

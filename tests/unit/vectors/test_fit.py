@@ -48,8 +48,8 @@ def test_stored_and_encoded_vectors_agree_whatever_the_norm(tiny):
 @pytest.mark.parametrize(
     ("size", "options", "message"),
     [
-        (33, {}, "dim=33: choose a size from 1 to in_features=32"),
-        (128, {}, "dim=128: choose a size from 1 to in_features=32"),
+        (33, {}, "dim=33: choose a size from 1 to 32"),
+        (128, {}, "dim=128: choose a size from 1 to 32"),
         (8, {"objective": "speed"}, "unknown objective 'speed'"),
         (8, {"on_bad_row": "skip"}, "unknown on_bad_row 'skip'"),
     ],
