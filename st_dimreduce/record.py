@@ -40,7 +40,7 @@ class FitRecord:
     Attributes:
         precision: Precision that the head was fitted for: the one to store its vectors in. Defaults to ``"float32"``.
         mean_norm: Mean norm of the vectors that the head reduces, 1e-30 to 1e30: 1 for unit vectors, and for a head
-            behind Pooling that of the pooled embeddings. Stored vectors are scaled to it, :meth:`BaseHead.transform`.
+            behind Pooling that of the pooled embeddings. Stored vectors are scaled to it, :meth:`st_dimreduce.Head.transform`.
         nested: Sizes at which the outputs may be truncated, ascending.
         method: Method of the fit.
         objective: ``"quality"`` or ``"fidelity"``.
@@ -113,8 +113,8 @@ class FitRecord:
         """Return what is known as JSON can hold it.
 
         Args:
-            large: Whether to include ``choice``, ``figures`` and ``reference``, which are kept in ``st_dimreduce.json``
-                alone. Defaults to True.
+            large: Whether to include ``choice``, ``figures`` and ``reference``, which only ``st_dimreduce.json`` has.
+                Defaults to True.
         """
         values = {each.name: getattr(self, each.name) for each in fields(self) if large or not each.metadata}
         known = {name: value for name, value in values.items() if value is not None}

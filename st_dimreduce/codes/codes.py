@@ -25,7 +25,7 @@ _TABLES = (".parquet", ".arrow", ".feather")
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """Reduced vectors of n documents as they are stored: one row of bytes, or of floats, per document.
+    """Stored form of n reduced vectors: a row of bytes, or of floats, per document.
 
     :meth:`st_dimreduce.Head.encode` makes them of full vectors, :meth:`of` of reduced ones, and
     :meth:`st_dimreduce.Head.transform_file` writes them to a file.

@@ -19,7 +19,7 @@ SMALLEST_NORM, LARGEST_NORM = 1e-30, 1e30  # norms whose inverse float32 holds
 def scale_rows(rows: np.ndarray, norm: float = 1.0, out: np.ndarray | None = None) -> np.ndarray:
     """Return rows scaled to a norm, from any norm that their type can hold.
 
-    NaN counts as 0, infinity as the largest float; a row of zeros stays as it is.
+    NaN counts as 0, infinity as the largest float; a row of zeros is not changed.
 
     Args:
         rows: Float array of shape (n, d).

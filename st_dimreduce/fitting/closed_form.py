@@ -19,17 +19,15 @@ from st_dimreduce.record import FitRecord
 
 Rotation = Literal["itq", "random"]
 
+GAIN = 0.03  # behind Pooling the norm of a short query may be three times the mean
+DEFAULT_STRENGTH, MOST_STRENGTH = 1.0, 2.0
 FEWEST_PAIRS = 200  # fewer are too few to estimate a covariance of hundreds of dimensions
 _PAIR_POWER, _PAIR_RIDGE, _WHITENING = 0.35, 0.5, 0.1  # the powers at strength 1
 _ITQ_ROWS, _ITQ_STEPS = 8192, 40
-_ITQ_SHARPNESS = 2.0  # slope of the rounded sign at 0, for values of root mean square 1
+_ITQ_SHARPNESS = 2.0  # slope of the smoothed sign at 0, for values of root mean square 1
 _WIDE = 4096  # dimensions from which on computing only some eigenvectors saves seconds
 _RANK_FLOOR = 1e-7  # share of the largest eigenvalue below which float32 vectors hold only rounding noise
 _PACKAGES = ("st_dimreduce", "sentence-transformers", "transformers", "torch", "numpy")  # whose versions are recorded
-
-
-GAIN = 0.03  # behind Pooling the norm of a short query may be three times the mean
-DEFAULT_STRENGTH, MOST_STRENGTH = 1.0, 2.0
 
 
 def closed_form_head(

@@ -158,7 +158,7 @@ class Summary:
         """Return the sums of the vectors other than these of the sample, shape (n, d): a summary without a sample."""
         rest = Summary(self.width, self.sample_size, self.seed)
         rest.count = self.count - len(rows)
-        rest._norm_sum = self.mean_norm * rest.count  # the norms of single rows are not kept
+        rest._norm_sum = self.mean_norm * rest.count  # the norms of single rows are not stored
         rest._sum = self._sum - rows.sum(axis=0, dtype=np.float64)
         rest._gram_sum = self._gram_sum - rows.T @ rows
         return rest

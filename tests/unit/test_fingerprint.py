@@ -15,7 +15,7 @@ HEAD = Head.fit(RNG.normal(size=(300, 32)), 8)
 
 
 @pytest.mark.parametrize("norm", [1e-3, 7.3, 1e4])
-def test_it_stays_whatever_norm_the_head_is_scaled_to(norm):
+def test_it_does_not_depend_on_the_norm_that_the_head_is_for(norm):
     scaled = HEAD.for_norm(norm)
     assert same_head(scaled.fingerprint, HEAD.fingerprint)
     halved = Head(HEAD.weight.astype(np.float16), None, record=HEAD.record)
@@ -34,14 +34,14 @@ def test_it_stays_whatever_norm_the_head_is_scaled_to(norm):
         lambda weight: weight[:7],
     ],
 )
-def test_another_head_has_another(change):
+def test_different_heads_have_different_fingerprints(change):
     other = Head(change(HEAD.weight).astype(np.float32), None, record=HEAD.record)
     assert not same_head(other.fingerprint, HEAD.fingerprint)
     assert not same_head(Head(HEAD.weight, np.ones(8, np.float32), record=HEAD.record).fingerprint, HEAD.fingerprint)
 
 
 @pytest.mark.parametrize("damaged", ["", "x" * 64, HEAD.fingerprint[:-1], HEAD.fingerprint[:16] + "g" * 48])
-def test_what_is_no_fingerprint_is_of_no_head(damaged):
+def test_a_damaged_fingerprint_matches_no_head(damaged):
     assert not same_head(damaged, HEAD.fingerprint)
     assert not same_head(damaged, damaged) or damaged == HEAD.fingerprint
 

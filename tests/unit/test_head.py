@@ -110,7 +110,7 @@ def test_stored_vectors_are_reduced_as_those_of_the_norm_that_the_head_is_for(ki
     assert np.allclose(np.linalg.norm(reduced, axis=1), 1, atol=1e-6)
 
 
-def test_zeros_and_rows_for_a_head_whose_norm_is_not_known_are_taken_as_they_are():
+def test_zeros_stay_zeros_and_a_head_without_a_mean_norm_scales_nothing():
     assert (Head(WEIGHT, record=RECORD).transform(np.zeros((2, 8), np.float16)) == 0).all()
     assert (Head(WEIGHT, record=RECORD).transform(torch.zeros((2, 8))) == 0).all()
     for scale in (1, 30):
@@ -132,7 +132,7 @@ def test_zeros_and_rows_for_a_head_whose_norm_is_not_known_are_taken_as_they_are
         ({"weight": np.zeros((2, 3)), "activation": "GELU"}, "ends in GELU, expected Tanh or Identity"),
     ],
 )
-def test_weights_that_are_no_head(arguments, message):
+def test_weights_that_make_no_head(arguments, message):
     with pytest.raises(ValueError, match=message):
         Head(**arguments)
 

@@ -236,7 +236,7 @@ def test_cloze_pairs_that_the_model_cannot_tell_apart_are_named(tiny):
         (["a cat", " a cat"] * 150, "^all 300 texts are the same: give texts that differ"),
     ],
 )
-def test_what_cannot_be_fitted_on_is_refused_before_anything_is_encoded(tiny, monkeypatch, texts, message):
+def test_bad_texts_are_refused_before_anything_is_encoded(tiny, monkeypatch, texts, message):
     monkeypatch.setattr(type(tiny), "encode", None)
     with pytest.raises(ValueError, match=message):
         reduce_model(tiny, texts, 8)

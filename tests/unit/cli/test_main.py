@@ -106,7 +106,7 @@ def test_what_the_user_can_correct_is_one_line_and_status_2(code, message, debug
     assert done.stderr.count("\n") == 1
 
 
-def test_what_a_name_holds_is_shown_and_does_nothing(check_does, capsys):
+def test_control_characters_and_markup_in_names_are_escaped(check_does, capsys):
     check_does("return ['[/x] :smile: \\x1b[2Jevery reader gives\\ttwo\\nlines', folder]")
     done = run("check", "a[/x]")
     assert (done.exit_code, done.stdout) == (1, "[/x] :smile: \\x1b[2Jevery reader gives\\ttwo\nlines\na[/x]\n")
@@ -205,7 +205,7 @@ def test_the_command_is_installed():
     assert "Shrink sentence embeddings" in done.stdout
 
 
-def test_a_reader_that_wants_no_more_is_no_error(tmp_path):
+def test_a_pipe_that_closes_early_is_no_error(tmp_path):
     (tmp_path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "theirs.Module"}]')
     reading, writing = os.pipe()
     os.close(reading)

@@ -119,7 +119,7 @@ def test_a_row_of_zeros_takes_the_lower_of_the_two_codes_nearest_to_zero():
 
 
 @pytest.mark.parametrize("precision", ALL)
-def test_the_callers_errors_on_floats_are_not_raised(precision):
+def test_numpys_error_state_of_the_caller_does_not_matter(precision):
     rows = np.array([[0, 0], [1e30, 1], [1e-30, 1e-25], [np.nan, 1], [np.inf, -np.inf]], np.float32)
     with np.errstate(all="raise"):
         quantize(rows, precision)

@@ -60,7 +60,7 @@ def test_keep_takes_the_smallest_that_does():
     )
 
 
-def test_keep_that_nothing_does_is_said():
+def test_a_share_that_no_option_keeps_warns():
     with pytest.warns(UserWarning, match="nothing keeps 100.0% of the overlap@10: the best keeps"):
         choice = choose(SUMMARY, Size(keep=1.0, precision="int8"))
     assert choice.best.retention == max(shares(choice).values())
@@ -120,7 +120,7 @@ def test_keep_measures_what_more_bytes_do_not_improve_once():
     assert choice.best.column == "halfvec"
 
 
-def test_a_limit_of_the_store_is_kept(monkeypatch):
+def test_a_limit_of_the_store_is_respected(monkeypatch):
     halves = replace(columns_of(Store.PGVECTOR)[0], most=10)
     monkeypatch.setattr("st_dimreduce.fitting.budget.columns_of", lambda store: (halves,))
     [option] = choose(SUMMARY, Size(bytes=100, store="pgvector")).measured
@@ -225,7 +225,7 @@ def test_labelled_pairs_teach_what_belongs_together():
     assert np.array_equal(*again)
 
 
-def test_too_little_to_train_on_is_said():
+def test_too_little_to_train_on_warns():
     head = fit_head(SUMMARY, 8)
     with pytest.warns(UserWarning, match="63 vectors are too few to distil from, 64 are needed"):
         assert distill_head(head, Summary.of(X[:63])) is head
@@ -279,7 +279,7 @@ def test_training_serves_every_nested_size():
     assert found[1][1] > 0.99
 
 
-def kept_by_definition(summary, size, precision, objective, pairs, seed):
+def retention_by_definition(summary, size, precision, objective, pairs, seed):
     """What a head fitted on the rest keeps of what the full vectors of held-out queries find, written out."""
     sample, paired = summary.sample, None
     if pairs is None:
@@ -318,20 +318,20 @@ def linear(monkeypatch):
 @pytest.mark.usefixtures("linear")
 @pytest.mark.parametrize("objective", ["quality", "fidelity"])
 @pytest.mark.parametrize("count", [200, 3000])
-def test_what_is_kept_of_the_neighbours_is_measured_on_held_out_vectors(objective, count):
+def test_retention_of_neighbours_is_that_on_held_out_vectors(objective, count):
     summary = Summary.of(X[:count] + np.float32(0.5))
     choice = choose(summary, Size(bytes=8), objective=objective, seed=5)
     assert shares(choice).keys() == {(32, "int2"), (16, "int4"), (8, "int8")}
     for (size, precision), kept in shares(choice).items():
-        expected, _ = kept_by_definition(summary, size, precision, objective, None, 5)
+        expected, _ = retention_by_definition(summary, size, precision, objective, None, 5)
         assert kept == pytest.approx(expected, abs=0.004), (size, precision)
 
 
 @pytest.mark.usefixtures("linear")
-def test_what_is_kept_of_the_answers_is_the_mean_over_three_thirds_of_the_pairs():
+def test_retention_of_pairs_is_the_mean_over_three_folds():
     choice = choose(SUMMARY, Size(bytes=2), pairs=PAIRS, seed=5)
     for (size, precision), kept in shares(choice).items():
-        each = [kept_by_definition(SUMMARY, size, precision, "quality", PAIRS, seed) for seed in (5, 6, 7)]
+        each = [retention_by_definition(SUMMARY, size, precision, "quality", PAIRS, seed) for seed in (5, 6, 7)]
         low, high = np.mean(each, axis=0)
         assert np.ptp(each, axis=0).max() > 0.002, "the thirds differ"
         assert low - 0.001 < kept < high + 0.001, (size, precision)

@@ -150,7 +150,7 @@ def test_training_is_adam_with_a_warm_up_and_a_cosine_and_keeps_the_best_held_ou
     assert set(seen) == {(size, 16) for size in sizes}
 
 
-def test_the_last_step_is_looked_at_too():
+def test_the_last_step_is_evaluated_too():
     target = torch.ones(8, 16)
     losses = [lambda weight: ((weight - target) ** 2).mean()] * 2
     assert train(HEAD, *losses, steps=7, learning_rate=0.01)[1] == 7
@@ -177,7 +177,7 @@ def test_batches_draw_other_rows_each_time_and_the_same_with_one_seed():
     assert sorted(batches(5, 10, 1)().tolist()) == [0, 1, 2, 3, 4]
 
 
-def test_every_fit_shows_how_far_it_is(monkeypatch, capsys):
+def test_every_fit_shows_its_progress(monkeypatch, capsys):
     fits = {
         "Rotating: 100%": lambda: fit_head(SUMMARY, 8),
         "Training: 100%": lambda: distill_head(HEAD, SUMMARY, steps=2),
