@@ -40,7 +40,7 @@ class FitRecord:
     Attributes:
         precision: Precision that the head was fitted for: the one to store its vectors in. Defaults to ``"float32"``.
         mean_norm: Mean norm of the vectors that the head reduces, 1e-30 to 1e30: 1 for unit vectors, and for a head
-            behind Pooling that of the pooled embeddings. Stored vectors are scaled to it, :meth:`st_dimreduce.Head.transform`.
+            behind Pooling that of the pooled embeddings. Stored vectors are scaled to it first.
         nested: Sizes at which the outputs may be truncated, ascending.
         method: Method of the fit.
         objective: ``"quality"`` or ``"fidelity"``.
