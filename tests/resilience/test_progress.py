@@ -37,7 +37,7 @@ from st_dimreduce.fitting.distillation import distill_head
 from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.fitting.pairs import Pairs
 from st_dimreduce.fitting.size import Size
-from st_dimreduce.portable import export, graph, layout, save
+from st_dimreduce.portable import export, layout, save
 from st_dimreduce.vectors import batches
 from st_dimreduce.vectors.fit import summarize
 from tests.helpers.command import run
@@ -236,7 +236,9 @@ def test_ctrl_c_during_reduce_leaves_what_was_there(moment, there, tiny, tmp_pat
         (["transform", "HEAD", "X", "OUT.npy"], (BaseHead, "transform")),
         (["transform", "HEAD", "X", "OUT"], (BaseHead, "transform")),
         (["attach", "HEAD", "BASE", "-o", "OUT"], (layout, "write_json")),
-        pytest.param(["export", "SMALL", "-o", "OUT"], (export, "model_graph"), marks=pytest.mark.component("ONNX Runtime")),
+        pytest.param(
+            ["export", "SMALL", "-o", "OUT"], (export, "model_graph"), marks=pytest.mark.component("ONNX Runtime")
+        ),
         pytest.param(
             ["export", "SMALL", "-o", "OUT"], (export, "write_json"), marks=pytest.mark.component("ONNX Runtime")
         ),
