@@ -76,7 +76,7 @@ def reduce(
     sentences = read_texts(texts, column)
     labelled = None if pairs is None else read_labelled_pairs(pairs)
 
-    show(f"Fits a head on {len(sentences):,} texts with {model}, measures it on texts held out, writes {output}.")
+    show(f"Fitting the head on {len(sentences):,} texts with {model}, measuring it on held-out texts, writing {output}.")
 
     from st_dimreduce.cli.tables import comparison_notes, comparison_table
     from st_dimreduce.dim_reduce import head_of
@@ -138,7 +138,7 @@ def publish(
     # From a file: arguments of a process can be seen by other users of the machine.
     token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else None
     hide_loading_bars(quiet)
-    show(f"{'Shows what would be sent' if dry_run else 'Publishes'}: {folder} as {repo_id}.")
+    show(f"{'Dry run of publishing' if dry_run else 'Publishing'} {folder} as {repo_id}.")
     publication = publish_model(
         folder,
         repo_id,

@@ -59,7 +59,7 @@ def fit(
 
     size = Size(dim, bytes=bytes_, keep=keep, store=store, precision=precision)
     check_target(output, force, marker=RECORD)
-    show(f"Fitting a head on the vectors in {source}, writing {output}.")
+    show(f"Fitting the head on the vectors in {source}, writing {output}.")
     head = Head.fit(source, size, objective=objective, column=column, on_bad_row=on_bad_row, seed=seed)
     head.save(output, overwrite=force)
     status = say_choice(head.record, keep, best_effort)
