@@ -110,7 +110,7 @@ def test_targets_of_make_exist():
     }
     assert named
     assert named <= targets
-    assert {"demo", "test", "test-all"} <= {
+    assert {"demo", "test"} <= {
         *re.findall(r"^make ([\w-]+)", Path("README.md").read_text(encoding="utf-8"), re.MULTILINE)
     }
 
@@ -171,12 +171,9 @@ def test_names_of_the_package_exist(name):
     assert resolve(name).__doc__
 
 
-def test_every_public_name_is_documented_under_its_wing():
-    documented = {}
-    for wing, text in re.findall(r"^## [^`\n]*`(\w+)`\n(.*?)(?=^## |\Z)", Path("docs/api.md").read_text(), re.M | re.S):
-        documented |= dict.fromkeys(re.findall(r"^::: st_dimreduce\.(\w+)$", text, re.MULTILINE), wing)
-    wings = {name: getattr(st_dimreduce, name).__module__.split(".")[1] for name in st_dimreduce.__all__}
-    assert documented == wings
+def test_every_public_name_is_documented_once():
+    documented = re.findall(r"^::: st_dimreduce\.(\w+)$", Path("docs/api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(documented) == sorted(st_dimreduce.__all__)
 
 
 def test_the_site_builds_without_a_warning(tmp_path):
@@ -189,6 +186,6 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     api = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
-    for name in [*st_dimreduce.__all__, "evaluation.report.write_html", "codes.tables.codes_of"]:
+    for name in [*st_dimreduce.__all__, "integrations.migrate.migrate"]:
         assert f'id="st_dimreduce.{name}"' in api, name
     assert "https://fonts.googleapis.com" not in api
