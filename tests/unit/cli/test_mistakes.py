@@ -47,7 +47,7 @@ MISTAKES = {
     "search small other.npy query": "error: other.npy holds codes made by head ",
     "search small index query": "error: index is an index: search it with st-dimreduce index search, or Index.load",
     "check head": "error: head is a head: expected a model, which st-dimreduce attach makes of it",
-    "export base -o o": "error: the model ends in Transformer, it has no head: give a reduced model",
+    "export base -o o": "error: this model cannot be exported: there is no head (DimReduce or Dense) behind all others",
     "publish small name": "error: 'name' is no name on the Hub: give one such as 'user/my-model'.",
     "attach base head -o o": "error: base holds no head: expected the folder of a head or of a reduced model",
     # Vectors.
@@ -59,7 +59,7 @@ MISTAKES = {
     "transform head x.npy codes.npy": "append the new rows of the source with append=True (--append), or replace it",
     "transform head codes.npy o.npy": "error: codes.npy: got uint8, expected floats: convert them first",
     "transform head x.npy other.npy --append": "error: {here}/other.npy holds codes made by head ",
-    "index build x.npy o": "error: nothing beside x.npy says what its codes are",
+    "index build x.npy -o o": "error: nothing beside x.npy says what its codes are",
     "index search index texts.txt": "error: texts.txt is not a .npy file: give transformed vectors, or texts with",
     "migrate postgres --table t --head head": "error: postgres is no database: expected postgresql://...",
     "info home": "error: home holds no head: expected the folder of a head or of a reduced model",
