@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -14,8 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from safetensors.numpy import load_file, save_file
-from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
 from st_dimreduce.apps.docstrings import docstring_pairs
@@ -28,9 +25,7 @@ TRANSLATED = [path for path in PATHS if path.name.endswith(".ko.md")]
 PAGES = [page for page in map(read_page, (path for path in PATHS if path not in TRANSLATED)) if page.blocks]
 MOST_NOT_RUN = 0.25  # of all blocks
 
-# All of these are the first two of six layers of all-MiniLM-L6-v2: what is encoded again and again takes a third of the
-# time, and figures are not compared.
-LAYERS = 2
+# all-MiniLM-L6-v2 is itself; models that are in no package are it as well, under their own names.
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 ENCODERS = (
     MINILM,
@@ -43,26 +38,13 @@ _COMMENT = re.compile(r"\s+#\s.*$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def encoder(minilm_path, tmp_path_factory):
-    """The folder of the first layers of all-MiniLM-L6-v2."""
-    folder = Path(shutil.copytree(minilm_path, tmp_path_factory.mktemp("encoder") / "model"))
-    dropped = tuple(f"encoder.layer.{number}." for number in range(LAYERS, 6))
-    weights = load_file(folder / "model.safetensors")
-    kept = {name: each for name, each in weights.items() if not name.startswith(dropped)}
-    save_file(kept, folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": LAYERS}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def hub(encoder, tmp_path_factory):
-    """A Hub with the models that pages name, or stand-ins for them."""
+def hub(minilm_path, tmp_path_factory):
+    """A Hub with the models that pages name: the real all-MiniLM-L6-v2, and stand-ins for what is in no package."""
     folder = tmp_path_factory.mktemp("models")
     model = DistilBertModel(DistilBertConfig(n_layers=1))
     model.save_pretrained(folder / "distilbert")
-    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder / "distilbert")
-    sources = dict.fromkeys(ENCODERS, encoder)
+    AutoTokenizer.from_pretrained(minilm_path).save_pretrained(folder / "distilbert")
+    sources = dict.fromkeys(ENCODERS, Path(minilm_path))
     sources |= {"distilbert/distilbert-base-uncased": folder / "distilbert"}
     with closing(LoopbackHub()) as server:
         for name, source in sources.items():
@@ -71,13 +53,13 @@ def hub(encoder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prepared(encoder, tmp_path_factory):
-    """What a reader of the pages has: texts, queries, and vectors of theirs."""
+def prepared(minilm, tmp_path_factory):
+    """What a reader of the pages has: texts, queries, and vectors of theirs, of all-MiniLM-L6-v2."""
     folder = tmp_path_factory.mktemp("prepared")
     pairs = list(islice(docstring_pairs(), TEXTS + LATER))
     texts = [" ".join(document.split()[:WORDS]) for _, document in pairs]
     queries = [query for query, _ in pairs[:200]]
-    vectors = SentenceTransformer(str(encoder), device="cpu").encode(texts, batch_size=64)
+    vectors = minilm.encode(texts, batch_size=64)
 
     def write(name, chosen):
         (folder / f"{name}.txt").write_text("\n".join(texts[chosen]) + "\n", encoding="utf-8")
