@@ -16,7 +16,7 @@ import numpy as np
 before, *_, after = comparison.rows
 same = bool(np.abs(loaded.encode(corpus[:20]) - reduced.encode(corpus[:20])).max() < 1e-6)
 common = len({*found["full"][1][0]} & {*found["reduced"][1][0]})
-sizes = [codes.shape, str(codes.dtype), len(fitted_on), after.bytes_per_vector]
+sizes = [codes.values.shape, str(codes.values.dtype), len(fitted_on), after.bytes_per_vector]
 print(json.dumps([*sizes, after.ndcg / before.ndcg, same, common]))
 """
 
