@@ -76,7 +76,9 @@ def reduce(
     sentences = read_texts(texts, column)
     labelled = None if pairs is None else read_labelled_pairs(pairs)
 
-    show(f"Fitting the head on {len(sentences):,} texts with {model}, measuring it on held-out texts, writing {output}.")
+    show(
+        f"Fitting the head on {len(sentences):,} texts with {model}, measuring it on held-out texts, writing {output}."
+    )
 
     from st_dimreduce.cli.tables import comparison_notes, comparison_table
     from st_dimreduce.dim_reduce import head_of
