@@ -28,8 +28,9 @@ texts = [next((text for text in some if not text.startswith(name)), name) for na
 table = pa.table({"id": list(paragraphs), "text": texts, "embedding": base.encode_document(texts).tolist()})
 pq.write_table(table, folder / "full.parquet")
 
-# Two passes over the file in batches: ten million rows need no more memory than these.
-head = Head.fit(folder / "full.parquet", Size(192, precision="int4"), column="embedding")
+# Half the dimensions in 4 bits each. Two passes over the file in batches: ten million rows need no more memory than these.
+size = Size(base.get_embedding_dimension() // 2, precision="int4")
+head = Head.fit(folder / "full.parquet", size, column="embedding")
 done = head.transform_file(folder / "full.parquet", folder / "small.parquet", overwrite=True)
 codes = Codes.load(folder / "small.parquet")
 print(f"{done.rows:,} vectors, {4 * head.in_features:,} -> {codes.bytes_per_vector} bytes per vector")

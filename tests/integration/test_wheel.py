@@ -96,7 +96,7 @@ def test_the_wheel_alone_runs_the_demo(distributions, tmp_path):
         assert all(Path(path).is_relative_to(tmp_path / "empty") for path in (ours, theirs)), (ours, theirs)
         assert found == []
         said = call(programs / "st-dimreduce", "demo", "--pairs", "200", cwd=tmp_path)
-        assert "of the nDCG@10. Fitted in" in said
+        assert "of the nDCG@10. Encoded and fitted in" in said
         assert "loaded by SentenceTransformer" in said
         assert "…" not in said, "a figure was cut"
     finally:
