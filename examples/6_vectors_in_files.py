@@ -28,7 +28,7 @@ texts = [next((text for text in some if not text.startswith(name)), name) for na
 table = pa.table({"id": list(paragraphs), "text": texts, "embedding": base.encode_document(texts).tolist()})
 pq.write_table(table, folder / "full.parquet")
 
-# Half the dimensions in 4 bits each. Two passes over the file in batches: ten million rows need no more memory than these.
+# Half the dimensions in 4 bits each. Two passes over the file in batches: ten million rows need no more memory.
 size = Size(base.get_embedding_dimension() // 2, precision="int4")
 head = Head.fit(folder / "full.parquet", size, column="embedding")
 done = head.transform_file(folder / "full.parquet", folder / "small.parquet", overwrite=True)

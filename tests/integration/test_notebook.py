@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
@@ -29,6 +30,7 @@ def test_the_tour_is_stored_without_outputs():
     assert [(cell.outputs, cell.execution_count) for cell in code] == [([], None)] * len(code)
 
 
+@pytest.mark.wings("examples/0_tour.ipynb", "recipe.py", "evaluation")
 def test_the_tour_runs_top_to_bottom(tmp_path):
     tour = nbformat.read(TOUR, as_version=4)
     tour.cells.append(new_code_cell(LOOK))

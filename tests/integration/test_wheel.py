@@ -84,6 +84,7 @@ def test_the_bill_of_materials_says_what_the_wheel_says(distributions, tmp_path)
     assert sorted(links) == sorted(part["bom-ref"] for part in made["components"])
 
 
+@pytest.mark.wings("apps")
 def test_the_wheel_alone_runs_the_demo(distributions, tmp_path):
     wheel, _ = distributions
     try:

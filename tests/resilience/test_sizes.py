@@ -21,7 +21,7 @@ def rows(count, width, seed=0):
     return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
 
 
-@pytest.mark.slow
+@pytest.mark.wings("fitting", "codes")
 def test_eight_thousand_dimensions():
     wide = rows(64, 8192)
     head = closed_form_head(Summary.of(wide), 32, rotation="random", strength=0)
