@@ -31,6 +31,8 @@ MOST_NOT_RUN = 0.25  # of all blocks
 # encoders: the figures of a page are not compared. What a search finds is, where WHOLE shows it: those load it whole.
 WHOLE = {Path("docs/tutorial.md")}
 LAYERS = 2
+# A page of one component, which takes a minute to start, is run where that or the page was changed.
+WINGS = {Path("docs/guides/cluster.md"): ["vectors/ray_data.py"]}
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 ENCODERS = (
     MINILM,
@@ -130,7 +132,12 @@ def say_what_is_not_run(page, record_property):
             record_property("not run", f"{page.path}:{block.line}: {block.not_run}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.path))
+def parameter(page):
+    wings = [pytest.mark.wings(*WINGS[page.path], str(page.path))] if page.path in WINGS else []
+    return pytest.param(page, id=str(page.path), marks=wings)
+
+
+@pytest.mark.parametrize("page", map(parameter, PAGES))
 def test_every_block_of_the_page_runs_as_printed(page, folder, shallow, forks_with, request, record_property):
     say_what_is_not_run(page, record_property)
     encoder = Path(request.getfixturevalue("minilm_path")) if page.path in WHOLE else shallow

@@ -23,7 +23,10 @@ def cosines(one, other):
     return (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
 
 
-@pytest.mark.parametrize("base_name", ["minilm", "mpnet"])
+MPNET = pytest.param("mpnet", marks=pytest.mark.wings("models", "fitting", "head.py", "base_head.py", "dim_reduce.py"))
+
+
+@pytest.mark.parametrize("base_name", ["minilm", MPNET])
 def test_a_stored_vector_and_a_fresh_encoding_agree(base_name, texts, request):
     base = request.getfixturevalue(base_name)
     some = texts if base_name == "minilm" else texts[::10] + texts[-3:]
