@@ -316,6 +316,9 @@ def _decoded(field: pa.Field) -> pa.Field:
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    if column.type in _VIEWS and column.null_count:
+        # Arrow checks no view of a null, and its cast follows them all: in a damaged file it ends the process.
+        return pa.chunked_array([pa.array(column.to_pylist(), field.type)])
     try:
         return column.cast(field.type)
     except pa.ArrowException as error:

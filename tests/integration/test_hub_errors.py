@@ -186,7 +186,7 @@ def test_a_dry_run_says_all_and_sends_nothing(errors, quiet, folders):
         ("pickle", "UserError", "optimizer.pt may run code when it is loaded: take it out"),
         ("code", "UserError", "modeling.py may run code when it is loaded"),
         ("link", "UserError", "notes.txt is a link that leads out of"),
-        ("new", "UserError", "base.modules.Dense"),
+        ("new", "UserError", "is not in the portable form, write it with save_portable: modules.json: type"),
         ("weights", "UserError", "no model could be loaded from"),
         ("record", "UserError", "st_dimreduce.json is not as st_dimreduce writes it"),
         ("figures", "UserError", "figures are for a model in no folder"),

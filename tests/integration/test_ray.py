@@ -61,6 +61,16 @@ def same_summary(one, other):
     assert one.mean_norm == pytest.approx(other.mean_norm)
 
 
+def same_codes(codes, precision):
+    """But for what BLAS rounds otherwise in a batch of another size, which turns a level or a bit here and there."""
+    expected = quantize(HEAD.transform(X), precision)
+    assert codes.dtype == expected.dtype
+    if precision == "float32":
+        assert np.abs(codes - expected).max() < 1e-6
+    else:
+        assert np.mean(codes != expected) < 1e-4
+
+
 def test_the_summary_is_the_local_one():
     same_summary(summarize(dataset(), column="embedding", sample_size=2000), local.summarize(X))
 
@@ -86,7 +96,7 @@ def test_few_rows_are_all_in_the_sample():
 def test_codes_are_the_local_ones_and_ids_stay_with_them(precision):
     out = whole(transform(dataset(), HEAD, precision))
     assert np.array_equal(out["id"], np.arange(len(X)))
-    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.transform(X), precision))
+    same_codes(codes_of(out["embedding"]), precision)
 
 
 def test_a_head_fitted_on_it_is_stored_in_its_own_precision():
@@ -133,7 +143,7 @@ def test_a_killed_worker_changes_nothing(tmp_path):
     out = whole(transform(dying("vectors"), HEAD, "int8"))
     assert (tmp_path / "summary").exists(), "nobody was killed"
     assert (tmp_path / "vectors").exists(), "nobody was killed"
-    assert np.array_equal(codes_of(out["embedding"]), quantize(HEAD.transform(X), "int8"))
+    same_codes(codes_of(out["embedding"]), "int8")
 
 
 @pytest.mark.parametrize(
@@ -164,4 +174,4 @@ def test_bad_rows_are_left_out_where_asked():
 def test_without_ray_the_extra_is_named():
     code = "import sys; sys.modules['ray'] = None; import st_dimreduce.vectors.ray_data"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "ModuleNotFoundError: Ray Data is missing: pip install 'st_dimreduce[ray]'" in done.stderr
+    assert "MissingExtraError: Ray Data is missing: pip install 'st_dimreduce[ray]'" in done.stderr
