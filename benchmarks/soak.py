@@ -43,11 +43,10 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from benchmarks.measuring import vectors
 from benchmarks.printing import header, paragraph, table, write
-from st_dimreduce import Head, Precision, Summary, reduce_model, save_portable
+from st_dimreduce import Head, Precision, Size, Summary, reduce_model, save_portable
 from st_dimreduce.apps.docstrings import docstring_pairs
 from st_dimreduce.codes.precision import quantize
 from st_dimreduce.codes.search import rescore, search
-from st_dimreduce.fitting.fit import fit_head
 from st_dimreduce.vectors.index import Index
 
 WARM_UP = 0.25  # of the time: until every path has been taken and every pool is full
@@ -95,7 +94,7 @@ class Applied(Job):
         np.save(folder / "rows.npy", rows)
         column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
         pq.write_table(pa.table({"id": np.arange(len(rows)), "embedding": column}), folder / "rows.parquet")
-        self.head = fit_head(Summary.of(rows), 64)
+        self.head = Head.fit(Summary.of(rows), 64)
 
     def work(self) -> int:
         for suffix in ("npy", "parquet"):
@@ -115,7 +114,7 @@ class Searched(Job):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         rows = vectors(20_000)
-        self.rows = fit_head(Summary.of(rows), 64).reduce(rows)
+        self.rows = Head.fit(Summary.of(rows), 64).transform(rows)
         self.codes = {precision: quantize(self.rows, precision) for precision in Precision}
         self.queries = self.rows[:: len(self.rows) // 8][:8]
 
@@ -137,7 +136,7 @@ class Indexed(Job):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         rows = vectors(20_000)
-        head = fit_head(Summary.of(rows), 64).with_record(mean_norm=1.0, precision=Precision.INT4)
+        head = Head.fit(Summary.of(rows), Size(64, precision=Precision.INT4))
         self.queries = head.transform(rows[:: len(rows) // 8][:8])
         self.codes = head.encode(rows[:50])
         self.index = Index.build(head.encode(rows))
