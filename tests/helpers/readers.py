@@ -21,9 +21,9 @@ from tokenizers import Tokenizer
 class Exported:
     """The graph and tokenizer of a folder, and what readers ask of them."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, file="model.onnx"):
         self.folder = folder
-        self.session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(folder / "onnx" / file, providers=["CPUExecutionProvider"])
         self.inputs = [each.name for each in self.session.get_inputs()]
         self.outputs = {each.name: len(each.shape) for each in self.session.get_outputs()}
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

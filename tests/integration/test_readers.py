@@ -321,7 +321,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 def embed(folder, texts):
-    exported = Exported(folder)
+    exported = Exported(folder, "model_fp16.onnx")
     return np.vstack([exported.run([exported.tokenizer.encode(text)], ["sentence_embedding"])[0][0] for text in texts])
 
 

@@ -25,7 +25,7 @@ def test_whatever_a_folder_holds_it_is_read_or_refused(folders):
         done = subprocess.run(
             [*command, f"-runs={RUNS}", "-seed=1"], capture_output=True, text=True, timeout=900, check=False
         )
-        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         first, *_, last = re.findall(r"cov: (\d+)", done.stderr)
         assert int(last) > int(first), "the search was not guided"
         assert f"Done {RUNS} runs" in done.stderr
