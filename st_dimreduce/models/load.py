@@ -171,7 +171,9 @@ def _check_weights(part: Part) -> None:
             f"{part.folder} lacks {lacking:,} of the weights that its config.json asks for: those would be random"
         )
     if shapes is not None and "auto_map" in part.config:  # perhaps of another kind, under a name that is known
-        endings = {name.split(".", start)[-1] for name in shapes for start in range(name.count(".") + 1)}
+        # Files of TensorFlow's time, and of Transformers 5.0, have other names for these; every version reads both.
+        names = [re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)) for name in shapes]
+        endings = {name.split(".", start)[-1] for name in names for start in range(name.count(".") + 1)}
         unknown = [name for name in needed if name not in endings and name.partition(".")[2] not in endings]
         if unknown:
             raise UserError(f"{part.folder} lacks {unknown[0]!r}, which would be random numbers: {REMOTE}")

@@ -71,10 +71,10 @@ class Readers:
 
     def is_temporary(self, arguments):
         """Whether a path, of a folder that the last argument may have open, is in the temporary folder."""
-        path, last = arguments[0], arguments[-1]
-        if not os.path.isabs(path) and isinstance(last, int) and last >= 0:
-            path = os.path.join(os.readlink(f"/proc/self/fd/{last}"), path)
-        return Path(os.path.realpath(path)).is_relative_to(self.scratch.resolve())
+        path, last = Path(os.fsdecode(arguments[0])), arguments[-1]
+        if not path.is_absolute() and isinstance(last, int) and last >= 0:
+            path = Path(f"/proc/self/fd/{last}").readlink() / path
+        return path.resolve().is_relative_to(self.scratch.resolve())
 
     def __call__(self, data):
         path, weights = self.files[(data or b"\0")[0] % len(self.files)], self.root / "2_Dense" / WEIGHTS
