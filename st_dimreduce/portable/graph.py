@@ -136,8 +136,10 @@ class LookUp(nn.Module):
         return features | {"token_embeddings": F.embedding(features["input_ids"], self.weight)}
 
 
-def pooling_of(module: Pooling) -> str | None:
+def pooling_of(module: nn.Module) -> str | None:
     """Return the mode by which a reader pools as this module does; None if readers have no such mode."""
+    if not isinstance(module, Pooling):
+        return None
     modes = [module.pooling_mode] if isinstance(module.pooling_mode, str) else list(module.pooling_mode)
     return modes[0] if len(modes) == 1 and modes[0] in {"mean", "cls", "lasttoken"} else None
 

@@ -132,9 +132,7 @@ def test_what_cannot_be_sent_is_said_in_one_line_and_nothing_is_sent(hub, folder
         assert "\n" not in str(caught.value)
 
     small = folders / "small"
-    refused(small, "unknown addition 'tflite': choose from onnx", with_=["tflite"])
-    refused(small, "unknown variant 'int4': choose from fp16, int8", onnx=True, variants=["int4"])
-    refused(small, "variants are of a graph, and none is sent: ask for with_='onnx' too", variants=["int8"])
+    refused(small, "unknown variant 'int4': choose from fp32, fp16, int8", onnx=["int4"])
     prompted = reduce_model(tiny, SENTENCES, 8)
     prompted.prompts = {"query": "question: "}
     prompted[1].include_prompt = False
@@ -149,11 +147,11 @@ def test_on_the_command_line(folders):
     def run(*arguments):
         return CliRunner().invoke(app, ["publish", str(folders / "small"), "user/x", "--dry-run", *arguments])
 
-    done = run("--with", "onnx", "--variant", "fp16", "--variant", "int8")
+    done = run("--onnx", "--variant", "fp16", "--variant", "int8")
     assert done.exit_code == 0, done.output
     for name in ("onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_quantized.onnx", "export.json", "modules.json"):
         assert name in done.output
     assert "onnx" not in run().output.split("---")[0]
-    done = run("--with", "tflite")
+    done = run("--variant", "tflite")
     assert done.exit_code == 2
     assert "'tflite' is not" in done.output
