@@ -28,7 +28,7 @@ from st_dimreduce.portable.graph import EmbedTokens, model_graph, write_variant
 from st_dimreduce.portable.graphs import EXPORT, files_of
 from st_dimreduce.portable.layout import GRAPHS, TOKENIZER
 from st_dimreduce.portable.save import write_settings
-from st_dimreduce.portable.verify import KEPT, TEXTS, compare_vectors, encode_as_it_was, special_words
+from st_dimreduce.portable.verify import KEPT, TEXTS, compare_vectors, cosines, encode_as_it_was, special_words
 from st_dimreduce.progress import progress_bar
 
 SETTINGS = EXPORT
@@ -200,11 +200,10 @@ def _by_every_route(
 
 def _measured(path: Path, outputs: dict[str, np.ndarray], expected: np.ndarray) -> dict[str, Any]:
     """Return the size of a graph's files, and how the vectors that it gives differ from the model's."""
-    found = outputs["sentence_embedding"].astype(np.float64)
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    cosines = ((found * expected).sum(axis=1) / np.maximum(norms, 1e-30))[norms > 0]
+    found = outputs["sentence_embedding"]
+    alike = cosines(found, expected)[found.any(axis=1) & expected.any(axis=1)]  # zeros have none
     size = sum(part.stat().st_size for part in files_of(path))
-    mean, least = float(cosines.mean()), float(cosines.min())
+    mean, least = float(alike.mean()), float(alike.min())
     return {"bytes": size, "mean_cosine": round(mean, 6), "least_cosine": round(least, 6)}
 
 

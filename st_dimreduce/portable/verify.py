@@ -57,14 +57,20 @@ def compare_vectors(expected: np.ndarray, found: np.ndarray, said: str) -> None:
     """
     if expected.shape != found.shape:
         raise UserError(f"what was written gives {found.shape[1]} dimensions, the model {expected.shape[1]}: {KEPT}")
-    one, other = (vectors.astype(np.float64) for vectors in (expected, found))
-    norms = np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1)
-    cosines = (one * other).sum(axis=1) / np.maximum(norms[0] * norms[1], 1e-30)
-    same = (cosines >= _ALIKE) & (np.abs(norms[1] - norms[0]) <= _NORM * norms[0])
-    same |= (one == other).all(axis=1)  # zeros too
+    agreement = cosines(expected, found)
+    norms = np.linalg.norm(expected, axis=1), np.linalg.norm(found, axis=1)
+    same = (agreement >= _ALIKE) & (np.abs(norms[1] - norms[0]) <= _NORM * norms[0])
+    same |= (expected == found).all(axis=1)  # zeros too
     if not same.all():
-        worst = float(np.where(same, 2, cosines).min())
+        worst = float(np.where(same, 2, agreement).min())
         raise UserError(f"what was written gives other vectors than the model {said}, cosine {worst:.4f}: {KEPT}")
+
+
+def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the cosine of each row of one array with that of another, both of shape (n, k); 0 for a row of zeros."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return (one * other).sum(axis=1) / np.maximum(norms, 1e-30)
 
 
 def _ways(model: SentenceTransformer) -> Iterator[tuple[str, Callable[[SentenceTransformer], np.ndarray]]]:
