@@ -138,9 +138,9 @@ def head_of(model: SentenceTransformer) -> tuple[Dense, FitRecord]:
     """
     modules = [module for module in model if not isinstance(module, (Normalize, Pooling))]
     if not isinstance(modules[-1], Dense) or modules[-1].use_residual:
-        kind = type(modules[-1]).__name__
+        last = type(modules[-1]).__name__ + (" with a residual connection" if isinstance(modules[-1], Dense) else "")
         raise UserError(
-            f"the model ends in {kind}, it has no head: give a reduced model, or reduce this one first (reduce_model, "
+            f"the model ends in {last}, it has no head: give a reduced model, or reduce this one first (reduce_model, "
             "st-dimreduce reduce)"
         )
     return modules[-1], record_of(model, modules[-1])

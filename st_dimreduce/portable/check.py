@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ from st_dimreduce.base_head import ACTIVATIONS, CONFIG, PICKLE, WEIGHTS
 from st_dimreduce.enums import Outcome
 from st_dimreduce.errors import UserError
 from st_dimreduce.files import new_folder, write_json
-from st_dimreduce.models.folder import TEXT, Part, needs_own_code, pooling_modes, read_layout
-from st_dimreduce.portable.graphs import EXPORT, Graph, files_of, graphs_of
+from st_dimreduce.models.folder import TEXT, Part, inner_parts, needs_own_code, pooling_modes, read_layout
+from st_dimreduce.portable.graphs import EXPORT, graphs_of
 from st_dimreduce.portable.layout import (
-    BAG,
     MODEL_CONFIG,
     MODULES,
     OLD_NAMES,
@@ -33,23 +33,25 @@ from st_dimreduce.portable.layout import (
     TOKENIZER,
     TOKENIZER_CONFIG,
     beyond_layout,
+    in_order,
     is_head,
     misread_before,
+    read_settings,
     reads_sentences,
     rewrite,
     to_safetensors,
 )
-from st_dimreduce.portable.readers import FIX, Facts, Problem, Reading, readings
+from st_dimreduce.portable.readers import FIX, REMOVE, Facts, Problem, Reading, readings
 from st_dimreduce.record import RECORD
 from st_dimreduce.untrusted import printable, read_json, read_object, short, stay_inside
 
-ASIDE = ".unreduced"  # for ONNX files without the head; hidden, so that it is not published
 _UNREDUCED, _DIFFERENT, _FAILS = Outcome.UNREDUCED, Outcome.DIFFERENT, Outcome.FAILS
 _SERVERS = {"tei": _DIFFERENT, "vllm": _DIFFERENT}
 _Fact = tuple[str, str, str, dict[str, Outcome]]  # the file, what is wrong, what to do, what becomes of it
 _POOLED = {POOLING_KEYS[mode] for mode in ("cls", "mean", "lasttoken")}  # by Text Embeddings Inference
 _REDUCE = "reduce the base model again, with the head directly behind Pooling"
 _LAYOUT = "not as in the portable layout"
+_NEWER = "use it with Sentence Transformers from 5.4 on"  # as the base model
 # What the rewrite adds and leaves out for tidiness: no reader misses it, or minds it.
 _ASSUMED: dict[str, Any] = {"include_prompt": True, "do_lower_case": False, "model_type": "SentenceTransformer"}
 _ASSUMED |= dict.fromkeys(set(POOLING_KEYS.values()) - {POOLING_KEYS["cls"], POOLING_KEYS["mean"]}, False)
@@ -87,10 +89,9 @@ def check(path: str | os.PathLike[str], fix: bool = False, *, trust_remote_code:
 
     Args:
         path: The folder of a model.
-        fix: Whether to rewrite the folder in the portable layout first, as far as that can express the model. ONNX
-            files without the head, which readers would take in place of the modules, go to ``.unreduced`` in it. The
-            new folder replaces the old one when it has been loaded and found to give the same vectors. Defaults to
-            False: the folder is read, nothing in it is loaded or run.
+        fix: Whether to rewrite the folder in the portable layout first, as far as that can express the model. The new
+            folder replaces the old one when it has been loaded and found to give the same vectors. Defaults to False:
+            the folder is read, nothing in it is loaded or run.
         trust_remote_code: With ``fix``: whether code that comes with the model may run, to compare its vectors.
             Defaults to False.
 
@@ -111,13 +112,14 @@ def check(path: str | os.PathLike[str], fix: bool = False, *, trust_remote_code:
     weights = not (root / EXPORT).exists() or any([*root.glob("*.safetensors"), *root.glob("*/*.safetensors")])
     size = _size(root, parts, weights)
     # The modules beside an exported graph are for readers that take it for the transformer.
-    problems = [*_unportable(root, parts), *_facts(root, parts), *_order(parts)] if weights else []
-    for graph in _unreduced(graphs, size):
-        sizes = " and ".join(map(str, sorted(graph.sizes)))
-        what = f"it gives {sizes} dimensions, the model {size}" if sizes else "it is not an export of this model"
-        problems.append(Problem(graph.where, what, FIX, {"onnx": _UNREDUCED}))
+    problems = [*_unlike_layout(root, parts), *_facts(root, parts)] if weights else []
     if size is None:
         return Check(problems, [])
+    for graph in graphs:
+        if graph.sizes != {size}:
+            sizes = " and ".join(map(str, sorted(graph.sizes)))
+            what = f"it gives {sizes} dimensions, the model {size}" if sizes else "it is not an export of this model"
+            problems.append(Problem(graph.where, what, REMOVE, {"onnx": _UNREDUCED}))
     return Check(problems, readings(Facts(size, problems, {graph.where: graph for graph in graphs}, weights)))
 
 
@@ -129,12 +131,17 @@ def _size(root: Path, parts: list[Part], weights: bool) -> int | None:
     return sizes[-1] if sizes and isinstance(sizes[-1], int) else None
 
 
-def _unreduced(graphs: list[Graph], size: int | None) -> list[Graph]:
-    """Return the ONNX files that give other sizes than the reduced model; none for a model without a head."""
-    return [graph for graph in graphs if size is not None and graph.sizes != {size}]
+def unportable(found: Check) -> list[str]:
+    """Return what no rewrite can mend in a folder that is to be written or published in the portable form.
+
+    That is what an older Sentence Transformers misreads, unless the base model needs a newer one too; a head that
+    servers would leave out or apply elsewhere; and a graph without the head.
+    """
+    rest = [problem for problem in found.problems if not problem.fixable and problem.remedy != _NEWER]
+    return [str(each) for each in rest if each.remedy == _REDUCE or each.outcomes.keys() & {"new", "old", "onnx"}]
 
 
-def _unportable(root: Path, parts: list[Part]) -> Iterator[Problem]:
+def _unlike_layout(root: Path, parts: list[Part]) -> Iterator[Problem]:
     """Name the settings that a rewrite into the portable layout would change."""
     if not (root / MODULES).exists():
         outcomes = dict.fromkeys(("new", "old", "tei", "vllm"), _UNREDUCED)
@@ -174,7 +181,7 @@ def _changed(root: Path, old: Path, new: Path) -> Iterator[Problem]:
     """Name the settings in a file that the rewrite changes, if a reader needs that."""
     if old.exists() and old.read_bytes() == new.read_bytes():
         return
-    before, after = (read_object(path) if path.exists() else {} for path in (old, new))
+    before, after = read_settings(old), read_settings(new)
     names = [name for name in {**before, **after} if _assumed(before, name) != _assumed(after, name)]
     if names:
         outcomes = {"tei": _FAILS} if new.name == MODEL_CONFIG else {"old": _FAILS, "tei": _FAILS}
@@ -190,40 +197,46 @@ def _assumed(settings: dict[str, Any], name: str) -> Any:
 
 def _facts(root: Path, parts: list[Part]) -> Iterator[Problem]:
     """Name what a reader misreads and no rewrite can mend."""
-    for part in parts:
-        name, own = short(part.type), {"new": _FAILS, "old": _FAILS, "tei": _UNREDUCED, "vllm": _UNREDUCED}
+    own = {"new": _FAILS, "old": _FAILS, "tei": _UNREDUCED, "vllm": _UNREDUCED}
+    every = [each for part in parts for each in (part, *inner_parts(part, trust_remote_code=True))]
+    for part in every:
+        name = short(part.type)
         if is_head(part):
             yield Problem(MODULES, f"it names {name}, which only this package has", FIX, own)
         elif not part.type.startswith("sentence_transformers."):
             yield Problem(MODULES, f"it names {name}", "use modules of Sentence Transformers", own)
-        elif part.kind not in SERVED:
+        elif part in parts and part.kind not in SERVED:
             served = dict.fromkeys(_SERVERS, _FAILS) if part is parts[0] else {"tei": _UNREDUCED, "vllm": _DIFFERENT}
             yield Problem(MODULES, f"it names {name}", "serve it with Sentence Transformers", served)
         if part.kind in _OF_KIND:
             for file, what, remedy, outcomes in _OF_KIND[part.kind](part):
-                yield Problem(f"{part.path}/{file}".lstrip("/"), what, remedy, outcomes)
-    config = read_object(root / MODEL_CONFIG) if (root / MODEL_CONFIG).exists() else {}
+                yield Problem((part.folder / file).relative_to(root).as_posix(), what, remedy, outcomes)
+    yield from _order(root, parts, every)
+    config = read_settings(root / MODEL_CONFIG)
     if config.get("truncate_dim") is not None:
         remedy = "truncate the vectors where they are used, or fit a head of this size"
         yield Problem(MODEL_CONFIG, f"truncate_dim is {short(config['truncate_dim'])}", remedy, _SERVERS)
 
 
-def _order(parts: list[Part]) -> Iterator[Problem]:
-    """Name what a reader misreads of modules together."""
+def _order(root: Path, parts: list[Part], every: list[Part]) -> Iterator[Problem]:
+    """Name what a reader misreads of modules together; ``every`` has those in a Router too."""
     kinds = [part.kind for part in parts]
     dense = [place for place, kind in enumerate(kinds) if kind in {"Dense", "DimReduce"}]
     if "Normalize" in kinds[: max(dense, default=0)]:
         yield Problem(MODULES, "a Normalize is before a Dense", _REDUCE, _SERVERS)
     if "Pooling" in kinds and min(dense, default=len(kinds)) < kinds.index("Pooling"):
         yield Problem(MODULES, "a Dense is before Pooling", _REDUCE, _SERVERS)
-    if "BoW" in kinds:
-        yield Problem(MODULES, f"it has {BAG}", "use it with Sentence Transformers from 5 on", {"old": _DIFFERENT})
-    pooling, body = (next((part for part in parts if part.kind == kind), None) for kind in ("Pooling", "Transformer"))
-    side = _settings(body, TOKENIZER_CONFIG).get("padding_side", "right") if body else "right"
-    with_prompt = pooling is None or pooling.config.get("include_prompt") is not False
-    if pooling and (found := misread_before(side, pooling_modes(pooling.config), with_prompt)):
-        remedy = f"use it from {found[1].rpartition(' ')[2]} on, or pad on the right and pool the prompt"
-        yield Problem(f"{pooling.path}/{CONFIG}", found[0], remedy, {"old": _DIFFERENT})
+    if any(part.kind == "BoW" for part in every):
+        what = "it has a BoW, whose words it puts in another order each time"
+        yield Problem(MODULES, what, "use it with Sentence Transformers from 5 on", {"old": _DIFFERENT})
+    for body, pooling in pairwise(every):
+        if body.kind == "Transformer" and pooling.kind == "Pooling":
+            side = read_settings(body.folder / TOKENIZER_CONFIG).get("padding_side", "right")
+            with_prompt = pooling.config.get("include_prompt") is not False
+            if found := misread_before(side, pooling_modes(pooling.config), with_prompt):
+                remedy = f"use it from {found[1].rpartition(' ')[2]} on, or pad on the right and pool the prompt"
+                where = (pooling.folder / CONFIG).relative_to(root).as_posix()
+                yield Problem(where, found[0], remedy, {"old": _DIFFERENT})
 
 
 def _transformer(part: Part) -> Iterator[_Fact]:
@@ -240,11 +253,10 @@ def _transformer(part: Part) -> Iterator[_Fact]:
         yield TOKENIZER, "it is missing", "save the model with a fast tokenizer", {"tei": _FAILS}
     if not any((part.folder / name).exists() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
         yield WEIGHTS, "it is missing", "save the model again", {"tei": _FAILS}
-    settings = _settings(part, SENTENCE_CONFIG)
+    settings = read_settings(part.folder / SENTENCE_CONFIG)
     modes = settings.get("modality_config")
     if isinstance(modes, dict) and (more := sorted(set(modes) - TEXT)):
-        remedy = "use it with Sentence Transformers from 5.4 on"
-        yield SENTENCE_CONFIG, f"it reads {' and '.join(more)}", remedy, {"old": _FAILS, "tei": _FAILS}
+        yield SENTENCE_CONFIG, f"it reads {' and '.join(more)}", _NEWER, {"old": _FAILS, "tei": _FAILS}
         return
     for name in beyond_layout(settings):
         what, remedy = f"it sets {name} to {short(settings[name])}", "set it to its default and save the model again"
@@ -255,7 +267,10 @@ def _transformer(part: Part) -> Iterator[_Fact]:
 
 def _pooling(part: Part) -> Iterator[_Fact]:
     modes = pooling_modes(part.config)
-    if len(modes) > 1:
+    if "pooling_mode" in part.config and not in_order(modes):
+        remedy = f"use the order {', '.join(POOLING_KEYS)}"
+        yield CONFIG, f"it concatenates the poolings {', '.join(modes)}", remedy, {"old": _FAILS, "tei": _DIFFERENT}
+    elif len(modes) > 1:
         what = f"it concatenates the poolings {', '.join(modes)}"
         yield CONFIG, what, "choose a base model with one", {"tei": _DIFFERENT}
     elif not {POOLING_KEYS.get(mode, mode) for mode in modes} & _POOLED:
@@ -263,6 +278,11 @@ def _pooling(part: Part) -> Iterator[_Fact]:
         yield CONFIG, f"its pooling is {', '.join(modes) or 'none'}", remedy, {"tei": _FAILS}
     if part.config.get("include_prompt") is False:
         yield CONFIG, "include_prompt is false", "use it without prompts there", {"tei": _DIFFERENT}
+
+
+def _normalize(part: Part) -> Iterator[_Fact]:
+    if not reads_sentences(part.config):
+        yield CONFIG, "it does not normalise the sentence embedding", _REDUCE, {"old": _DIFFERENT, **_SERVERS}
 
 
 def _dense(part: Part) -> Iterator[_Fact]:
@@ -275,11 +295,13 @@ def _dense(part: Part) -> Iterator[_Fact]:
         yield CONFIG, f"its activation is {activation}", "train the head with Tanh or Identity", {"tei": _FAILS}
 
 
-_OF_KIND = {"Transformer": _transformer, "Pooling": _pooling, "Dense": _dense, "DimReduce": _dense}
-
-
-def _settings(part: Part, name: str) -> dict[str, Any]:
-    return read_object(part.folder / name) if (part.folder / name).exists() else {}
+_OF_KIND = {
+    "Transformer": _transformer,
+    "Pooling": _pooling,
+    "Normalize": _normalize,
+    "Dense": _dense,
+    "DimReduce": _dense,
+}
 
 
 def _fix(root: Path, trust_remote_code: bool) -> None:
@@ -306,17 +328,4 @@ def _fix(root: Path, trust_remote_code: bool) -> None:
         before = load_model(original, trust_remote_code=trust_remote_code)
         to_safetensors(folder, parts)
         rewrite(folder, parts)
-        for graph in _unreduced(graphs_of(folder), _size(root, parts, weights=True)):
-            _set_aside(folder, folder / graph.where)
         check_vectors(before, folder, trust_remote_code=trust_remote_code)
-
-
-def _set_aside(root: Path, graph: Path) -> None:
-    """Move an ONNX file, and its weights beside it, to where no reader looks."""
-    aside = root / ASIDE / graph.parent.relative_to(root)
-    aside.mkdir(parents=True, exist_ok=True)
-    for path in files_of(graph):
-        if not (aside / path.name).exists():
-            path.rename(aside / path.name)
-    if graph.parent != root and not any(graph.parent.iterdir()):
-        graph.parent.rmdir()

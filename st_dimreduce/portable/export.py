@@ -18,8 +18,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from tokenizers import Tokenizer
 from torch import nn
 
+from st_dimreduce.codes.metrics import cosines
 from st_dimreduce.codes.precision import quantize
-from st_dimreduce.dim_reduce import head_of
+from st_dimreduce.dim_reduce import head_of, plain_head
 from st_dimreduce.enums import Precision, Variant
 from st_dimreduce.errors import MissingExtraError, UserError
 from st_dimreduce.files import check_target, new_folder, write_json
@@ -27,7 +28,7 @@ from st_dimreduce.models.load import load_model, no_model
 from st_dimreduce.portable.graph import EmbedTokens, model_graph, write_variant
 from st_dimreduce.portable.graphs import EXPORT, files_of
 from st_dimreduce.portable.layout import GRAPHS, TOKENIZER
-from st_dimreduce.portable.save import unportable, write_settings
+from st_dimreduce.portable.save import write_settings
 from st_dimreduce.portable.verify import KEPT, TEXTS, compare_vectors, encode_as_it_was, special_words
 from st_dimreduce.progress import progress_bar
 
@@ -110,9 +111,11 @@ def _write(
     """Write a model's graphs, tokenizer and settings, having compared what the graphs give."""
     import onnx  # noqa: PLC0415, optional
 
+    head, record = head_of(model)
+    plain_head(head, record)  # raises what is wrong with it
+    precision = precision or record.precision
     if problems := unexportable(model):
         raise UserError(f"this model cannot be exported: {'; '.join(problems)}")
-    precision = precision or head_of(model)[1].precision
     tokenizer, embed = _tokenizer(model[0]), EmbedTokens(model)
     texts = [*TEXTS, special_words(model)]
     feeds, expected = _feeds(model, tokenizer, texts), encode_as_it_was(model, texts)
@@ -198,11 +201,10 @@ def _by_every_route(
 
 def _measured(path: Path, outputs: dict[str, np.ndarray], expected: np.ndarray) -> dict[str, Any]:
     """Return the size of a graph's files, and how the vectors that it gives differ from the model's."""
-    found = outputs["sentence_embedding"].astype(np.float64)
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    cosines = ((found * expected).sum(axis=1) / np.maximum(norms, 1e-30))[norms > 0]
+    found = outputs["sentence_embedding"]
+    alike = cosines(found.astype(np.float64), expected)[found.any(axis=1) & expected.any(axis=1)]  # zeros have none
     size = sum(part.stat().st_size for part in files_of(path))
-    mean, least = float(cosines.mean()), float(cosines.min())
+    mean, least = float(alike.mean()), float(alike.min())
     return {"bytes": size, "mean_cosine": round(mean, 6), "least_cosine": round(least, 6)}
 
 
@@ -230,7 +232,7 @@ def _run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def unexportable(model: SentenceTransformer, most_weights: int = MOST_WEIGHTS) -> list[str]:
     """Name everything in a model that one graph cannot hold, and what to do about it."""
-    problems = unportable(list(model))
+    problems = []
     excludes_prompt = any(isinstance(module, Pooling) and not module.include_prompt for module in model)
     if excludes_prompt and any(model.prompts.values()):
         problems.append("its Pooling leaves out the prompt, whose length a graph does not know")

@@ -48,15 +48,16 @@ def model_graph(embed: EmbedTokens, precision: Precision) -> ModelProto:
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     axes = {0: "batch", 1: "length"}
     with _quiet(), torch.no_grad():
-        size = embed(ids, mask)[-1].shape[1]
+        if precision is not Precision.FLOAT32:
+            embed.codes = Codes(precision, embed(ids, mask)[-1].shape[1])
         try:
             program: Any = torch.onnx.export(
-                WithCodes(embed, precision, size),
+                embed,
                 (ids, mask),
                 dynamo=True,
-                dynamic_shapes=((axes, axes),),  # of the one parameter, *inputs
+                dynamic_shapes=(axes, axes),
                 input_names=["input_ids", "attention_mask"],
-                output_names=embed.outputs if precision is Precision.FLOAT32 else [*embed.outputs, "codes"],
+                output_names=embed.outputs,
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -77,7 +78,7 @@ class EmbedTokens(nn.Module):
     A reader that pools by itself takes ``last_hidden_state``, of shape (batch, length, k). There the heads are applied
     to every token, without their Tanh, which is linear but for rounding where a head has the usual gain: what is
     linear may come before a mean or a choice of tokens as well as behind it. ``sentence_embedding``, of shape
-    (batch, k), is the model's own.
+    (batch, k), is the model's own. ``codes`` are the codes of it.
 
     Args:
         model: A model that the portable form can hold; its modules are copied.
@@ -85,6 +86,7 @@ class EmbedTokens(nn.Module):
     Attributes:
         pooling: The pooling of the tokens that gives the sentence embedding, ``"mean"``, ``"cls"`` or ``"lasttoken"``;
             None if there is no one such, or the tokens are to be left out: they are an output where there is one.
+        codes: Computes the codes; None, the default, if they are to be left out.
     """
 
     def __init__(self, model: SentenceTransformer) -> None:
@@ -101,11 +103,13 @@ class EmbedTokens(nn.Module):
         self.pooling = pooling_of(modules[1])
         self.chain = nn.ModuleList(modules).float().cpu().eval()
         self.truncate_dim = model.truncate_dim
+        self.codes: Codes | None = None
 
     @property
     def outputs(self) -> list[str]:
         """Names of the outputs, in their order."""
-        return ["last_hidden_state", "sentence_embedding"] if self.pooling else ["sentence_embedding"]
+        given = {"last_hidden_state": self.pooling, "sentence_embedding": True, "codes": self.codes is not None}
+        return [name for name, wanted in given.items() if wanted]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         features = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -117,8 +121,9 @@ class EmbedTokens(nn.Module):
             features = module(features)
             if self.pooling and isinstance(module, Dense):
                 tokens = module.linear(tokens)
-        both = [tokens, features["sentence_embedding"]]
-        return tuple(each[..., : self.truncate_dim] for each in both[-len(self.outputs) :])
+        embedding = features["sentence_embedding"][..., : self.truncate_dim]
+        outputs = [tokens[..., : self.truncate_dim], embedding] if self.pooling else [embedding]
+        return (*outputs,) if self.codes is None else (*outputs, self.codes(embedding))
 
 
 class LookUp(nn.Module):
@@ -136,29 +141,12 @@ class LookUp(nn.Module):
         return features | {"token_embeddings": F.embedding(features["input_ids"], self.weight)}
 
 
-def pooling_of(module: Pooling) -> str | None:
+def pooling_of(module: nn.Module) -> str | None:
     """Return the mode by which a reader pools as this module does; None if readers have no such mode."""
+    if not isinstance(module, Pooling):
+        return None
     modes = [module.pooling_mode] if isinstance(module.pooling_mode, str) else list(module.pooling_mode)
     return modes[0] if len(modes) == 1 and modes[0] in {"mean", "cls", "lasttoken"} else None
-
-
-class WithCodes(nn.Module):
-    """Computes embeddings, and their codes as a further output.
-
-    Args:
-        embed: Module that computes the embeddings, as the last of its outputs.
-        precision: Precision of the codes; no such output for float32.
-        size: Size k of an embedding.
-    """
-
-    def __init__(self, embed: nn.Module, precision: Precision, size: int) -> None:
-        super().__init__()
-        self.embed = embed
-        self.codes = None if precision is Precision.FLOAT32 else Codes(precision, size)
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.embed(*inputs)
-        return (*outputs,) if self.codes is None else (*outputs, self.codes(outputs[-1]))
 
 
 class Codes(nn.Module):

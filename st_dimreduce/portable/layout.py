@@ -43,26 +43,9 @@ GRAPHS = {  # the ONNX file of each variant, by the names that transformers.js a
     Variant.FP16: "onnx/model_fp16.onnx",
     Variant.INT8: "onnx/model_quantized.onnx",
 }
-OLD_NAMES = {
-    kind: f"sentence_transformers.models.{kind}"
-    for kind in (
-        "CLIPModel",  # before Transformer, from which it is derived
-        "Transformer",
-        "Pooling",
-        "Dense",
-        "Normalize",
-        "StaticEmbedding",
-        "BoW",
-        "CNN",
-        "Dropout",
-        "LayerNorm",
-        "LSTM",
-        "Router",
-        "WeightedLayerPooling",
-        "WordEmbeddings",
-        "WordWeights",
-    )
-}
+_KINDS = {"BoW", "CLIPModel", "CNN", "Dense", "Dropout", "LSTM", "LayerNorm", "Normalize", "Pooling", "Router"}
+_KINDS |= {"StaticEmbedding", "Transformer", "WeightedLayerPooling", "WordEmbeddings", "WordWeights"}
+OLD_NAMES = {kind: f"sentence_transformers.models.{kind}" for kind in _KINDS}
 SERVED = ("Transformer", "Pooling", "Dense", "Normalize")  # what servers know
 _RENAMED: dict[str, dict[str, str]] = {  # of kinds with new names of settings: the old by the new
     "CNN": {"in_embedding_dimension": "in_word_embedding_dimension"},
@@ -92,7 +75,6 @@ POOLING_KEYS = {  # by mode, in the order in which readers concatenate several
     "lasttoken": "pooling_mode_lasttoken",
 }
 _MODES = {key: mode for mode, key in POOLING_KEYS.items()}
-BEFORE_5, BAG = "Sentence Transformers before 5", "a BoW, whose words it puts in another order each time"
 BEFORE_6 = "Sentence Transformers before 6"
 SIZES = "matryoshka_dimensions"  # of the sizes of a nested head, in the config of its transformer
 DENSE_KEYS = ("in_features", "out_features", "bias", "activation_function")
@@ -194,19 +176,19 @@ def to_safetensors(folder: Path, parts: list[Part]) -> None:
                 pickle.unlink()
 
 
-def kept_sizes(folder: Path) -> list[int]:
-    """Return the sizes at which a model's vectors may be truncated, ascending; none if it is not nested."""
-    record = read_object(folder / RECORD) if (folder / RECORD).exists() else {}
-    sizes, most = record.get("nested"), record.get("out_features")
-    if not isinstance(sizes, list) or not all(isinstance(size, int) for size in [*sizes, most]):
-        return []
-    return sorted({*sizes, most})
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in a JSON file; none if it is not there."""
+    return read_object(path) if path.exists() else {}
 
 
 def name_sizes(folder: Path) -> None:
-    """Name the sizes in the transformer's config, where servers look for those that a request may ask for."""
-    if (sizes := kept_sizes(folder)) and (folder / CONFIG).exists():
-        write_json(folder / CONFIG, read_object(folder / CONFIG) | {SIZES: sizes})
+    """Name the sizes of a nested head in the transformer's config, where servers look for them."""
+    record = read_settings(folder / RECORD)
+    nested, most = record.get("nested"), record.get("out_features")
+    if not (folder / CONFIG).exists():
+        return
+    if isinstance(nested, list) and all(isinstance(size, int) for size in [*nested, most]):
+        write_json(folder / CONFIG, read_object(folder / CONFIG) | {SIZES: sorted({*nested, most})})
 
 
 def _move(root: Path, old: str, new: str, names: Sequence[str] | None = None) -> str:
@@ -245,7 +227,7 @@ def _remove_settings(root: Path, part: Part) -> None:
 def _rewrite_transformer(folder: Path, part: Part) -> None:
     add_old_settings(folder)
     path = folder / SENTENCE_CONFIG
-    config = read_object(path) if path.exists() else {}
+    config = read_settings(path)
     if beyond_layout(config):
         return
     for new, old in _OLD_KEYS.items():
@@ -253,7 +235,7 @@ def _rewrite_transformer(folder: Path, part: Part) -> None:
             config[old] = config[new]
     length = config.get("max_seq_length")
     if not isinstance(length, int):
-        tokenizer = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).exists() else {}
+        tokenizer = read_settings(folder / TOKENIZER_CONFIG)
         lengths = [tokenizer.get("model_max_length"), part.config.get("max_position_embeddings")]
         length = min((each for each in lengths if isinstance(each, int) and 0 < each < _NO_LIMIT), default=_NO_LIMIT)
     config["max_seq_length"] = length if length < _NO_LIMIT else None
@@ -281,7 +263,7 @@ def _rewrite_dense(folder: Path, part: Part) -> None:
 def _rewrite_other(folder: Path, part: Part) -> None:
     """Rewrite the settings of a kind that is in few models, by the names that all readers know."""
     renamed, path = _RENAMED[part.kind], folder / OTHER_CONFIGS.get(part.kind, CONFIG)
-    config = {renamed.get(key, key): value for key, value in (read_object(path) if path.exists() else {}).items()}
+    config = {renamed.get(key, key): value for key, value in read_settings(path).items()}
     kind = str(config.get("tokenizer_class", "")).rpartition(".")[2]
     if kind in TOKENIZER_CLASSES:
         config["tokenizer_class"] = f"sentence_transformers.models.tokenizer.{kind}.{kind}"

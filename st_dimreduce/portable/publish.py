@@ -21,13 +21,12 @@ from sentence_transformers import SentenceTransformer
 
 from st_dimreduce.enums import Variant
 from st_dimreduce.errors import UserError
-from st_dimreduce.models.load import load_model
 from st_dimreduce.portable.card import MARK, PICTURE, model_card
-from st_dimreduce.portable.check import check
+from st_dimreduce.portable.check import check, unportable
 from st_dimreduce.portable.export import export
 from st_dimreduce.portable.graphs import EXPORT, graphs_of
 from st_dimreduce.portable.layout import CARD, MODULES
-from st_dimreduce.portable.save import save_portable, unportable
+from st_dimreduce.portable.save import save_portable
 from st_dimreduce.portable.serving import Serving
 from st_dimreduce.record import RECORD, FitRecord
 from st_dimreduce.untrusted import check_tree, printable, read_object, read_text
@@ -144,9 +143,8 @@ def _portable_folder(
     missing = [name for name in (MODULES, RECORD) if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} holds no {' and no '.join(missing)}: give a reduced model's folder (save_portable)")
-    problems = unportable(list(load_model(folder)))
-    problems += [str(problem) for problem in check(folder).problems if problem.fixable]
-    if problems:
+    found = check(folder)
+    if problems := [*unportable(found), *(str(problem) for problem in found.problems if problem.fixable)]:
         raise UserError(f"{folder} is not in the portable form, write it with save_portable: {'; '.join(problems)}")
     _files(folder)
     return folder

@@ -18,6 +18,7 @@ from st_dimreduce.untrusted import printable
 
 FIX = "rewrite the folder with st-dimreduce check --fix"
 EXPORT_IT = "export it, or publish --with onnx"
+REMOVE = "remove it, or export the reduced model in its place"
 RULES = {  # by which modules.json is read, or the ONNX files
     "new": "Sentence Transformers 6",
     "old": "Sentence Transformers before 6",
@@ -189,7 +190,7 @@ def _of_graph(reader: Reader, facts: Facts, graph: Graph) -> tuple[Outcome, str,
         return Outcome.RIGHT, f"the head is in the graph{hint}", ""
     if found is None and graph.sentence == facts.size:
         return Outcome.FAILS, "the graph gives no tokens to pool", "use a reader of sentence_embedding"
-    return Outcome.UNREDUCED, f"{graph.where} is a graph without the head", FIX
+    return Outcome.UNREDUCED, f"{graph.where} is a graph without the head", REMOVE
 
 
 def readers_table(found: Sequence[Reading]) -> Table:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from st_dimreduce.codes.metrics import cosines
 from st_dimreduce.errors import UserError
 from st_dimreduce.models.load import load_model
 
@@ -57,13 +58,12 @@ def compare_vectors(expected: np.ndarray, found: np.ndarray, said: str) -> None:
     """
     if expected.shape != found.shape:
         raise UserError(f"what was written gives {found.shape[1]} dimensions, the model {expected.shape[1]}: {KEPT}")
-    one, other = (vectors.astype(np.float64) for vectors in (expected, found))
-    norms = np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1)
-    cosines = (one * other).sum(axis=1) / np.maximum(norms[0] * norms[1], 1e-30)
-    same = (cosines >= _ALIKE) & (np.abs(norms[1] - norms[0]) <= _NORM * norms[0])
-    same |= (one == other).all(axis=1)  # zeros too
+    agreement = cosines(expected.astype(np.float64), found)
+    norms = np.linalg.norm(expected, axis=1), np.linalg.norm(found, axis=1)
+    same = (agreement >= _ALIKE) & (np.abs(norms[1] - norms[0]) <= _NORM * norms[0])
+    same |= (expected == found).all(axis=1)  # zeros too
     if not same.all():
-        worst = float(np.where(same, 2, cosines).min())
+        worst = float(np.where(same, 2, agreement).min())
         raise UserError(f"what was written gives other vectors than the model {said}, cosine {worst:.4f}: {KEPT}")
 
 

@@ -187,7 +187,7 @@ def test_a_dry_run_says_all_and_sends_nothing(errors, quiet, folders):
         ("code", "UserError", "modeling.py may run code when it is loaded"),
         ("link", "UserError", "notes.txt is a link that leads out of"),
         ("new", "UserError", "is not in the portable form, write it with save_portable: modules.json: type"),
-        ("weights", "UserError", "no model could be loaded from"),
+        ("weights", "UserError", "is not a safetensors file"),
         ("record", "UserError", "st_dimreduce.json is not as st_dimreduce writes it"),
         ("figures", "UserError", "figures are for a model in no folder"),
         ("empty token", "UserError", "the token is not one: expected a word, such as hf_..."),

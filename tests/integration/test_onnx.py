@@ -292,7 +292,7 @@ def another_tokenizer(tiny):
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        (lambda tiny: tiny, {}, "this model cannot be exported: there is no head .* fit one with reduce_model"),
+        (lambda tiny: tiny, {}, "it has no head: give a reduced model, or reduce this one first"),
         (leaves_out_prompt, {}, "leaves out the prompt, whose length a graph does not know"),
         (another_tokenizer, {}, "is a Slow, which has no tokenizer.json"),
         (relu, {}, "ends in ReLU, expected Tanh or Identity"),
@@ -314,7 +314,7 @@ def test_a_graph_that_gives_something_else_is_not_written(spoilt, reduced, tmp_p
     if spoilt == "vectors":
         call = EmbedTokens.forward
         monkeypatch.setattr(
-            EmbedTokens, "forward", lambda self, *inputs: tuple(each.flip(-1) for each in call(self, *inputs))
+            EmbedTokens, "forward", lambda self, ids, mask: tuple(each.flip(-1) for each in call(self, ids, mask))
         )
     else:
         monkeypatch.setattr("st_dimreduce.portable.graph.INT8_STEPS", 20.0)

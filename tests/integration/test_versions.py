@@ -173,7 +173,7 @@ def poolings(tiny_path, tmp_path_factory):
     """Every side, mode and treatment of a prompt in the portable form, refused or not, and the models' vectors."""
     folder, folders, vectors = tmp_path_factory.mktemp("poolings"), {}, {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("st_dimreduce.portable.save._misread", lambda _: [])
+        patch.setattr("st_dimreduce.portable.check.misread_before", lambda *_: None)
         for side, mode, prompt in SIDES:
             transformer, key = Transformer(tiny_path), f"{side} {mode} {prompt}"
             transformer.tokenizer.padding_side = side

@@ -47,7 +47,7 @@ MISTAKES = {
     "search small other.npy query": "error: other.npy holds codes made by head ",
     "search small index query": "error: index is an index: search it with st-dimreduce index search, or Index.load",
     "check head": "error: head is a head: expected a model, which st-dimreduce attach makes of it",
-    "export base -o o": "error: this model cannot be exported: there is no head (DimReduce or Dense) behind all others",
+    "export base -o o": "error: the model ends in Transformer, it has no head: give a reduced model, or reduce",
     "publish small name": "error: 'name' is no name on the Hub: give one such as 'user/my-model'.",
     "attach base head -o o": "error: base holds no head: expected the folder of a head or of a reduced model",
     # Vectors.

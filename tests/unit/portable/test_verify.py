@@ -15,7 +15,6 @@ from transformers import AutoTokenizer
 from st_dimreduce import DimReduce, check, reduce_model, save_portable
 from st_dimreduce.models.folder import read_layout
 from st_dimreduce.portable import layout, verify
-from st_dimreduce.portable.save import unportable
 from tests.helpers.command import run
 from tests.helpers.folders import BERT, POOL, TOKENIZER, change, encode
 from tests.helpers.tiny import SENTENCES, trainable
@@ -46,7 +45,7 @@ def test_a_setting_that_cannot_be_kept_is_refused_and_stays(name, tiny_path, sto
     model = SentenceTransformer(
         modules=[Transformer(tiny_path, **{name: BEYOND[name]}), Pooling(32, "mean"), DimReduce(32, 8)], device="cpu"
     )
-    with pytest.raises(ValueError, match=f"its Transformer sets {name}, which older readers do not know"):
+    with pytest.raises(ValueError, match=f"it sets {name} to "):
         save_portable(model, tmp_path / "p")
     assert not (tmp_path / "p").exists()
     change(stock / BERT, **{name: BEYOND[name]})
@@ -119,7 +118,7 @@ def test_a_class_of_ones_own_is_not_written_as_the_stock_one(kind, tiny, tiny_pa
         given = {OwnTransformer: tiny_path, OwnPooling: 32, OwnNormalize: None}.get(kind)
         modules[place] = kind(32, 8) if kind in (OwnDense, OwnHead) else kind(*([] if given is None else [given]))
     model = SentenceTransformer(modules=modules, device="cpu")
-    said = f"{kind.__name__} is a {kind.__bases__[0].__name__ if kind is not OwnHead else 'Dense'} of its own kind"
+    said = rf"it names '[\w.]*{kind.__name__}'.*; use modules of Sentence Transformers"
     with pytest.raises(ValueError, match=said):
         save_portable(model, tmp_path / "p")
     assert not (tmp_path / "p").exists()
@@ -143,7 +142,7 @@ def test_a_class_of_another_package_keeps_its_settings_under_whatever_name(stock
 def test_a_normalize_of_something_else_is_refused(end, tiny, tmp_path):
     last = Normalize(**{f"module_{end}_name": "token_embeddings"})
     model = SentenceTransformer(modules=[*list(tiny)[:2], DimReduce(32, 8), last], device="cpu")
-    with pytest.raises(ValueError, match=r"Normalize reads .* and writes .*, expected 'sentence_embedding' for both"):
+    with pytest.raises(ValueError, match="it does not normalise the sentence embedding"):
         save_portable(model, tmp_path / "p")
 
 
@@ -163,8 +162,7 @@ def test_what_older_versions_pool_elsewhere_is_refused_and_named(side, mode, pro
     model = SentenceTransformer(
         modules=[transformer, Pooling(32, mode, include_prompt=prompt), DimReduce(32, 8)], device="cpu"
     )
-    said = f"Sentence Transformers {reader}gives different vectors for {what}"
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=f"{what}: Sentence Transformers before 6 would give other vectors"):
         save_portable(model, tmp_path / "p")
     model[2] = model[2].to_dense()
     model.save_pretrained(str(tmp_path / "p"))
@@ -172,7 +170,6 @@ def test_what_older_versions_pool_elsewhere_is_refused_and_named(side, mode, pro
     found = [problem for problem in check(tmp_path / "p").problems if problem.what == what]
     assert [(problem.fixable, *problem.outcomes.items()) for problem in found] == [(False, ("old", "different"))]
     assert f"use it from {reader.split()[1]} on" in found[0].remedy
-    assert unportable(list(model)) == [], "a graph of it is right"
 
 
 @pytest.mark.parametrize(
