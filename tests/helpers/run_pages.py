@@ -3,18 +3,21 @@
 Started by pages.py as ``python run_pages.py SOCKET``. A connection to the socket brings JSON, ``arguments``, ``folder``
 and ``environment``, and three file descriptors: the fork's standard input, output and error. It gets the id of the
 fork, and its exit status when it ends. Where ``arguments`` are ``["page"]``, the fork reads the blocks of a page as
-JSON and prints a line of JSON for each; else they are those of ``st-dimreduce``.
+JSON and prints a line of JSON for each; where they are ``["script", PATH, ...]``, it runs a script with the others;
+else they are those of ``st-dimreduce``.
 """
 
 from __future__ import annotations
 
 import ast
+import atexit
 import contextlib
 import enum
 import io
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -123,10 +126,32 @@ def fork(connection):
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
-    if asked["arguments"] == ["page"]:
+    arguments = asked["arguments"]
+    if arguments == ["page"]:
         run_page()
+    elif arguments[0] == "script":
+        sys.argv = arguments[1:]
+        runpy.run_path(arguments[1], run_name="__main__")
     else:
-        run_command(asked["arguments"])
+        run_command(arguments)
+
+
+def ended(function, *arguments):
+    """Call a function and end this process as Python would, but for two seconds of taking down what was imported."""
+    status = 0
+    try:
+        function(*arguments)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main():
@@ -152,8 +177,7 @@ def main():
         if not os.fork():  # a process that waits for the child, while this one takes the next
             server.close()
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            fork(connection)
-            return
+            ended(fork, connection)
         connection.close()
 
 

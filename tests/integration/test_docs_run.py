@@ -30,7 +30,7 @@ MOST_NOT_RUN = 0.25  # of all blocks
 # Pages load all-MiniLM-L6-v2 cut to its first layers, which encodes in a third of the time, under the names of all
 # encoders: the figures of a page are not compared. What a search finds is, where WHOLE shows it: those load it whole.
 WHOLE = {Path("docs/tutorial.md")}
-LAYERS = 2
+LAYERS = 1
 # A page of one component, which takes a minute to start, is run where that or the page was changed.
 WINGS = {Path("docs/guides/cluster.md"): ["vectors/ray_data.py"]}
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
