@@ -10,7 +10,6 @@ import numpy as np
 
 from st_dimreduce.errors import UserError
 
-_ROUNDING = 1e-5  # of a squared norm
 _EXACT_SQUARES = 1e-20, 1e20  # squared norms that float32 holds to full precision
 _EXACT_NORMS = 1e-15, 1e15  # norms whose square float32 holds to full precision
 SMALLEST_NORM, LARGEST_NORM = 1e-30, 1e30  # norms whose inverse float32 holds
@@ -42,17 +41,6 @@ def scale_rows(rows: np.ndarray, norm: float = 1.0, out: np.ndarray | None = Non
             some /= np.where(largest > 0, largest, 1)
             scaled[doubtful] = some * (norm / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-30))
     return scaled
-
-
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Return rows of norm 1, float32; rows that have norm 1 already, up to rounding, are not changed."""
-    with np.errstate(over="ignore", invalid="ignore"):  # of rows that are scaled
-        single = np.asarray(rows, np.float32)
-        other = np.flatnonzero(~(np.abs(np.einsum("ij,ij->i", single, single) - 1) < _ROUNDING))
-    if len(other):
-        single = np.array(single)
-        single[other] = scale_rows(rows[other])
-    return single
 
 
 def as_count(value: Any, name: str, what: str) -> int:

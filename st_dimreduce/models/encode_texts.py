@@ -41,9 +41,8 @@ def encode_file(
 ) -> Transformed:
     """Encode texts as documents with a reduced model, and store them as codes, in their order.
 
-    To a ``.npy`` file or a folder, a run that was killed resumes when it is called again with the same arguments, if
-    :func:`st_dimreduce.models.encoding.body_digest` knows the model's modules. A ``.parquet`` or ``.arrow`` file is
-    written in one go, and starts anew.
+    A run that was killed resumes when it is called again with the same arguments, if
+    :func:`st_dimreduce.models.encoding.body_digest` knows the model's modules.
 
     Args:
         model: The reduced model.
