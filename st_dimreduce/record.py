@@ -158,7 +158,7 @@ def read_record(folder: Path, head: Mapping[str, Any]) -> FitRecord:
         head: Settings of the head's module, which a ``DimReduce`` has its record in.
 
     Raises:
-        UserError: If what is there is no record.
+        UserError: If what is there is not a record.
     """
     if "record" in head:
         content = head["record"]

@@ -367,7 +367,7 @@ def _read_jsonl(stream: io.StringIO, source: str, column: str) -> Iterator[tuple
             row[column].encode()
         except UnicodeEncodeError as error:
             raise UserError(
-                f"{source}, line {number}, holds half of a surrogate pair, which is no text: expected Unicode"
+                f"{source}, line {number}, holds half of a surrogate pair, which is not text: expected Unicode"
             ) from error
         own = row.get("_id")
         if own is not None and column == _DEFAULT_COLUMN and isinstance(row.get("title"), str):

@@ -124,7 +124,7 @@ def read_arrays(
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, a file is no mapping
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, a file is not a mapping
     except (SafetensorError, TypeError, KeyError) as error:  # the last two: a type that NumPy lacks
         raise UserError(f"{path} is not a {what}: expected a file written by {writer} ({error})") from error
     if metadata.get("format") != layout or arrays.keys() != set(names):

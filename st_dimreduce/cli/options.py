@@ -115,7 +115,7 @@ def read_sizes(given: str | None) -> list[int] | None:
     """Read sizes that commas separate.
 
     Raises:
-        ValueError: If one is no number.
+        ValueError: If one is not a number.
     """
     if given is None:
         return None

@@ -291,7 +291,7 @@ def _open(source: str, plan: Plan, read_only: bool) -> Iterator[Database]:
         kind = Qdrant
     else:
         expected = "postgresql://..., http://... (a Qdrant server) or a folder of Qdrant's local mode"
-        raise UserError(f"{name} is no database: expected {expected}")
+        raise UserError(f"{name} is not a database: expected {expected}")
     try:
         database = kind(address, password, read_only)
         with closing(database.connection):

@@ -120,11 +120,11 @@ def origin(base: SentenceTransformer) -> dict[str, Any]:
 
     The name is None for a model from a folder, whose path is private; the rest is there if its card says it.
     """
-    text, said = base._model_card_text or "", {}
+    text, stated = base._model_card_text or "", {}
     if text.startswith("---"):
         with suppress(Exception):  # a damaged card of another's model is no reason to refuse the model
-            said = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
-    return {"base_model": _name(base)} | {key: said[key] for key in ORIGIN if _plain(said.get(key))}
+            stated = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
+    return {"base_model": _name(base)} | {key: stated[key] for key in ORIGIN if _plain(stated.get(key))}
 
 
 def _name(base: SentenceTransformer) -> str | None:

@@ -104,7 +104,7 @@ def read_parts(path: str | os.PathLike[str], trust_remote_code: bool = False) ->
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: expected the folder of a model")
     if not any((root / name).exists() for name in ("modules.json", CONFIG)):
-        raise UserError(f"{root} is no model: expected a folder with modules.json, or config.json of a transformer")
+        raise UserError(f"{root} is not a model: expected a folder with modules.json, or config.json of a transformer")
     check_tree(root)
     entries = [("", "sentence_transformers.models.Transformer")]
     if (root / "modules.json").exists():

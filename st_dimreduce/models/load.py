@@ -232,7 +232,7 @@ def check_hub_name(name: str) -> None:
     try:
         validate_repo_id(name.lstrip("."))  # one that begins with a dot is a path
     except HFValidationError as error:
-        raise UserError("it is no folder, and no name of a model on the Hub such as 'user/model'") from error
+        raise UserError("it is neither a folder nor the name of a model on the Hub such as 'user/model'") from error
 
 
 def _download(name: str, trust_remote_code: bool) -> tuple[str, Path]:
@@ -279,5 +279,5 @@ def _snapshot(name: str, patterns: list[str], commit: str | None = None) -> tupl
             cached = try_to_load_from_cache(repo, file, revision=commit)
             if isinstance(cached, str):
                 return repo, Path(cached).parent
-    said = " ".join(str(reason).split())
-    raise UserError(f"{' or '.join(repos)} couldn't be downloaded, and is not in the cache: {said}") from reason
+    message = " ".join(str(reason).split())
+    raise UserError(f"{' or '.join(repos)} couldn't be downloaded, and is not in the cache: {message}") from reason

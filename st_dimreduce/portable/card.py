@@ -98,7 +98,7 @@ def _cleaned(record: FitRecord) -> FitRecord:
         if each.name not in {"precision", "nested", "license_link"}  # the link stands in the metadata alone
     }
     if texts["base_model"] is not None and not _REPO.fullmatch(texts["base_model"]):
-        texts["base_model"] = None  # whatever it is, it is no model on the Hub
+        texts["base_model"] = None  # whatever it is, it is not a model on the Hub
     return replace(record, **texts)
 
 

@@ -99,7 +99,7 @@ def check(path: str | os.PathLike[str], fix: bool = False, *, trust_remote_code:
         What was found, true if nothing is wrong.
 
     Raises:
-        UserError: If the folder is no model or is damaged. With ``fix``, also if it cannot be loaded, or would give
+        UserError: If the folder is not a model or is damaged. With ``fix``, also if it cannot be loaded, or would give
             other vectors; nothing is changed.
         OSError: If the folder cannot be written.
     """

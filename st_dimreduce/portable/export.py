@@ -129,8 +129,8 @@ def _write(
     whole.parent.mkdir()
     onnx.save(graph, whole)
     found = _run(whole, feeds)
-    for said, vectors in _by_every_route(found, feeds, embed):
-        compare_vectors(expected, vectors, f"in a runtime, {said}")
+    for how, vectors in _by_every_route(found, feeds, embed):
+        compare_vectors(expected, vectors, f"in a runtime, {how}")
     _check_codes(found, precision)
     files = {}
     for variant in variants:
@@ -171,9 +171,9 @@ def _left_out(embed: EmbedTokens, feeds: dict[str, np.ndarray], expected: np.nda
     with torch.no_grad():
         outputs = embed(*(torch.from_numpy(values) for values in feeds.values()))
     found = dict(zip(embed.outputs, (output.numpy() for output in outputs), strict=True))
-    *_, (said, vectors) = _by_every_route(found, feeds, embed)
+    *_, (how, vectors) = _by_every_route(found, feeds, embed)
     with suppress(ValueError):
-        compare_vectors(expected, vectors, said)
+        compare_vectors(expected, vectors, how)
         return None
     return "what a reader pools of it would be other vectors, as where the Tanh of a head is not linear"
 

@@ -125,7 +125,7 @@ def _check_address(repo_id: str, token: str | None) -> None:
     except HFValidationError as error:
         reason = f" {error}"
     if reason:
-        raise UserError(f"{repo_id!r} is no name on the Hub: give one such as 'user/my-model'.{reason}")
+        raise UserError(f"{repo_id!r} is not a name on the Hub: give one such as 'user/my-model'.{reason}")
     if token is not None and not re.fullmatch(r"[!-~]+", token):  # which an error further on would print
         raise UserError("the token is not one: expected a word, such as hf_...")
 

@@ -65,14 +65,14 @@ def save_portable(
     Raises:
         UserError: If the model has no head, the layout cannot express something in it, a reader would give other
             vectors without a word, or what was written does; says what it is. Nothing is left behind.
-        FileExistsError: If ``path`` exists and ``overwrite`` is False, or is no model folder.
+        FileExistsError: If ``path`` exists and ``overwrite`` is False, or is not a model folder.
     """
     if not isinstance(model, SentenceTransformer):
         raise no_model(model)
     head, record = head_of(model)
     plain_head(head, record)  # raises what is wrong with it
     if foreign := [type(module).__name__ for module in model if not isinstance(module, Module)]:
-        raise UserError(f"{foreign[0]} is no module of Sentence Transformers, which cannot save it: leave it out")
+        raise UserError(f"{foreign[0]} is not a module of Sentence Transformers, which cannot save it: leave it out")
     transformers = [module for module in model.modules() if isinstance(module, Transformer)]
     for transformer in transformers:
         if transformer.backend != "torch":  # whose weights are not there to be saved

@@ -67,7 +67,7 @@ class Serving:
         """Look at a model's folder.
 
         Raises:
-            UserError: If the folder is no model or is damaged.
+            UserError: If the folder is not a model or is damaged.
         """
         config, export = (read_object(folder / name) if (folder / name).exists() else {} for name in (CONFIG, EXPORT))
         dtypes = tuple(dtype for variant, dtype in _DTYPES.items() if (folder / GRAPHS[variant]).exists())

@@ -39,18 +39,18 @@ def check_vectors(model: SentenceTransformer, folder: Path, *, trust_remote_code
         ValueError: If the folder does not load, a vector differs by more than rounding, or the model gives none.
     """
     written, compared = load_model(folder, trust_remote_code=trust_remote_code, device=str(model.device)), 0
-    for said, encode in _ways(model):
+    for how, encode in _ways(model):
         try:
             expected = encode(model)
         except (IndexError, RuntimeError):  # longer than it can read, which nothing told its tokenizer
             continue
-        compare_vectors(expected, encode(written), said)
+        compare_vectors(expected, encode(written), how)
         compared += 1
     if not compared:
         raise UserError("the model encodes none of a few short texts: expected vectors to compare with")
 
 
-def compare_vectors(expected: np.ndarray, found: np.ndarray, said: str) -> None:
+def compare_vectors(expected: np.ndarray, found: np.ndarray, how: str) -> None:
     """Compare vectors of the same texts, both of shape (n, k).
 
     Raises:
@@ -64,7 +64,7 @@ def compare_vectors(expected: np.ndarray, found: np.ndarray, said: str) -> None:
     same |= (expected == found).all(axis=1)  # zeros too
     if not same.all():
         worst = float(np.where(same, 2, agreement).min())
-        raise UserError(f"what was written gives other vectors than the model {said}, cosine {worst:.4f}: {KEPT}")
+        raise UserError(f"what was written gives other vectors than the model {how}, cosine {worst:.4f}: {KEPT}")
 
 
 def _ways(model: SentenceTransformer) -> Iterator[tuple[str, Callable[[SentenceTransformer], np.ndarray]]]:

@@ -124,7 +124,7 @@ def _reference(head: BaseHead) -> tuple[Losses, str]:
     values: dict[str, Any] = {field.name: found.get(field.name) for field in fields(Losses)}
     for name, value in values.items():
         if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise UserError(f"the head's record is damaged: its {name} is no share from 0 to 1: fit the head again")
+            raise UserError(f"the head's record is damaged: its {name} is not a share from 0 to 1: fit the head again")
     if not same_head(str(found.get("head")), head.fingerprint):
         raise UserError("the head was trained, or its record changed, after its losses were measured: fit it again")
     return Losses(**values), str(found.get("precision"))

@@ -791,7 +791,7 @@ def test_what_is_no_database(tmp_path, head):
         "host=h password=s3cret",
     ):
         line = refused(source, "--table", "documents", "--head", head)
-        assert "is no database: expected postgresql://..., http://... (a Qdrant server)" in line
+        assert "is not a database: expected postgresql://..., http://... (a Qdrant server)" in line
         assert "s3cret" not in line
     assert not Path(tmp_path, "none").exists()
 

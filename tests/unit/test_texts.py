@@ -54,7 +54,7 @@ def test_standard_input(monkeypatch):
             None,
             "line 2, is not CSV: .* of more than 131,072 characters needs .jsonl",
         ),
-        ("a.jsonl", b'{"text": "a\\ud800b"}\n', None, "line 1, holds half of a surrogate pair, which is no text"),
+        ("a.jsonl", b'{"text": "a\\ud800b"}\n', None, "line 1, holds half of a surrogate pair, which is not text"),
         ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", None, "line 1, is not JSON"),
     ],
 )

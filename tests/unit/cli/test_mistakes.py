@@ -48,7 +48,7 @@ MISTAKES = {
     "search small index query": "error: index is an index: search it with st-dimreduce index search, or Index.load",
     "check head": "error: head is a head: expected a model, which st-dimreduce attach makes of it",
     "export base -o o": "error: the model ends in Transformer, it has no head: give a reduced model, or reduce",
-    "publish small name": "error: 'name' is no name on the Hub: give one such as 'user/my-model'.",
+    "publish small name": "error: 'name' is not a name on the Hub: give one such as 'user/my-model'.",
     "attach base head -o o": "error: base holds no head: expected the folder of a head or of a reduced model",
     # Vectors.
     "fit texts.txt -o o": "error: texts.txt holds no vectors: give an array, .npy, .parquet or .arrow files",
@@ -61,7 +61,7 @@ MISTAKES = {
     "transform head x.npy other.npy --append": "error: {here}/other.npy holds codes made by head ",
     "index build x.npy -o o": "error: nothing beside x.npy says what its codes are",
     "index search index texts.txt": "error: texts.txt is not a .npy file: give transformed vectors, or texts with",
-    "migrate postgres --table t --head head": "error: postgres is no database: expected postgresql://...",
+    "migrate postgres --table t --head head": "error: postgres is not a database: expected postgresql://...",
     "info home": "error: home holds no head: expected the folder of a head or of a reduced model",
 }
 

@@ -1,4 +1,4 @@
-"""Refusing a folder or a name that is no model, or a damaged one, in one line and before anything of it is loaded."""
+"""A folder or name that is not a model, or a damaged one, is refused in one line before anything of it is loaded."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ HEAD, DENSE, POOL = "2_Dense/model.safetensors", "2_Dense/config.json", "1_Pooli
 INSIDE = "expected one inside the model's folder"
 # What is done to the folder, or a file of it and what it says then; and what is said of that.
 CASES = {
-    "no model": (lambda f: [(f / name).unlink() for name in ("modules.json", "config.json")], "is no model: expected"),
+    "no model": (lambda f: [(f / name).unlink() for name in ("modules.json", "config.json")], "is not a model"),
     "modules no list": (lambda f: (f / "modules.json").write_text("{}"), "expected a list of 1 to 100 modules"),
     "module no object": (lambda f: (f / "modules.json").write_text("[5]"), "names a module as 5"),
     "unknown module": (
@@ -134,9 +134,9 @@ def test_a_damaged_folder_is_refused_in_one_line(case, folder):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no/such/thing/at/all", "it is no folder, and no name of a model on the Hub such as 'user/model'"),
-        ("/nowhere", "it is no folder, and no name of a model on the Hub such as 'user/model'"),
-        ("a name with spaces", "it is no folder, and no name of a model on the Hub such as 'user/model'"),
+        ("no/such/thing/at/all", "it is neither a folder nor the name of a model on the Hub such as 'user/model'"),
+        ("/nowhere", "it is neither a folder nor the name of a model on the Hub such as 'user/model'"),
+        ("a name with spaces", "it is neither a folder nor the name of a model on the Hub such as 'user/model'"),
         (__file__, "it is a file, expected the folder of a model"),
         ("no/such-model", "couldn't"),
     ],

@@ -84,7 +84,7 @@ def test_no_head_at_all(tiny, tmp_path):
     ):
         load_head(tmp_path / "base")
     with pytest.raises(
-        ValueError, match=r"nowhere holds no head: .*it is no folder, and no name of a model on the Hub"
+        ValueError, match=r"nowhere holds no head: .*it is neither a folder nor the name of a model on the Hub"
     ):
         load_head(tmp_path / "nowhere")
     (tmp_path / "file").write_text("{}")

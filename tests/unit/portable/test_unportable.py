@@ -65,7 +65,7 @@ def pooled_by_the_transformer(tiny, _):
         ),
         (
             lambda tiny, path: [*list(tiny)[:2], nn.Dropout(0.1), DimReduce(32, 8)],
-            "Dropout is no module of Sentence Transformers, which cannot save it: leave it out",
+            "Dropout is not a module of Sentence Transformers, which cannot save it: leave it out",
         ),
         (
             lambda tiny, path: [*list(tiny)[:2], Dense(32, 8, use_residual=True)],

@@ -216,7 +216,7 @@ def test_vectors_that_cannot_be_judged(source, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        *(({field.name: None}, f"its {field.name} is no share from 0 to 1") for field in fields(Losses)),
+        *(({field.name: None}, f"its {field.name} is not a share from 0 to 1") for field in fields(Losses)),
         ({"variance_lost": 1.5}, "variance_lost"),
         ({"variance_lost": -0.1}, "variance_lost"),
         ({"variance_lost": float("nan")}, "variance_lost"),
